@@ -1,0 +1,1 @@
+"""The formulas: targets, the loss, schedules, and one smoothing configuration."""

@@ -1,0 +1,1 @@
+"""What is searched, how points are proposed, how one trial runs, and what was found."""

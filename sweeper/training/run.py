@@ -1,0 +1,54 @@
+"""What a training loop is given and what it yields: the seam between a task and a study."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweeper.smoothing import Smoothing, SmoothingLoss
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One configuration to train once: everything a loop may depend on.
+
+    `seed` decides the start, the batch order and the dropout masks; `data_seed` the split.
+    Every trial of a study is given the same two, so that trials differ only in smoothing
+    and `hparams`.
+    """
+
+    smoothing: Smoothing
+    seed: int
+    data_seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def loss(self, **kwargs: Any) -> SmoothingLoss:
+        """Return the loss to train with; the loop sets its `progress` before each step."""
+        return SmoothingLoss(self.smoothing, **kwargs).to(self.device)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The state of a model on held-out data after one epoch.
+
+    `logits` (N, K), any float type and device; `labels` (N,), integer and hard: the service
+    scores them itself, unsmoothed. `progress` in (0, 1] is the share of the training that is
+    done. `extra` metrics are stored and shown, never optimised.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    progress: float
+    train_loss: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.progress <= 1.0:
+            raise ValueError(f"progress is {self.progress}; an evaluation's lies in (0, 1]")
+
+
+Trainer = Callable[[TrainingRun], Iterator[Evaluation]]
