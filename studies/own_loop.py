@@ -1,0 +1,39 @@
+"""A training loop of one's own: breast cancer or not, from 30 measurements of a cell sample."""
+
+from collections.abc import Iterator
+
+import torch
+from sklearn.datasets import load_breast_cancer
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import scale
+
+from sweeper.training import Evaluation, TrainingRun
+
+EPOCHS, BATCH = 30, 32
+
+
+def train(run: TrainingRun) -> Iterator[Evaluation]:
+    """Train once; the study scores what is yielded, unsmoothed, and may stop after any epoch."""
+    x, y = load_breast_cancer(return_X_y=True)
+    inputs = torch.tensor(scale(x), dtype=torch.float32, device=run.device)
+    labels = torch.tensor(y, device=run.device)
+    # data_seed decides the split and seed all the rest, so that trials differ in smoothing alone
+    rows, valid = train_test_split(range(len(y)), stratify=y, random_state=run.data_seed % 2**32)
+    torch.manual_seed(run.seed)
+    order = torch.Generator().manual_seed(run.seed)
+    model = torch.nn.Sequential(torch.nn.Linear(30, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    optimiser = torch.optim.Adam(model.to(run.device).parameters(), lr=3e-3)
+    loss = run.loss()  # smooths as this trial wants it
+
+    for epoch in range(EPOCHS):
+        loss.progress = epoch / EPOCHS  # lets epsilon anneal
+        shuffled = torch.tensor(rows)[torch.randperm(len(rows), generator=order)]
+        for batch in torch.split(shuffled, BATCH):
+            optimiser.zero_grad()
+            loss(model(inputs[batch]), labels[batch]).backward()
+            optimiser.step()
+        with torch.no_grad():
+            logits = model(inputs[valid])
+        auc = float(roc_auc_score(y[valid], logits.softmax(1)[:, 1].cpu()))
+        yield Evaluation(logits, labels[valid], (epoch + 1) / EPOCHS, extra={"auc": auc})

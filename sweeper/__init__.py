@@ -1,0 +1,46 @@
+"""Does label smoothing help this model, with which ε, and should it anneal?"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeper.api import Study, delete, launch, open_study, studies
+    from sweeper.errors import SweeperError
+    from sweeper.smoothing import Smoothing, SmoothingLoss, smooth_targets, smoothing_loss
+    from sweeper.training.run import Evaluation, TrainingRun
+    from sweeper.training.task import Optimiser, Splits, Task
+
+_HOME = {
+    **dict.fromkeys(("Study", "delete", "launch", "open_study", "studies"), "sweeper.api"),
+    "SweeperError": "sweeper.errors",
+    **dict.fromkeys(
+        ("Smoothing", "SmoothingLoss", "smooth_targets", "smoothing_loss"), "sweeper.smoothing"
+    ),
+    **dict.fromkeys(("Evaluation", "TrainingRun"), "sweeper.training.run"),
+    **dict.fromkeys(("Optimiser", "Splits", "Task"), "sweeper.training.task"),
+}
+
+__all__ = [
+    "Evaluation",
+    "Optimiser",
+    "Smoothing",
+    "SmoothingLoss",
+    "Splits",
+    "Study",
+    "SweeperError",
+    "Task",
+    "TrainingRun",
+    "delete",
+    "launch",
+    "open_study",
+    "smooth_targets",
+    "smoothing_loss",
+    "studies",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that a training script that imports sweeper.smoothing needs torch alone.
+    if name not in _HOME:
+        raise AttributeError(f"module 'sweeper' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,346 @@
+"""What a notebook imports: launch a study, or open one, and read what it found."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sweeper.errors import SweeperError
+from sweeper.execution.executors.local import LocalExecutor
+from sweeper.execution.launcher import Launch, free_dead, run_launch
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import work
+from sweeper.export import Format, StudyFacts, best_document, render, write_text
+from sweeper.report import ReportInput, figures, write_report
+from sweeper.store.database import Store, open_reader, open_writer
+from sweeper.store.records import Result, read_results
+from sweeper.store.studies import StudyRecord, all_studies, delete_study, find_study, get_study
+from sweeper.store.urls import DEFAULT_STORAGE, absolute
+from sweeper.study.frames import epochs_frame, trials_frame
+from sweeper.study.importance import importance
+from sweeper.study.load import StoredStudy, StudyFile, read_stored, read_study
+from sweeper.study.patience import out_of_patience
+from sweeper.study.plan import plan
+from sweeper.study.progress import Progress, read_progress
+from sweeper.study.registration import check_same, defaults_of, register
+from sweeper.study.results import baseline, best
+from sweeper.study.space import Point
+from sweeper.study.spec import StudySpec
+from sweeper.study.trials import delete_optuna_study, open_optuna_study
+from sweeper.training.device import pick_device
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in a database, to read: every method looks at it as it is now."""
+
+    name: str
+    storage: str = DEFAULT_STORAGE
+
+    @cached_property
+    def _store(self) -> Store:
+        return open_reader(self.storage)
+
+    @property
+    def _record(self) -> StudyRecord:
+        return get_study(self._store, self.name)
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study file as it was launched last."""
+        return self._stored.spec
+
+    @property
+    def _stored(self) -> StoredStudy:
+        return read_stored(self._record.spec)
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row a trial: its smoothing, state, scores and times."""
+        return trials_frame(self._store, self._record)
+
+    def epochs(self) -> pd.DataFrame:
+        """Return one row an evaluation of every trial."""
+        return epochs_frame(self._store, self._record)
+
+    @property
+    def best(self) -> pd.Series | None:
+        """The row of the finished trial with the lowest metric, or None."""
+        return best(self.frame())
+
+    @property
+    def baseline(self) -> pd.Series | None:
+        """The row of ε = 0, or None until it has finished."""
+        return baseline(self.frame())
+
+    @property
+    def finished(self) -> bool:
+        """Whether no trial of the study will be run any more under its budget."""
+        progress, spec = self.progress(), self.spec
+        if progress.ended >= progress.trials:
+            return True
+        return out_of_patience(open_optuna_study(self._store, spec), spec.budget.patience)
+
+    def progress(self) -> Progress:
+        """Count the trials that are done, running, pruned, failed and waiting."""
+        return read_progress(self._store, self._record, self.spec.budget.trials)
+
+    def figures(self) -> "dict[str, Figure]":
+        """Return the report's figures by name."""
+        return figures(self._report_input())
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report as one HTML file that opens offline; return its path."""
+        return write_report(Path(path), self._report_input())
+
+    def document(self) -> dict[str, Any]:
+        """Return the best configuration as plain data; raises `SweeperError` without one."""
+        return best_document(self._facts(), self.frame())
+
+    def export(self, path: str | Path, form: Format = "json") -> Path:
+        """Write the best configuration; raises `SweeperError` where no trial has finished."""
+        return write_text(Path(path), render(self.document(), form))
+
+    def log(self, number: int) -> str:
+        """Return what one trial did: its epochs, what it printed, and why it failed."""
+        trials, epochs = self.frame(), self.epochs()
+        rows = trials[trials["number"] == number]
+        if rows.empty:
+            raise SweeperError(
+                f"study {self.name!r} has no trial {number}; it has {len(trials)}, from 0"
+            )
+        row = rows.iloc[0]
+        result = read_results(self._store, self._record).get(int(row["ticket"]), Result())
+        return _log_text(row, epochs[epochs["number"] == number], result)
+
+    def _facts(self) -> StudyFacts:
+        record, spec = self._record, self.spec
+        results = read_results(self._store, record)
+        return StudyFacts(
+            name=self.name,
+            spec_hash=record.spec_hash,
+            metric=spec.objective.metric,
+            seed=spec.study.seed,
+            classes=next((r.classes for r in results.values() if r.classes), None),
+            versions=next((r.environment for r in results.values() if r.environment), {}),
+            created=_moment(time.time()),
+        )
+
+    def _report_input(self) -> ReportInput:
+        facts = self._facts()
+        return ReportInput(
+            name=self.name,
+            metric=self.spec.objective.metric,
+            classes=facts.classes,
+            label_source=self._stored.label_source,
+            trials=self.frame(),
+            epochs=self.epochs(),
+            importance=importance(self._store, self.name),
+            facts=_footer(facts, self._record),
+        )
+
+
+def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
+    """Open a study to read; raises `SweeperError` where the database does not hold it."""
+    study = Study(name, storage)
+    get_study(study._store, name)
+    return study
+
+
+def studies(storage: str = DEFAULT_STORAGE) -> list[Study]:
+    """Return every study of a database, newest first."""
+    reader = open_reader(storage)
+    try:
+        return [Study(record.name, storage) for record in all_studies(reader)]
+    finally:
+        reader.close()
+
+
+def delete(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Remove a study with all that it found; raises `SweeperError` where there is none."""
+    open_reader(storage).close()  # never make a database in order to delete from it
+    writer = open_writer(storage)
+    try:
+        with writer.exclusive():
+            record = get_study(writer, name)
+            delete_study(writer, record)
+            delete_optuna_study(writer, name)
+    finally:
+        writer.close()
+
+
+def run_worker(name: str, storage: str = DEFAULT_STORAGE, *, parent: int | None = None) -> str:
+    """Work on a study until it is finished or a signal asks for a stop; return why it ended."""
+    writer = open_writer(storage)
+    stop = StopRequest(parent=parent)
+    stop.listen()
+    try:
+        return work(writer, get_study(writer, name), stop).value
+    finally:
+        writer.close()
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """What a launch would do; `points` are those known before it starts."""
+
+    name: str
+    spec: StudySpec
+    spec_hash: str
+    trials: int
+    ended: int
+    points: Sequence[Point | None]
+
+
+def plan_launch(
+    study: str | Path, *, trials: int | None = None, storage: str = DEFAULT_STORAGE
+) -> LaunchPlan:
+    """Check a study file and say what launching it would do; writes nothing."""
+    file = read_study(study, trials=trials)
+    _check_runs(file)
+    points = plan(file.spec, defaults_of(file))
+    ended = _ended(file, storage)
+    return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points)
+
+
+def launch(
+    study: str | Path,
+    *,
+    workers: int = 2,
+    trials: int | None = None,
+    storage: str = DEFAULT_STORAGE,
+    timeout: float | None = None,
+    results: str | Path = "results",
+    on_progress: OnProgress = lambda _: None,
+) -> Study:
+    """Run a study to its end, or go on with it, and write its report and best.json.
+
+    `study` is a file or a ready study's name; `workers` processes, 0 for this process alone;
+    `trials` and `timeout` (seconds) replace the budget's; the files go to RESULTS/NAME. What
+    is finished is not run again. Raises `SweeperError`, before anything is written, for
+    whatever in the study cannot work.
+    """
+    _check_count(workers)
+    file = read_study(study, trials=trials)
+    _check_runs(file)
+    writer = open_writer(storage)
+    try:
+        record = register(writer, file)
+        opened = Study(file.name, storage)
+        if not opened.finished:
+            seconds = timeout or file.spec.budget.timeout
+            deadline = None if seconds is None else time.monotonic() + seconds
+            _run(writer, opened, record, workers, deadline, Path(results), on_progress)
+    finally:
+        writer.close()
+    write_results(opened, Path(results))
+    return opened
+
+
+def write_results(study: Study, results: Path = Path("results")) -> None:
+    """Write RESULTS/NAME/report.html, and best.json where a trial has finished."""
+    study.report(results / study.name / "report.html")
+    if study.best is not None:
+        study.export(results / study.name / "best.json")
+
+
+def _run(
+    writer: Store,
+    study: Study,
+    record: StudyRecord,
+    workers: int,
+    deadline: float | None,
+    results: Path,
+    on_progress: OnProgress,
+) -> None:
+    if workers == 0:
+        free_dead(writer, record)
+        work(writer, record, StopRequest(deadline=deadline))
+        on_progress(study.progress())
+        return
+    run_launch(
+        Launch(
+            writer=writer,
+            reader=study._store,
+            record=record,
+            storage=absolute(study.storage),
+            trials=study.spec.budget.trials,
+            workers=workers,
+            executor=LocalExecutor(),
+            logs=results / study.name / "logs",
+            deadline=deadline,
+        ),
+        os.getpid(),
+        on_progress,
+    )
+
+
+def _check_count(workers: int) -> None:
+    if not 0 <= workers <= 256:
+        raise SweeperError(f"workers: {workers}; allowed: 0 (this process alone) to 256")
+
+
+def _check_runs(file: StudyFile) -> None:
+    """Raise before anything is written where no trial could run: device, data, model."""
+    pick_device(file.spec.task.device)
+    task = file.task.task
+    if task is not None:
+        task.data(file.spec.study.seed)
+        task.model(dict(task.hparams))
+
+
+def _ended(file: StudyFile, storage: str) -> int:
+    try:
+        reader = open_reader(storage)
+    except SweeperError:
+        return 0
+    try:
+        record = find_study(reader, file.name)
+        if record is None:
+            return 0
+        check_same(record, file)
+        return read_progress(reader, record, file.spec.budget.trials).ended
+    finally:
+        reader.close()
+
+
+def _footer(facts: StudyFacts, record: StudyRecord) -> Mapping[str, str]:
+    return {
+        "study": facts.name,
+        "spec": record.spec_hash[:12],
+        "seed": str(facts.seed),
+        "launched": _moment(record.created),
+        "written": facts.created,
+        **facts.versions,
+    }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _log_text(row: pd.Series, epochs: pd.DataFrame, result: Result) -> str:
+    rate = "" if pd.isna(row["rate"]) else f", rate {row['rate']:.4g}"
+    lines = [
+        f"trial {row['number']}: {row['state']}, "
+        f"epsilon {row['epsilon']:.4g}, {row['schedule']}{rate}"
+    ]
+    lines += [
+        f"epoch {e.epoch:3d}  epsilon {e.epsilon:.4f}  nll {e.nll:.4f}  "
+        f"accuracy {e.accuracy:.4f}  ece {e.ece:.4f}"
+        for e in epochs.itertuples()
+    ]
+    for title, text in (("printed", result.log), ("failure", result.failure)):
+        if text.strip():
+            lines += ["", f"{title}:", text.rstrip()]
+    return "\n".join(lines)

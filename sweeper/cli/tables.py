@@ -1,0 +1,70 @@
+"""What the commands print about studies."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+from rich.table import Table
+
+from sweeper.api import Study
+from sweeper.study.results import baseline, best_by_schedule
+
+
+def summary(trials: pd.DataFrame) -> Table:
+    """Return ε = 0 and the best of each schedule: validation NLL, accuracy and ECE."""
+    base = baseline(trials)
+    rows = [] if base is None else [base]
+    rows += [row for _, row in best_by_schedule(trials).iterrows()]
+    table = Table(
+        *("", "ε", "rate"),
+        title="validation split, NLL unsmoothed in nats",
+        title_justify="left",
+        title_style="dim",
+    )
+    for heading in ("NLL", "NLL after T", "accuracy", "ECE", "trial"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def listing(studies: Iterable[Study]) -> Table:
+    """Return one line a study."""
+    table = Table("study", "state", "trials", "pruned", "failed", "best", "ε = 0")
+    for study in studies:
+        counts = study.progress()
+        table.add_row(
+            study.name,
+            state_of(study),
+            f"{counts.ended}/{counts.trials}",
+            str(counts.pruned),
+            str(counts.failed),
+            _value(counts.best),
+            _value(counts.baseline),
+        )
+    return table
+
+
+def state_of(study: Study) -> str:
+    """Return the state of a study in one word."""
+    if study.finished:
+        return "finished"
+    return "running" if study.progress().running else "unfinished"
+
+
+def _cells(row: pd.Series) -> list[str]:
+    name = "no smoothing" if row["epsilon"] == 0 else str(row["schedule"])
+    rate = "" if pd.isna(row["rate"]) else f"{row['rate']:.2g}"
+    return [
+        name,
+        f"{row['epsilon']:.3g}",
+        rate,
+        f"{row['nll']:.4f}",
+        f"{row['nll_calibrated']:.4f}",
+        f"{row['accuracy']:.3f}",
+        f"{row['ece']:.3f}",
+        str(row["number"]),
+    ]
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

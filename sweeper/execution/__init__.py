@@ -1,0 +1,1 @@
+"""Running studies: the worker, the launcher, and the executors that start workers."""

@@ -1,0 +1,239 @@
+"""One attempt at a ticket: its trial is found or born, trained, and told exactly once."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sweeper.execution.stopping import StopRequest
+from sweeper.store.database import Store
+from sweeper.store.records import (
+    EpochRow,
+    Result,
+    close_ticket,
+    read_results,
+    start_attempt,
+    write_epoch,
+    write_result,
+)
+from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import Ticket
+from sweeper.study.load import StudyFile, stored_study
+from sweeper.study.objective import Epoch, Outcome, metric_of, run_trial
+from sweeper.study.space import Point, canonical, hparams_of, smoothing_of
+from sweeper.study.trials import (
+    COPIED_FROM,
+    TICKET,
+    Reports,
+    bear_trial,
+    find_trial,
+    open_optuna_study,
+    open_trial,
+    point_of,
+    tell,
+)
+from sweeper.training.device import environment, pick_device
+from sweeper.training.run import Evaluation, TrainingRun
+
+MAX_ATTEMPTS: Final = 5
+# What Optuna's own tools are shown of a trial; the rest is in our tables.
+SHOWN: Final = ("nll", "accuracy", "ece", "nll_calibrated")
+
+
+class Stopped(Exception):
+    """The worker was asked to stop in the middle of a trial."""
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study opened for work in this process."""
+
+    store: Store
+    record: StudyRecord
+    file: StudyFile
+    optuna: optuna.Study
+    device: torch.device
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a trial ended: what Optuna is told, and what we keep beside it."""
+
+    state: Literal["complete", "pruned", "failed"]
+    value: float | None
+    result: Result
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_for_work(store: Store, record: StudyRecord) -> OpenStudy:
+    """Load the study's code as it was launched, and choose the device."""
+    file = stored_study(record.spec, Path(record.folder))
+    device = pick_device(file.spec.task.device)
+    return OpenStudy(
+        store,
+        record,
+        file,
+        open_optuna_study(store, file.spec),
+        device,
+        environment(device, file.folder),
+    )
+
+
+def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
+    """Bring a claimed ticket to its end.
+
+    Raises `Stopped` where the worker is asked to stop before that, `LeaseLost` and Optuna's
+    `UpdateFinishedTrialError` where another worker has the ticket by now.
+    """
+    trial_id, finished = _trial_of(study, ticket)
+    if not finished:
+        told = _told(study, ticket, trial_id, stop)
+        # Our row first: a worker that dies before Optuna is told leaves a trial to be run
+        # again, one that dies after it leaves only a ticket to be closed.
+        write_result(study.store, ticket, told.result)
+        tell(study.optuna, trial_id, told.state, told.value, told.attributes)
+    close_ticket(study.store, ticket)
+
+
+def _trial_of(study: OpenStudy, ticket: Ticket) -> tuple[int, bool]:
+    """Return the id of the ticket's trial, born now if need be, and whether it is finished."""
+    found = None
+    # The launch bears trial 0; any other can only be there after an earlier claim.
+    if ticket.number == 0 or ticket.attempts > 1:
+        found = find_trial(study.optuna, ticket.number)
+    if found is None:
+        return bear_trial(study.optuna, ticket.number, ticket.point), False
+    return found._trial_id, found.state.is_finished()
+
+
+def _told(study: OpenStudy, ticket: Ticket, trial_id: int, stop: StopRequest) -> Told:
+    if ticket.attempts > MAX_ATTEMPTS:
+        return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
+    trial = open_trial(study.optuna, study.file.spec, ticket.number, trial_id)
+    point = point_of(trial, study.file.spec)
+    twin = _finished_twin(study, point)
+    if twin is not None:
+        return _copied(study, twin)
+    start_attempt(study.store, ticket)
+    watch = _Watch(study, ticket, trial, stop)
+    outcome = run_trial(study.file.task.trainer, _run(study, point), watch, watch.calibrate)
+    return _from_outcome(study, outcome)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Stands beside a training: stores each epoch, reports, and says when to stop."""
+
+    study: OpenStudy
+    ticket: Ticket
+    trial: Trial
+    stop: StopRequest
+    reports: Reports = field(init=False)
+
+    def __post_init__(self) -> None:
+        reports = Reports(self.trial, self.study.file.spec, prunable=self.ticket.number != 0)
+        object.__setattr__(self, "reports", reports)
+
+    def __call__(self, epoch: Epoch) -> bool:
+        """Store an epoch; return whether the trial is pruned. Raises `Stopped`."""
+        write_epoch(self.study.store, self.ticket, _epoch_row(epoch))
+        if self.stop:
+            raise Stopped
+        progress = epoch.evaluation.progress
+        if not self.reports.due(progress):
+            return False
+        return self.reports.report(progress, metric_of(epoch.scores, self._metric))
+
+    def calibrate(self, evaluation: Evaluation) -> bool:
+        """Return whether the metric of an evaluation needs a temperature."""
+        return self._metric == "nll_calibrated" and self.reports.due(evaluation.progress)
+
+    @property
+    def _metric(self) -> Literal["nll", "nll_calibrated"]:
+        return self.study.file.spec.objective.metric
+
+
+def _run(study: OpenStudy, point: Point) -> TrainingRun:
+    spec = study.file.spec
+    return TrainingRun(
+        smoothing=smoothing_of(point),
+        seed=spec.study.seed,
+        data_seed=spec.study.seed,
+        device=study.device,
+        hparams=hparams_of(point),
+        options=spec.task.options,
+    )
+
+
+def _epoch_row(epoch: Epoch) -> EpochRow:
+    scores, evaluation = epoch.scores, epoch.evaluation
+    return EpochRow(
+        epoch=epoch.number,
+        progress=evaluation.progress,
+        epsilon=epoch.epsilon,
+        train_loss=evaluation.train_loss,
+        nll=scores.nll,
+        accuracy=scores.accuracy,
+        brier=scores.brier,
+        ece=scores.ece,
+    )
+
+
+def _from_outcome(study: OpenStudy, outcome: Outcome) -> Told:
+    scores = {} if outcome.scores is None else asdict(outcome.scores)
+    complete = outcome.state == "complete" and outcome.scores is not None
+    metric = study.file.spec.objective.metric
+    result = Result(
+        scores=scores,
+        extra=outcome.extra,
+        environment=study.environment,
+        classes=outcome.classes,
+        epochs=outcome.epochs,
+        seconds=outcome.seconds,
+        failure=outcome.failure,
+        log=outcome.log,
+    )
+    value = metric_of(outcome.scores, metric) if complete and outcome.scores else None
+    return Told(outcome.state, value, result, _shown(scores) if complete else {})
+
+
+def _shown(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: scores[name] for name in SHOWN}
+
+
+def _failed(reason: str) -> Told:
+    return Told("failed", None, Result(failure=reason))
+
+
+def _finished_twin(study: OpenStudy, point: Point) -> FrozenTrial | None:
+    """Return a finished trial of ours that trained the same configuration, or None."""
+    key = canonical(point)
+    for trial in study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        alike = TICKET in trial.user_attrs and trial.params["epsilon"] == point["epsilon"]
+        if alike and canonical(trial.params) == key:
+            return trial
+    return None
+
+
+def _copied(study: OpenStudy, twin: FrozenTrial) -> Told:
+    """Return the stored result of a trial that trained the same: nothing is trained twice."""
+    number = twin.user_attrs[TICKET]
+    stored = read_results(study.store, study.record)[number]
+    result = Result(
+        scores=stored.scores,
+        extra=stored.extra,
+        environment=stored.environment,
+        classes=stored.classes,
+        copied_from=number,
+    )
+    return Told(
+        "complete",
+        twin.value,
+        result,
+        {COPIED_FROM: twin.number, **_shown(stored.scores)},
+    )

@@ -1,0 +1,1 @@
+"""Ways to start workers: one command line, N times, with the database in the environment."""

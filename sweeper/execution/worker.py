@@ -1,0 +1,70 @@
+"""A worker: claims tickets of one study and runs their trials until there is nothing to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Final
+
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+
+from sweeper.execution.attempt import OpenStudy, Stopped, open_for_work, run_ticket
+from sweeper.execution.identity import worker_name
+from sweeper.execution.lease import renewed_leases
+from sweeper.execution.stopping import StopRequest
+from sweeper.store.database import Store
+from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import LeaseLost, Ticket, all_closed, claim, hand_back
+from sweeper.study.load import read_stored
+from sweeper.study.patience import out_of_patience
+
+# Between two looks for a ticket while other workers hold the last ones.
+IDLE_SECONDS: Final = 0.5
+
+
+class Ended(Enum):
+    """Why a worker left."""
+
+    FINISHED = "the study is finished"
+    STOPPED = "it was asked to stop"
+
+
+def work(store: Store, record: StudyRecord, stop: StopRequest) -> Ended:
+    """Run trials of a study until it is finished or a stop is asked for."""
+    worker, spec = worker_name(), read_stored(record.spec).spec
+    budget = spec.budget
+    with _threads(spec.task.threads), renewed_leases(store, worker):
+        study = open_for_work(store, record)
+        while not stop:
+            if out_of_patience(study.optuna, budget.patience):
+                return Ended.FINISHED
+            ticket = claim(store, record.id, worker, below=budget.trials)
+            if ticket is not None:
+                _attempt(study, ticket, stop)
+            elif all_closed(store, record, budget.trials):
+                return Ended.FINISHED
+            else:
+                stop.wait(IDLE_SECONDS)
+    return Ended.STOPPED
+
+
+def _attempt(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
+    try:
+        run_ticket(study, ticket, stop)
+    except (LeaseLost, UpdateFinishedTrialError):
+        pass  # another worker has the ticket; its result is the one that counts
+    except Stopped:
+        hand_back(study.store, ticket)
+    except KeyboardInterrupt:
+        hand_back(study.store, ticket)
+        raise
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,7 @@
+"""What a study found, as one page that a person can read: frames to plain data to figures."""
+
+from sweeper.report.figures import figures
+from sweeper.report.inputs import ReportInput
+from sweeper.report.page import render, write_report
+
+__all__ = ["ReportInput", "figures", "render", "write_report"]

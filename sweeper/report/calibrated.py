@@ -1,0 +1,235 @@
+"""Raw NLL beside NLL after temperature scaling: the two often pick different epsilons."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from sweeper.report import look, scales, wording
+from sweeper.report.inputs import Floats, by_schedule, finished
+
+# Within this of 1 a temperature says nothing.
+_ABOUT_ONE = 0.1
+
+
+class Pairs(NamedTuple):
+    """Trials of one schedule, (N,) each; schedule "" is the baseline."""
+
+    schedule: str
+    epsilon: Floats
+    raw: Floats
+    scaled: Floats
+    texts: list[str]
+
+
+class Calibrated(NamedTuple):
+    """Both scores of every finished trial, and the trial that each of them picks."""
+
+    groups: tuple[Pairs, ...]
+    raw_best: Mapping[str, Any] | None
+    scaled_best: Mapping[str, Any] | None
+    limit: float | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no finished trial has both scores."""
+        return self.raw_best is None
+
+    @property
+    def agree(self) -> bool:
+        """Whether both scores pick the same trial."""
+        return not self.empty and _picks(self)[0]["number"] == _picks(self)[1]["number"]
+
+    @property
+    def values(self) -> Floats:
+        """Both scores of all trials, one after the other."""
+        return np.concatenate([np.empty(0), *(v for g in self.groups for v in (g.raw, g.scaled))])
+
+
+def calibrated_data(trials: pd.DataFrame) -> Calibrated:
+    """Return raw and scaled NLL by schedule with the optimum of each."""
+    done = finished(trials)
+    done = done[np.isfinite(done[["nll", "nll_calibrated"]]).all(axis=1)]
+    groups = [_pairs("", done[done["epsilon"] == 0])]
+    groups += [_pairs(name, rows) for name, rows in by_schedule(done).items()]
+    drawn = tuple(group for group in groups if group.epsilon.size)
+    raw, scaled = _lowest(done, "nll"), _lowest(done, "nll_calibrated")
+    return Calibrated(drawn, raw, scaled, _limit(done))
+
+
+def calibrated_figure(data: Calibrated) -> go.Figure:
+    """Draw both scores on one scale, side by side, with both optima marked in each."""
+    figure = go.Figure(layout=look.layout(480, _NARROW))
+    for side in ("raw", "scaled"):
+        figure.add_traces([*_traces(data, side), *_marks(data, side)])
+    low, high = scales.axis_range(data.values, data.limit)
+    # Room for the words below the optimum.
+    figure.update_yaxes(range=(low - 0.12 * (high - low), high))
+    figure.update_layout(_WIDE, annotations=list(_labels(data)))
+    return figure
+
+
+def calibrated_notes(data: Calibrated) -> tuple[str, ...]:
+    """Say in words which epsilon each score picks, and why they differ or agree."""
+    if data.empty:
+        return ("No finished trial has both scores yet.",)
+    return tuple(filter(None, (_same(data) if data.agree else _different(data), _limit_note(data))))
+
+
+_TITLES = {"raw": "raw validation NLL (nats)", "scaled": "after temperature scaling (nats)"}
+_WIDE = {
+    "xaxis": {"title": {"text": "ε"}, "domain": [0, 0.46]},
+    "xaxis2": {"title": {"text": "ε"}, "domain": [0.54, 1], "anchor": "y2", "matches": "x"},
+    "yaxis": {"title": {"text": _TITLES["raw"]}},
+    "yaxis2": {"title": {"text": _TITLES["scaled"]}, "anchor": "x2", "matches": "y"},
+}
+_NARROW = {
+    "height": 860,
+    "xaxis": {"domain": [0, 1]},
+    "xaxis2": {"domain": [0, 1]},
+    "yaxis": {"domain": [0.56, 1]},
+    "yaxis2": {"domain": [0, 0.44]},
+}
+
+
+def _pairs(schedule: str, rows: pd.DataFrame) -> Pairs:
+    values = (rows[name].to_numpy(float) for name in ("epsilon", "nll", "nll_calibrated"))
+    return Pairs(schedule, *values, look.hovers(rows.to_dict("records")))
+
+
+def _lowest(done: pd.DataFrame, column: str) -> Mapping[str, Any] | None:
+    rows = done.sort_values([column, "number"], kind="stable").to_dict("records")
+    return {str(key): value for key, value in rows[0].items()} if rows else None
+
+
+def _limit(done: pd.DataFrame) -> float | None:
+    base = done[done["epsilon"] == 0]["nll"]
+    values = np.concatenate([done["nll"], done["nll_calibrated"]]).astype(float)
+    return scales.upper_limit(values, shown=tuple(base))
+
+
+def _picks(data: Calibrated) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    if data.raw_best is None or data.scaled_best is None:
+        raise ValueError("no finished trial has both scores; ask `empty` first")
+    return data.raw_best, data.scaled_best
+
+
+def _axes(side: str) -> dict[str, str]:
+    return {"xaxis": "x", "yaxis": "y"} if side == "raw" else {"xaxis": "x2", "yaxis": "y2"}
+
+
+def _traces(data: Calibrated, side: str) -> Iterator[go.Scatter]:
+    styles = look.styles(group.schedule for group in data.groups if group.schedule)
+    for group in data.groups:
+        y = scales.clipped(getattr(group, side), data.limit)
+        shown = {
+            "name": look.label(group.schedule) if group.schedule else "ε = 0 (baseline)",
+            "legendgroup": group.schedule,
+            "showlegend": side == "raw",
+        }
+        marker = _marker(styles[group.schedule]) if group.schedule else look.baseline_marker()
+        yield look.dots(group.epsilon, y, group.texts, marker=marker, **shown, **_axes(side))
+
+
+def _marker(style: look.Style) -> dict[str, Any]:
+    return {"color": style.colour, "symbol": style.symbol, "size": 8, "opacity": 0.75}
+
+
+def _marks(data: Calibrated, side: str) -> Iterator[go.Scatter]:
+    if data.empty:
+        return
+    column = "nll" if side == "raw" else "nll_calibrated"
+    names = ("lowest raw NLL", "lowest after scaling")
+    for trial, name, symbol in zip(_picks(data), names, ("circle", "square"), strict=True):
+        ring = {"symbol": f"{symbol}-open", "size": 19, "color": look.INK, "line": {"width": 2}}
+        shown = {"name": name, "legendgroup": name, "showlegend": side == "raw"}
+        yield look.dots(
+            [trial["epsilon"]],
+            [trial[column]],
+            [""],
+            marker=ring,
+            hoverinfo="skip",
+            legendrank=2000,
+            **shown,
+            **_axes(side),
+        )
+
+
+def _labels(data: Calibrated) -> Iterator[dict[str, Any]]:
+    if data.empty:
+        return
+    for trial, side, column in zip(
+        _picks(data), ("raw", "scaled"), ("nll", "nll_calibrated"), strict=True
+    ):
+        axes = _axes(side)
+        yield {
+            "text": f"lowest: ε = {wording.epsilon(trial['epsilon'])}",
+            "x": trial["epsilon"],
+            "y": trial[column],
+            "xref": axes["xaxis"],
+            "yref": axes["yaxis"],
+            "ax": 0,
+            "ay": 32,
+            "arrowwidth": 1,
+            "arrowhead": 0,
+            "standoff": 10,
+            "arrowcolor": look.INK,
+        }
+
+
+def _same(data: Calibrated) -> str:
+    trial = _picks(data)[0]
+    return (
+        f"Both scores pick {wording.name(trial)}, {wording.smoothing(trial)}: "
+        f"{wording.nll(trial['nll'])} raw, {wording.nll(trial['nll_calibrated'])} after "
+        f"temperature scaling. Whether you scale or not, the search gives the same answer."
+    )
+
+
+def _different(data: Calibrated) -> str:
+    raw, scaled = _picks(data)
+    return (
+        f"Raw NLL picks {wording.smoothing(raw)} ({wording.name(raw)}); after temperature "
+        f"scaling the pick is {wording.smoothing(scaled)} ({wording.name(scaled)}). They "
+        f"disagree because scaling mends more in {wording.name(scaled)} "
+        f"({_mended(scaled)}) than in {wording.name(raw)} ({_mended(raw)}){_reason(scaled)}. "
+        f"{_advice(raw, scaled)}"
+    )
+
+
+def _mended(trial: Mapping[str, Any]) -> str:
+    return f"{wording.nll(trial['nll'])} to {wording.nll(trial['nll_calibrated'])}"
+
+
+def _reason(trial: Mapping[str, Any]) -> str:
+    temperature = trial["temperature"]
+    if not math.isfinite(temperature) or abs(temperature - 1) < _ABOUT_ONE:
+        return ""
+    fault, side = ("too cautious", "below") if temperature < 1 else ("too sure", "above")
+    return (
+        f": its probabilities are {fault} (temperature {wording.figure(temperature)}, {side} 1), "
+        f"which raw NLL counts against it and one number puts right"
+    )
+
+
+def _advice(raw: Mapping[str, Any], scaled: Mapping[str, Any]) -> str:
+    costs = scaled["nll"] - raw["nll"], raw["nll_calibrated"] - scaled["nll_calibrated"]
+    first, second = (wording.nll(cost) for cost in costs)
+    return (
+        f"Choose the first if probabilities are used as the model gives them (it is better by "
+        f"{first} there), the second if a temperature is fitted afterwards (better by {second}); "
+        f"differences this side of a few thousandths may be noise."
+    )
+
+
+def _limit_note(data: Calibrated) -> str:
+    if data.limit is None:
+        return ""
+    count = int(
+        sum((g.raw > data.limit).sum() + (g.scaled > data.limit).sum() for g in data.groups)
+    )
+    markers = wording.counted(count, "marker")
+    return f"Laid on the upper edge: {markers} above {wording.nll(data.limit)}." if count else ""

@@ -1,0 +1,77 @@
+"""The figures by name, as pages and notebooks ask for them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import plotly.graph_objects as go
+
+from sweeper.report import look
+from sweeper.report.calibrated import calibrated_data, calibrated_figure, calibrated_notes
+from sweeper.report.history import history_data, history_figure, history_notes
+from sweeper.report.importance import importance_data, importance_figure, importance_notes
+from sweeper.report.inputs import ReportInput, prepared
+from sweeper.report.response import response_data, response_figure, response_notes
+from sweeper.report.schedules import schedules_data, schedules_figure, schedules_notes
+from sweeper.report.trade_off import trade_off_data, trade_off_figure, trade_off_notes
+
+
+class Data(Protocol):
+    """What a figure is drawn from."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+
+
+class Recipe(NamedTuple):
+    """How a figure is made: arithmetic, drawing, and the words that go with it."""
+
+    data: Callable[[ReportInput], Any]
+    figure: Callable[[Any], go.Figure]
+    notes: Callable[[Any], tuple[str, ...]]
+
+
+class Drawing(NamedTuple):
+    """A figure, or None where there is nothing to draw, and sentences computed from its data."""
+
+    figure: go.Figure | None
+    notes: tuple[str, ...]
+
+
+FIGURES: Final[Mapping[str, Recipe]] = {
+    "response": Recipe(
+        lambda report: response_data(report.trials, report.metric), response_figure, response_notes
+    ),
+    "trade_off": Recipe(
+        lambda report: trade_off_data(report.trials), trade_off_figure, trade_off_notes
+    ),
+    "calibrated": Recipe(
+        lambda report: calibrated_data(report.trials), calibrated_figure, calibrated_notes
+    ),
+    "schedules": Recipe(
+        lambda report: schedules_data(report.trials, report.epochs),
+        schedules_figure,
+        schedules_notes,
+    ),
+    "history": Recipe(
+        lambda report: history_data(report.trials, report.metric), history_figure, history_notes
+    ),
+    "importance": Recipe(
+        lambda report: importance_data(report.importance), importance_figure, importance_notes
+    ),
+}
+
+
+def figures(report: ReportInput) -> dict[str, go.Figure]:
+    """Return every figure of a study by name, for notebooks; an empty one says so."""
+    ready = prepared(report)
+    return {name: draw(name, ready).figure or look.empty() for name in FIGURES}
+
+
+def draw(name: str, report: ReportInput) -> Drawing:
+    """Return one figure of a prepared report with the words computed for it."""
+    recipe = FIGURES[name]
+    data: Data = recipe.data(report)
+    if data.empty:
+        return Drawing(None, ())
+    return Drawing(recipe.figure(data), recipe.notes(data))

@@ -1,0 +1,114 @@
+"""How the search went, trial by trial, and the best that it had at each moment."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from sweeper.report import look, scales, wording
+from sweeper.report.inputs import Floats, Metric, by_schedule, finished, pruned, usable
+from sweeper.report.response import Points
+from sweeper.study import results
+
+
+class History(NamedTuple):
+    """Trials by number, and the best so far (N,) at `number` (N,); schedule "" is ε = 0."""
+
+    metric: Metric
+    groups: tuple[Points, ...]
+    pruned: Points
+    number: Floats
+    best: Floats
+    baseline: float | None
+    limit: float | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no trial has finished."""
+        return not self.number.size
+
+
+def history_data(trials: pd.DataFrame, metric: Metric) -> History:
+    """Return each trial's value in the order of trial numbers, and the running minimum."""
+    done = finished(trials).sort_values("number")
+    base = results.baseline(usable(trials))
+    values = done["value"].to_numpy(float)
+    groups = {"": done[done["epsilon"] == 0], **by_schedule(done)}
+    return History(
+        metric=metric,
+        groups=tuple(_points(*group, "value") for group in groups.items() if len(group[1])),
+        pruned=_points("pruned", pruned(trials if metric == "nll" else trials[:0]), "nll"),
+        number=done["number"].to_numpy(float),
+        best=np.minimum.accumulate(values),
+        baseline=None if base is None else float(base["value"]),
+        limit=scales.upper_limit(values, shown=() if base is None else (float(base["value"]),)),
+    )
+
+
+def history_figure(data: History) -> go.Figure:
+    """Draw every trial, and the best so far as a staircase."""
+    figure = go.Figure(layout=look.layout(400))
+    figure.add_traces([_pruned_trace(data), *_traces(data), _staircase(data)])
+    values = np.concatenate([np.empty(0), data.pruned.y, *(group.y for group in data.groups)])
+    figure.update_xaxes(title="trial number")
+    figure.update_yaxes(
+        title=wording.METRICS[data.metric] + " (nats)", range=scales.axis_range(values, data.limit)
+    )
+    if data.baseline is not None:
+        line = look.dashed(data.baseline, f"ε = 0: {wording.nll(data.baseline)}")
+        figure.update_layout(shapes=[line["shape"]], annotations=[line["annotation"]])
+    return figure
+
+
+def history_notes(data: History) -> tuple[str, ...]:
+    """Say when the best was found."""
+    if data.empty:
+        return ()
+    found = int(data.number[int(np.argmin(data.best))])
+    after = int((data.number > found).sum())
+    return (
+        f"The best was found in trial {found}; {wording.counted(after, 'trial')} after it "
+        f"finished without beating it.",
+    )
+
+
+def _points(schedule: str, rows: pd.DataFrame, column: str) -> Points:
+    x, y = rows["number"].to_numpy(float), rows[column].to_numpy(float)
+    return Points(schedule, x, y, look.hovers(rows.to_dict("records")))
+
+
+def _traces(data: History) -> Iterator[go.Scatter]:
+    styles = look.styles(group.schedule for group in data.groups if group.schedule)
+    for group in data.groups:
+        if group.schedule:
+            style = styles[group.schedule]
+            marker = {"color": style.colour, "symbol": style.symbol, "size": 8}
+        else:
+            marker = look.baseline_marker()
+        yield _markers(group, data.limit, marker, look.label(group.schedule) or "ε = 0 (baseline)")
+
+
+def _pruned_trace(data: History) -> go.Scatter:
+    marker = {"color": look.FAINT, "symbol": "circle-open", "size": 7, "opacity": 0.6}
+    shown = bool(len(data.pruned.x))
+    return _markers(data.pruned, data.limit, marker, "pruned (last value seen)", showlegend=shown)
+
+
+def _markers(
+    points: Points, limit: float | None, marker: object, name: str, **more: object
+) -> go.Scatter:
+    y = scales.clipped(points.y, limit)
+    return look.dots(points.x, y, points.texts, marker=marker, name=name, **more)
+
+
+def _staircase(data: History) -> go.Scatter:
+    return go.Scatter(
+        x=data.number,
+        y=data.best,
+        mode="lines",
+        line={"color": look.INK, "width": 2, "shape": "hv"},
+        name="best so far",
+        hoverinfo="skip",
+    )

@@ -1,0 +1,91 @@
+"""What a report is made from, and the frames brought into the shape that figures count on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sweeper.study import results
+
+Metric = Literal["nll", "nll_calibrated"]
+Floats = NDArray[np.float64]
+
+_WORDS: Final = ("state", "schedule", "started", "finished", "failure")
+_SPLIT_NAMES: Final = ("validation", "valid", "val")
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInput:
+    """A study as a report needs it; `trials` and `epochs` as `sweeper.study.results` says.
+
+    `label_source` names, for each split, where its labels come from and whether they carry
+    noise. `facts` (versions, seed, hash of the spec, time) stand in the footer.
+    """
+
+    name: str
+    metric: Metric
+    classes: int | None
+    label_source: Mapping[str, str]
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    importance: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> str:
+        """The source of the validation labels, in words."""
+        named = (self.label_source[name] for name in _SPLIT_NAMES if name in self.label_source)
+        return next(named, "source not stated")
+
+
+def prepared(report: ReportInput) -> ReportInput:
+    """Return the same report with every column there, and numbers as floats (NaN for none)."""
+    trials = _numeric(_with_columns(report.trials, results.TRIAL_COLUMNS))
+    epochs = _numeric(_with_columns(report.epochs, results.EPOCH_COLUMNS))
+    trials["failure"] = trials["failure"].astype("object").fillna("").astype(str)
+    trials["schedule"] = trials["schedule"].astype("object").fillna("?").astype(str)
+    return replace(report, trials=trials.sort_values("number", ignore_index=True), epochs=epochs)
+
+
+def usable(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials without those that finished on a value that is no number."""
+    finished = trials["state"] == "complete"
+    return trials[~finished | np.isfinite(trials["value"])]
+
+
+def finished(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials that were trained to the end and have a value, best first.
+
+    Trials that were only given another's stored result are left out: they are no new evidence.
+    """
+    rows = results.complete(usable(trials))
+    return rows[rows["copied_from"].isna()]
+
+
+def pruned(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials that were stopped early, with the NLL that was last seen."""
+    return trials[(trials["state"] == "pruned") & np.isfinite(trials["nll"])]
+
+
+def by_schedule(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the smoothed trials (epsilon > 0) of each schedule, in the order of their names."""
+    smoothed = trials[trials["epsilon"] > 0]
+    return {str(name): rows for name, rows in smoothed.groupby("schedule", sort=True)}
+
+
+def _with_columns(frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    extra = [name for name in frame.columns if name not in columns]
+    return frame.reindex(columns=[*columns, *extra])
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    words = {name for name in frame.columns if name in _WORDS or name.startswith("hp_")}
+    numbers = {
+        name: pd.to_numeric(frame[name], errors="coerce").astype(float)
+        for name in frame.columns
+        if name not in words
+    }
+    return frame.assign(**numbers)

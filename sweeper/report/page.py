@@ -1,0 +1,177 @@
+"""Pages as TOML, rendered to one HTML file that opens without a network."""
+
+import json
+import math
+import os
+import secrets
+import tomllib
+from base64 import b64encode
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import plotly.io
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sweeper.errors import SweeperError, nearest
+from sweeper.report import look, wording
+from sweeper.report.figures import FIGURES, draw
+from sweeper.report.inputs import ReportInput, prepared, usable
+from sweeper.report.summary import summarise
+from sweeper.report.table import trials_table
+from sweeper.shipped import shipped
+from sweeper.study import results
+
+_TEMPLATES = Path(__file__).parent / "templates"
+# Panels that are words and tables; every other one names a figure.
+PARTS = ("summary", "trials", "glossary")
+# A panel that is left out where it is empty; the others say why they are.
+_OPTIONAL = ("importance",)
+
+
+class Panel(BaseModel):
+    """One section of a page: what it shows, its heading, and words for the reader."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    figure: str
+    heading: str
+    words: str = ""
+
+
+class Page(BaseModel):
+    """What people look at, as code: a title and panels in order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    panels: tuple[Panel, ...] = Field(min_length=1)
+
+
+class Section(NamedTuple):
+    """A panel with what was computed for it; `json` is None where nothing can be drawn."""
+
+    panel: Panel
+    json: Markup | None
+    notes: tuple[str, ...]
+    height: int
+
+
+def render(report: ReportInput, page: Page | None = None) -> str:
+    """Return a report as one HTML page; without a page, the trade-offs."""
+    page = page or read_page(shipped("dashboards") / "trade-offs.toml")
+    ready = prepared(report)
+    best = results.best(usable(ready.trials))
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            report=ready,
+            summary=summarise(ready),
+            table=trials_table(ready.trials, None if best is None else int(best["number"])),
+            section=lambda panel: _section(panel, ready),
+            shown=lambda panel: _shown(panel, ready),
+            own=sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
+            themes=_script_json(_themes()),
+            scripts=_scripts(),
+        )
+    )
+
+
+def write_report(path: Path | str, report: ReportInput) -> Path:
+    """Write a report in one step: the file is the old one or the new one, never half of it."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = render(report).encode("utf-8", errors="replace")
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        draft.write_bytes(text)
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def read_page(path: Path) -> Page:
+    """Return a page from its file; raises SweeperError with the file and key."""
+    try:
+        page = Page.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise SweeperError(f"{path}: {problem}") from problem
+    except ValidationError as problem:
+        raise SweeperError(f"{path}: {'; '.join(_lines(problem))}") from problem
+    for panel in page.panels:
+        _check(panel, path)
+    return page
+
+
+def _check(panel: Panel, path: Path) -> None:
+    allowed = (*PARTS, *FIGURES)
+    if panel.figure not in allowed:
+        raise SweeperError(
+            f"{path}: panels.figure is {panel.figure!r}{nearest(panel.figure, allowed)}; "
+            f"allowed: {', '.join(allowed)}"
+        )
+
+
+def _lines(problem: ValidationError) -> Iterator[str]:
+    for error in problem.errors():
+        yield f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _sections(page: Page, report: ReportInput) -> list[Section]:
+    sections = (_section(panel, report) for panel in page.panels)
+    return [
+        section for section in sections if section.json or section.panel.figure not in _OPTIONAL
+    ]
+
+
+def _section(panel: Panel, report: ReportInput) -> Section:
+    if panel.figure in PARTS:
+        return Section(panel, None, (), 0)
+    drawing = draw(panel.figure, report)
+    if drawing.figure is None:
+        return Section(panel, None, drawing.notes, 0)
+    text = plotly.io.to_json(drawing.figure, engine="json")
+    return Section(panel, _for_script(text), drawing.notes, drawing.figure.layout.height)
+
+
+def _themes() -> dict[str, Any]:
+    return {
+        "light": look.template(),
+        "dark": look.template(dark=True),
+        "colours": look.dark_colours(),
+    }
+
+
+def _script_json(data: object) -> Markup:
+    return _for_script(json.dumps(data))
+
+
+def _for_script(text: str) -> Markup:
+    # Inside a script element only "<" can end the element or open a comment.
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _scripts() -> list[tuple[Markup, str]]:
+    texts = (get_plotlyjs(), (_TEMPLATES / "page.js").read_text("utf-8"))
+    return [(Markup(text), _hash(text)) for text in texts]
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,69 @@
+"""Arithmetic that several figures share: where an axis ends, a mean along epsilon, a front."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeper.report.inputs import Floats
+
+# Tukey's far fence; and never a cut below this multiple of the third quartile.
+_FENCE = 3.0
+_ALWAYS_SHOWN = 1.5
+_FEWEST = 4
+
+
+def upper_limit(values: Floats, shown: tuple[float, ...] = ()) -> float | None:
+    """Return where an axis ends so that a few very bad values do not flatten the rest.
+
+    `shown` are values that must stay inside. None: nothing needs to be cut.
+    """
+    finite = values[np.isfinite(values)]
+    if finite.size < _FEWEST:
+        return None
+    lower, upper = np.quantile(finite, [0.25, 0.75])
+    floor = [_ALWAYS_SHOWN * upper, *(value for value in shown if np.isfinite(value))]
+    fence = float(max(upper + _FENCE * (upper - lower), *floor))
+    return fence if finite.max() > fence else None
+
+
+def axis_range(values: Floats, limit: float | None) -> tuple[float, float]:
+    """Return an axis that holds the finite values up to the limit, with a margin."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    top = high if limit is None else min(high, limit)
+    margin = 0.06 * (top - low) or 0.05 * abs(top) or 0.5
+    return low - margin, top + margin
+
+
+def clipped(values: Floats, limit: float | None) -> Floats:
+    """Return the values with those beyond the limit laid on it; NaN and infinity as well."""
+    return values if limit is None else np.where(values <= limit, values, limit)
+
+
+def kernel_width(epsilons: Floats) -> float:
+    """Return the Gaussian kernel's width: an eighth of the range of epsilon."""
+    return float(np.ptp(epsilons)) / 8 if epsilons.size else 0.0
+
+
+def kernel_mean(x: Floats, y: Floats, at: Floats, width: float) -> Floats:
+    """Return the Nadaraya-Watson mean of y (N,) at `at` (M,)."""
+    # Shifted by the nearest point's exponent, so that far from all points the weights stay.
+    distance = -0.5 * ((at[:, None] - x[None, :]) / width) ** 2
+    weights = np.exp(distance - distance.max(axis=1, keepdims=True))
+    mean: Floats = weights @ y / weights.sum(axis=1)
+    return mean
+
+
+def pareto_front(costs: Floats) -> NDArray[np.bool_]:
+    """Return which rows of costs (N, D) no other row beats: nowhere worse, somewhere better."""
+    front: list[int] = []
+    # In this order a row is beaten only by rows before it.
+    for row in np.lexsort(costs.T[::-1]):
+        held = costs[front]
+        beaten = (held <= costs[row]).all(axis=1) & (held < costs[row]).any(axis=1)
+        if not beaten.any():
+            front.append(row)
+    member = np.zeros(len(costs), dtype=np.bool_)
+    member[front] = True
+    return member

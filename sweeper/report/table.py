@@ -1,0 +1,130 @@
+"""The table of trials: what each cell shows, and what it is sorted by."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import pandas as pd
+
+from sweeper.report import wording
+from sweeper.study import results
+
+
+class Column(NamedTuple):
+    """A column: its key, heading, what the heading means, and how a number is shown."""
+
+    key: str
+    heading: str
+    title: str
+    shown: Callable[[float], str] | None
+
+
+class Cell(NamedTuple):
+    """What is shown, the full value behind it ("" for none), and whether it is a number."""
+
+    text: str
+    value: str
+    number: bool
+
+
+class TableRow(NamedTuple):
+    """One trial; `mark` says why it stands out, "" if it does not."""
+
+    state: str
+    schedule: str
+    mark: str
+    cells: tuple[Cell, ...]
+
+
+class Table(NamedTuple):
+    """All trials, and what they can be filtered by."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[TableRow, ...]
+    states: tuple[str, ...]
+    schedules: tuple[str, ...]
+
+
+_COLUMNS: Final = (
+    Column("number", "trial", "number of the trial", lambda value: f"{value:.0f}"),
+    Column("state", "state", "complete, pruned, failed or running", None),
+    Column("epsilon", "ε", "share taken from the true class", wording.epsilon),
+    Column("label_smoothing", "torch", "the same as torch's label_smoothing", wording.epsilon),
+    Column("schedule", "schedule", "how ε changes over the training", None),
+    Column("rate", "rate", "annealing rate; – where it does not act", wording.figure),
+    Column("nll", "NLL", "validation NLL in nats; of pruned trials the last", wording.nll),
+    Column("nll_calibrated", "NLL scaled", "validation NLL after temperature scaling", wording.nll),
+    Column("accuracy", "accuracy", "validation accuracy", wording.percent),
+    Column("ece", "ECE", "validation expected calibration error", wording.percent),
+    Column("brier", "Brier", "validation Brier score", wording.nll),
+    Column("temperature", "temp.", "fitted temperature", wording.figure),
+    Column("epochs", "epochs", "epochs trained", lambda value: f"{value:.0f}"),
+    Column("seconds", "time", "time of training", wording.seconds),
+    Column("note", "note", "what went wrong, or whose result was used", None),
+)
+
+
+def trials_table(trials: pd.DataFrame, best: int | None) -> Table:
+    """Return every trial of a prepared frame, with the number of the best marked."""
+    columns = _columns(trials)
+    rows = tuple(_row(row, columns, best) for row in trials.to_dict("records"))
+    return Table(columns, rows, _distinct(trials["state"]), _distinct(trials["schedule"]))
+
+
+def _columns(trials: pd.DataFrame) -> tuple[Column, ...]:
+    known = set(results.TRIAL_COLUMNS)
+    more = tuple(_extra(str(name), trials) for name in trials.columns if name not in known)
+    return (*_COLUMNS[:-1], *more, _COLUMNS[-1])
+
+
+def _extra(name: str, trials: pd.DataFrame) -> Column:
+    heading = name.removeprefix("hp_").removeprefix("extra_")
+    title = "searched besides smoothing" if name.startswith("hp_") else "yielded by the task"
+    numeric = pd.api.types.is_numeric_dtype(trials[name])
+    return Column(name, heading, f"{heading}: {title}", _short if numeric else None)
+
+
+def _short(value: float) -> str:
+    if not math.isfinite(value):
+        return wording.figure(value)
+    return f"{value:.3g}"
+
+
+def _row(trial: Mapping[Any, Any], columns: Iterable[Column], best: int | None) -> TableRow:
+    cells = tuple(_cell(trial, column) for column in columns)
+    return TableRow(str(trial["state"]), str(trial["schedule"]), _mark(trial, best), cells)
+
+
+def _mark(trial: Mapping[Any, Any], best: int | None) -> str:
+    marks = ["best"] if trial["number"] == best else []
+    marks += ["baseline"] if trial["ticket"] == 0 else []
+    return ", ".join(marks)
+
+
+def _cell(trial: Mapping[Any, Any], column: Column) -> Cell:
+    if column.key == "note":
+        return _note(trial)
+    value = trial[column.key]
+    if column.shown is None:
+        text = "" if _missing(value) else str(value)
+        return Cell(text, text, False)
+    if math.isnan(value):
+        return Cell(wording.NOTHING, "", True)
+    return Cell(column.shown(value), f"{value!r}", True)
+
+
+def _note(trial: Mapping[Any, Any]) -> Cell:
+    lines = str(trial["failure"]).splitlines()
+    copied = trial["copied_from"]
+    if lines:
+        return Cell(lines[0], str(trial["failure"]), False)
+    text = "" if math.isnan(copied) else f"same point as trial {copied:.0f}: result taken over"
+    return Cell(text, text, False)
+
+
+def _missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _distinct(column: "pd.Series") -> tuple[str, ...]:
+    return tuple(sorted({str(value) for value in column}))

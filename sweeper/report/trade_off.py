@@ -1,0 +1,148 @@
+"""Accuracy against NLL against calibration: which trials no other beats in all three."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from sweeper.report import look, scales, wording
+from sweeper.report.inputs import Floats, finished
+
+_MOST_NAMED = 12
+
+
+class TradeOff(NamedTuple):
+    """Finished trials, (N,) each: error and ECE in percent, NLL in nats, `front` as a mask."""
+
+    number: NDArray[np.int64]
+    schedule: list[str]
+    error: Floats
+    nll: Floats
+    ece: Floats
+    front: NDArray[np.bool_]
+    texts: list[str]
+    limits: tuple[float | None, float | None]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no trial has finished."""
+        return not self.number.size
+
+
+def trade_off_data(trials: pd.DataFrame) -> TradeOff:
+    """Return the three costs of each finished trial and the front (lower is better in all)."""
+    done = finished(trials)
+    done = done[np.isfinite(done[["nll", "accuracy", "ece"]]).all(axis=1)]
+    costs = np.column_stack([done["nll"], 1 - done["accuracy"], done["ece"]]).astype(float)
+    return TradeOff(
+        number=done["number"].to_numpy().astype(np.int64),
+        schedule=["" if epsilon == 0 else name for epsilon, name in _names(done)],
+        error=100 * costs[:, 1],
+        nll=costs[:, 0],
+        ece=100 * costs[:, 2],
+        front=scales.pareto_front(costs),
+        texts=look.hovers(done.to_dict("records")),
+        limits=(scales.upper_limit(100 * costs[:, 1]), scales.upper_limit(costs[:, 0])),
+    )
+
+
+def trade_off_figure(data: TradeOff) -> go.Figure:
+    """Draw error by NLL, coloured by ECE, with a ring around each member of the front."""
+    figure = go.Figure(layout=look.layout(480, _NARROW, coloraxis=_COLOURS))
+    figure.add_traces([_rings(data), *_traces(data)])
+    x, y = (scales.axis_range(*pair) for pair in zip(_axes(data), data.limits, strict=True))
+    figure.update_xaxes(title="validation error (%)", range=x)
+    figure.update_yaxes(title="validation NLL (nats)", range=y)
+    return figure
+
+
+def trade_off_notes(data: TradeOff) -> tuple[str, ...]:
+    """Name the members of the front and say how many lie beyond the axes."""
+    return tuple(filter(None, (_front_note(data), _limit_note(data))))
+
+
+_BAR = {"title": {"text": "ECE (%)"}, "thickness": 14, "outlinewidth": 0}
+_COLOURS = {"colorscale": "Viridis", "colorbar": _BAR}
+_FLAT = {"orientation": "h", "x": 0.5, "y": -0.16, "yanchor": "top", "xanchor": "center"}
+_NARROW = {
+    "height": 580,
+    "margin": {"b": 110},
+    "coloraxis": {"colorbar": {**_FLAT, "title": {"side": "top"}, "len": 1}},
+}
+
+
+def _names(done: pd.DataFrame) -> Iterator[tuple[float, str]]:
+    return zip(done["epsilon"], done["schedule"], strict=True)
+
+
+def _axes(data: TradeOff) -> tuple[Floats, Floats]:
+    return data.error, data.nll
+
+
+def _rings(data: TradeOff) -> go.Scatter:
+    ring = {"symbol": "circle-open", "size": 19, "color": look.INK, "line": {"width": 2}}
+    x, y = (scales.clipped(v, cut) for v, cut in zip(_axes(data), data.limits, strict=True))
+    texts = [""] * int(data.front.sum())
+    shown = {"name": "Pareto front", "hoverinfo": "skip", "legendrank": 2000}
+    return look.dots(x[data.front], y[data.front], texts, marker=ring, **shown)
+
+
+def _traces(data: TradeOff) -> Iterator[go.Scatter]:
+    styles = look.styles(filter(None, data.schedule))
+    for schedule in sorted(set(data.schedule)):
+        symbol = styles[schedule].symbol if schedule else "x"
+        shown = {"name": look.label(schedule) if schedule else "ε = 0 (baseline)"}
+        yield _trace(data, np.array([name == schedule for name in data.schedule]), symbol, shown)
+        yield _legend_entry(symbol, shown["name"])
+
+
+def _trace(
+    data: TradeOff, mask: NDArray[np.bool_], symbol: str, shown: dict[str, str]
+) -> go.Scatter:
+    x, y = (scales.clipped(v, cut)[mask] for v, cut in zip(_axes(data), data.limits, strict=True))
+    texts = [_text(data, index) for index in np.flatnonzero(mask)]
+    line = {"width": 1, "color": look.INK if symbol == "x" else look.FAINT}
+    marker = {"symbol": symbol, "size": 10, "color": data.ece[mask], "coloraxis": "coloraxis"}
+    group = {**shown, "legendgroup": shown["name"], "showlegend": False}
+    return look.dots(x, y, texts, marker={**marker, "line": line}, **group)
+
+
+def _legend_entry(symbol: str, name: str) -> go.Scatter:
+    # The colour means ECE here, so that a legend can show only the shape.
+    marker = {"symbol": symbol, "size": 10, "color": look.INK if symbol == "x" else look.FAINT}
+    return look.dots([None], [None], [""], marker=marker, name=name, legendgroup=name)
+
+
+def _text(data: TradeOff, index: int) -> str:
+    front = "<br>on the Pareto front" if data.front[index] else ""
+    return f"{data.texts[index]}<br>error {data.error[index]:.1f} %{front}"
+
+
+def _front_note(data: TradeOff) -> str:
+    numbers = [str(number) for number in np.sort(data.number[data.front])]
+    more = len(numbers) - _MOST_NAMED
+    named = wording.listed(numbers) if more <= 0 else ", ".join(numbers[:_MOST_NAMED])
+    rest = f" and {more} more" if more > 0 else ""
+    noun = "trial" if len(numbers) == 1 else "trials"
+    return (
+        f"On the front: {noun} {named}{rest}. No other finished trial is at least as good in "
+        f"NLL, error and ECE and better in one; point at a ring for its numbers."
+    )
+
+
+def _limit_note(data: TradeOff) -> str:
+    error, nll = data.limits
+    beyond = _beyond(data.error, error) | _beyond(data.nll, nll)
+    if not beyond.any():
+        return ""
+    edges = [f"{error:.1f} % error"] if error is not None else []
+    edges += [f"NLL {wording.nll(nll)}"] if nll is not None else []
+    count = wording.counted(int(beyond.sum()), "trial")
+    return f"Laid on the edge: {count} beyond {wording.listed(edges)}, so that the others show."
+
+
+def _beyond(values: Floats, limit: float | None) -> NDArray[np.bool_]:
+    return np.zeros(len(values), np.bool_) if limit is None else values > limit

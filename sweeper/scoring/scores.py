@@ -1,0 +1,97 @@
+"""How good a model is on held-out data, whatever it was trained with."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sweeper.scoring.calibration import binned_gap
+from sweeper.scoring.inputs import checked
+from sweeper.scoring.temperature import cross_fitted_nll, fitted_beta, margins
+
+_TOP = 5
+_FEWEST_CLASSES_FOR_TOP = 10
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The unsmoothed scores of one evaluation, against hard labels.
+
+    `nll` in nats; `accuracy` and `accuracy_top5` in [0, 1], the latter None below 10 classes;
+    `brier` in [0, 2], the squared error summed over classes; `ece` in [0, 1], 15 equal bins.
+    `temperature` is fitted on all samples; `nll_calibrated` is the NLL after scaling with a
+    temperature fitted on the other half. Both are None when not asked for. Every number is NaN
+    when the logits hold NaN or +inf.
+    """
+
+    nll: float
+    accuracy: float
+    accuracy_top5: float | None
+    brier: float
+    ece: float
+    temperature: float | None = None
+    nll_calibrated: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+def score(logits: Tensor, labels: Tensor, *, calibrate: bool = True) -> Scores:
+    """Return the scores of logits (N, K) against hard labels (N,).
+
+    Any float type and device; computed in float64 on the CPU. `calibrate` adds temperature and
+    nll_calibrated. A logit of -inf masks its class. Ties go to the lower class. Raises
+    ValueError for other shapes and types, no samples, and labels outside [0, K); NaN and +inf
+    give NaN.
+    """
+    logits, labels = checked(logits, labels)
+    scores = _scores(logits, labels)
+    if not calibrate:
+        return scores
+    if math.isnan(scores.nll):
+        return replace(scores, temperature=math.nan, nll_calibrated=math.nan)
+    beta = fitted_beta(margins(logits, labels))
+    return replace(
+        scores,
+        temperature=1 / beta,
+        nll_calibrated=cross_fitted_nll(logits, labels, start=beta),
+    )
+
+
+def _scores(logits: Tensor, labels: Tensor) -> Scores:
+    log_p = logits.log_softmax(1)
+    own = log_p.gather(1, labels.unsqueeze(1))
+    nll = -own.mean().item()
+    if math.isnan(nll):
+        return _diverged(logits.shape[1])
+    p = log_p.exp()
+    confidence, predicted = p.max(1)
+    correct = predicted == labels
+    return Scores(
+        nll=nll,
+        accuracy=correct.double().mean().item(),
+        accuracy_top5=_top_accuracy(log_p, own, labels),
+        brier=_brier(p, own.exp()),
+        ece=binned_gap(confidence, correct),
+    )
+
+
+def _diverged(classes: int) -> Scores:
+    top = math.nan if classes >= _FEWEST_CLASSES_FOR_TOP else None
+    return Scores(math.nan, math.nan, top, math.nan, math.nan)
+
+
+def _top_accuracy(log_p: Tensor, own: Tensor, labels: Tensor) -> float | None:
+    classes = log_p.shape[1]
+    if classes < _FEWEST_CLASSES_FOR_TOP:
+        return None
+    tied_before = (log_p == own) & (torch.arange(classes) < labels.unsqueeze(1))
+    rank = ((log_p > own) | tied_before).sum(1)
+    return (rank < _TOP).double().mean().item()
+
+
+def _brier(p: Tensor, own: Tensor) -> float:
+    """Return mean Σ (p - q)² with q one-hot, as Σ p² - 2·p_y + 1 (Brier 1950)."""
+    return (p.square().sum(1, keepdim=True) - 2 * own).mean().item() + 1

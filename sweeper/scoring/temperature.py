@@ -1,0 +1,93 @@
+"""Temperature scaling: one number that makes a model as confident as it is right."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sweeper.scoring.inputs import checked
+
+LOWEST, HIGHEST = 0.01, 100.0
+_STEPS = 100
+_PRECISION = 1e-10
+_MASKED = 1e100
+# Any fixed number: every trial's evaluation is split the same way.
+_SPLIT_SEED = 0
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the T in [0.01, 100] that minimises the NLL of softmax(logits / T).
+
+    `logits` (N, K) of any float type, `labels` (N,) hard. The NLL is convex in β = 1/T, with
+    L' = mean(E_p[z] - z_y) and L'' = mean(Var_p[z]); Newton's method within a bracket (Guo et
+    al. 2017). Perfectly separable data get the lower end; NaN or +inf logits give NaN. Raises
+    ValueError as `score` does.
+    """
+    return 1 / fitted_beta(margins(*checked(logits, labels)))
+
+
+def cross_fitted_nll(logits: Tensor, labels: Tensor, start: float = 1.0) -> float:
+    """Return the mean NLL, in nats, with each half scaled by the temperature of the other.
+
+    Takes checked float64 logits and int64 labels. The halves come from a fixed permutation. A
+    half without samples has temperature 1.
+    """
+    rows = margins(logits, labels)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    first, second = rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
+    total = _nll_sum(first, fitted_beta(second, start)) + _nll_sum(
+        second, fitted_beta(first, start)
+    )
+    return total / len(rows)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return z - z_y, (N, K): NaN where z is NaN or +inf, all inf where the label is masked."""
+    own = logits.gather(1, labels.unsqueeze(1))
+    rows = torch.where(own == -math.inf, math.inf, logits - own)
+    # A finite stand-in for a masked class: its p underflows to 0, and 0·(-inf) would be NaN.
+    rows = rows.clamp(min=-_MASKED)
+    return rows.where(logits < math.inf, math.nan)
+
+
+def fitted_beta(rows: Tensor, start: float = 1.0) -> float:
+    """Return the β in [0.01, 100] with the least NLL; 1 without rows, NaN with NaN."""
+    # A label on a masked class (z_y = -inf) costs infinity at every temperature.
+    rows = rows[~(rows == math.inf).any(1)]
+    if len(rows) == 0:
+        return 1.0
+    for end, outside in ((1 / HIGHEST, 1), (1 / LOWEST, -1)):
+        slope, _ = _derivatives(rows, end)
+        if math.isnan(slope):
+            return math.nan
+        if slope * outside >= 0:
+            return end
+    return _newton(rows, start)
+
+
+def _newton(rows: Tensor, beta: float) -> float:
+    """Return the root of L' between the limits: a Newton step if it stays inside the bracket."""
+    low, high = 1 / HIGHEST, 1 / LOWEST
+    for _ in range(_STEPS):
+        slope, curvature = _derivatives(rows, beta)
+        low, high = (beta, high) if slope < 0 else (low, beta)
+        proposed = beta - slope / curvature if curvature > 0 else math.nan
+        if not low <= proposed <= high:
+            proposed = math.sqrt(low * high)
+        if abs(proposed - beta) <= _PRECISION * beta:
+            return proposed
+        beta = proposed
+    return beta
+
+
+def _derivatives(rows: Tensor, beta: float) -> tuple[float, float]:
+    """Return L' and L'' at β of the mean NLL."""
+    p = (beta * rows).softmax(1)
+    weighted = p * rows
+    mean = weighted.sum(1)
+    square = (weighted * rows).sum(1)
+    return mean.mean().item(), (square - mean**2).mean().item()
+
+
+def _nll_sum(rows: Tensor, beta: float) -> float:
+    return (beta * rows).logsumexp(1).sum().item()

@@ -1,0 +1,214 @@
+"""Opening a database: a writer for workers and launches, a reader for everyone else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import optuna
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeper.errors import SweeperError
+from sweeper.store.migrate import is_current, upgrade
+from sweeper.store.urls import masked, parse_url, sqlite_path
+
+Role = Literal["writer", "reader"]
+
+# Longer than any transaction of ours or Optuna's; a lock held longer is somebody else's.
+LOCK_TIMEOUT_SECONDS: Final = 30
+# "swpr" as a number: the one lock that makes the schema, for every sweeper on the server.
+_ADVISORY_LOCK: Final = 0x73777072
+
+
+@dataclass(frozen=True)
+class Store:
+    """One process's way into a database: Optuna's storage and the engine beneath it."""
+
+    url: URL
+    role: Role
+    storage: optuna.storages.RDBStorage
+
+    @property
+    def engine(self) -> Engine:
+        """The engine shared by Optuna's tables and ours."""
+        return self.storage.engine
+
+    def __str__(self) -> str:
+        return masked(self.url)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Open a transaction on our tables; never call Optuna inside (it would wait for it)."""
+        with readable_errors(self.url), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep every other launch on this database out; Optuna may be called inside."""
+        with readable_errors(self.url), _lock(self.url):
+            yield
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.storage.remove_session()
+        self.engine.dispose()
+
+
+def open_writer(storage: str) -> Store:
+    """Open a database for a worker or a launch, and make its schema if it has none."""
+    url = parse_url(storage)
+    with readable_errors(url):
+        ensure_schema(url)
+        return Store(url, "writer", _storage(url, "writer"))
+
+
+def open_reader(storage: str) -> Store:
+    """Open a database to look at; nothing can be written through it.
+
+    Raises `SweeperError` where there is no database, or one that no sweeper has used.
+    """
+    url = parse_url(storage)
+    path = sqlite_path(url)
+    if path is not None and not path.is_file():
+        raise SweeperError(
+            f"{masked(url)}: there is no such file; launch a study first, or name another --storage"
+        )
+    with readable_errors(url):
+        if not _has_schema(url):
+            raise SweeperError(
+                f"{masked(url)} holds no sweeper studies; launch one first, "
+                "or name another --storage"
+            )
+        return Store(url, "reader", _storage(url, "reader"))
+
+
+def ensure_schema(url: URL) -> None:
+    """Make Optuna's tables and ours, once, whoever comes first.
+
+    Optuna's own creation is a race that workers lose when several start on an empty
+    database, so it happens under a lock.
+    """
+    if _has_schema(url):
+        return
+    with _lock(url):
+        # Optuna's constructor makes the tables before we can listen on its engine.
+        storage = optuna.storages.RDBStorage(
+            _render(url), engine_kwargs=_engine_kwargs(url, "writer")
+        )
+        storage.engine.dispose()
+        engine = _engine(url)
+        try:
+            upgrade(engine)
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def readable_errors(url: URL) -> Iterator[None]:
+    """Turn what a database driver raises into one line that names the database."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise SweeperError(f"{masked(url)}: {_reason(error)}") from error
+    except (ImportError, OSError) as error:
+        raise SweeperError(f"{masked(url)} cannot be opened: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    cause = error
+    while isinstance(cause, optuna.exceptions.StorageInternalError) and cause.__cause__:
+        cause = cause.__cause__
+    line = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+    if "database is locked" in line:
+        return (
+            f"locked by another process for more than {LOCK_TIMEOUT_SECONDS} s; "
+            "end that process, or try again"
+        )
+    return f"the database does not serve us: {line}"
+
+
+def _render(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+def _has_schema(url: URL) -> bool:
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return False
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            return inspect(connection).has_table("version_info") and is_current(connection)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _lock(url: URL) -> Iterator[None]:
+    path = sqlite_path(url)
+    if path is not None:
+        with FileLock(f"{path}.lock"):
+            yield
+        return
+    engine = _engine(url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("select pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+        try:
+            yield
+        finally:
+            connection.execute(text("select pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
+    engine.dispose()
+
+
+def _engine_kwargs(url: URL, role: Role) -> dict[str, Any]:
+    if sqlite_path(url) is not None:
+        return {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS, "isolation_level": None}}
+    connect_args = {"options": "-c default_transaction_read_only=on"} if role == "reader" else {}
+    return {
+        "pool_pre_ping": True,  # a restarted server costs a reconnect, not a worker
+        "pool_size": 2,
+        "max_overflow": 3,
+        "pool_recycle": 1800,
+        "connect_args": connect_args,
+    }
+
+
+def _engine(url: URL) -> Engine:
+    """A short-lived engine for the schema alone."""
+    engine = create_engine(url, **_engine_kwargs(url, "writer"))
+    if sqlite_path(url) is not None:
+        _listen_sqlite(engine, "writer", begin="BEGIN")
+    return engine
+
+
+def _storage(url: URL, role: Role) -> optuna.storages.RDBStorage:
+    storage = optuna.storages.RDBStorage(
+        _render(url), engine_kwargs=_engine_kwargs(url, role), skip_table_creation=True
+    )
+    if sqlite_path(url) is not None:
+        _listen_sqlite(storage.engine, role, "BEGIN IMMEDIATE" if role == "writer" else "BEGIN")
+        storage.engine.dispose()  # connections made before we listened
+    return storage
+
+
+def _listen_sqlite(engine: Engine, role: Role, begin: str) -> None:
+    # A deferred transaction that turns writer half-way fails at once instead of waiting:
+    # so a queued trial could be handed out twice. A writer therefore takes its lock first.
+    setup = (
+        ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"]
+        if role == "writer"
+        else ["PRAGMA query_only=ON"]
+    )
+
+    def on_connect(connection: Any, _: Any) -> None:
+        for pragma in setup:
+            connection.execute(pragma)
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)

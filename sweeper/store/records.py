@@ -1,0 +1,124 @@
+"""What trials leave behind: a row an epoch, and one result each."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from sweeper.store.database import Store
+from sweeper.store.schema import epochs, results, tickets
+from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import SEARCH, LeaseLost, Ticket
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One evaluation as stored; `epsilon` is the one in force when it was taken."""
+
+    epoch: int
+    progress: float
+    epsilon: float
+    train_loss: float | None
+    nll: float
+    accuracy: float
+    brier: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is kept of a finished trial beside Optuna's own row."""
+
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    classes: int | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    copied_from: int | None = None
+    failure: str = ""
+    log: str = ""
+
+
+def start_attempt(store: Store, ticket: Ticket) -> None:
+    """Drop what an earlier attempt wrote: a trial that starts again writes its rows over."""
+    with store.begin() as connection:
+        _check_held(connection, ticket)
+        for table in (epochs, results):
+            connection.execute(delete(table).where(_of(table, ticket)))
+
+
+def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
+    """Store one evaluation; raises `LeaseLost` where the ticket is another worker's by now."""
+    with store.begin() as connection:
+        _check_held(connection, ticket)
+        connection.execute(insert(epochs).values(**_key(ticket), **_plain(asdict(row))))
+
+
+def write_result(store: Store, ticket: Ticket, result: Result) -> None:
+    """Store what a trial found, before Optuna is told; raises `LeaseLost`."""
+    with store.begin() as connection:
+        _check_held(connection, ticket)
+        connection.execute(delete(results).where(_of(results, ticket)))
+        connection.execute(insert(results).values(**_key(ticket), **_plain(asdict(result))))
+
+
+def close_ticket(store: Store, ticket: Ticket) -> None:
+    """End a ticket for good, after Optuna was told."""
+    with store.begin() as connection:
+        connection.execute(
+            update(tickets).where(ticket.held()).values(state="closed", lease_until=None)
+        )
+
+
+def read_results(store: Store, study: StudyRecord, phase: str = SEARCH) -> dict[int, Result]:
+    """Return the results of a study by ticket number."""
+    query = select(results).where(results.c.study_id == study.id, results.c.phase == phase)
+    with store.begin() as connection:
+        return {row.number: _result(dict(row._mapping)) for row in connection.execute(query)}
+
+
+def read_epochs(store: Store, study: StudyRecord, phase: str = SEARCH) -> list[dict[str, Any]]:
+    """Return every stored evaluation of a study, by ticket number and epoch."""
+    query = (
+        select(epochs)
+        .where(epochs.c.study_id == study.id, epochs.c.phase == phase)
+        .order_by(epochs.c.number, epochs.c.epoch)
+    )
+    with store.begin() as connection:
+        return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def _result(row: Mapping[str, Any]) -> Result:
+    names = Result.__dataclass_fields__
+    return Result(**{name: row[name] for name in names})
+
+
+def _check_held(connection: Any, ticket: Ticket) -> None:
+    # FOR UPDATE so that on a server the lease cannot pass on before this transaction ends.
+    query = select(tickets.c.number).where(ticket.held()).with_for_update()
+    if connection.execute(query).one_or_none() is None:
+        raise LeaseLost(f"ticket {ticket.number} is no longer {ticket.worker}'s")
+
+
+def _key(ticket: Ticket) -> dict[str, Any]:
+    return {"study_id": ticket.study_id, "phase": ticket.phase, "number": ticket.number}
+
+
+def _of(table: Any, ticket: Ticket) -> Any:
+    return (
+        (table.c.study_id == ticket.study_id)
+        & (table.c.phase == ticket.phase)
+        & (table.c.number == ticket.number)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with NaN and infinities as None: no SQL database has them in JSON."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,119 @@
+"""Our tables. They start with `sweeper_`, since Optuna owns the plain names."""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+PREFIX: Final = "sweeper_"
+VERSION_TABLE: Final = "sweeper_alembic_version"
+
+metadata: Final = MetaData()
+
+studies: Final = Table(
+    "sweeper_studies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("spec", Text, nullable=False),
+    Column("spec_hash", String(64), nullable=False),
+    Column("folder", Text, nullable=False),  # where a task file named by the spec lies
+    Column("version", String(32), nullable=False),
+    Column("created", Double, nullable=False),
+    sqlite_autoincrement=True,  # a deleted study's id never comes back
+)
+
+tickets: Final = Table(
+    "sweeper_tickets",
+    metadata,
+    Column(
+        "study_id",
+        Integer,
+        ForeignKey("sweeper_studies.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("phase", String(16), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(8), nullable=False),  # open | closed
+    Column("params", JSON),  # the point to try; NULL: ask the sampler
+    Column("worker", String(255)),
+    Column("lease_until", Double),
+    Column("attempts", Integer, nullable=False),
+)
+
+
+def _ticket_key() -> list[Any]:
+    # Fresh objects at each call: SQLAlchemy binds a column to one table.
+    return [
+        Column("study_id", Integer, primary_key=True, autoincrement=False),
+        Column("phase", String(16), primary_key=True),
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        ForeignKeyConstraint(
+            ["study_id", "phase", "number"],
+            [
+                "sweeper_tickets.study_id",
+                "sweeper_tickets.phase",
+                "sweeper_tickets.number",
+            ],
+            ondelete="CASCADE",
+        ),
+    ]
+
+
+epochs: Final = Table(
+    "sweeper_epochs",
+    metadata,
+    *_ticket_key(),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("progress", Double, nullable=False),
+    Column("epsilon", Double, nullable=False),
+    Column("train_loss", Double),
+    Column("nll", Double),
+    Column("accuracy", Double),
+    Column("brier", Double),
+    Column("ece", Double),
+)
+
+results: Final = Table(
+    "sweeper_results",
+    metadata,
+    *_ticket_key(),
+    Column("scores", JSON, nullable=False),
+    Column("extra", JSON, nullable=False),
+    Column("environment", JSON, nullable=False),
+    Column("classes", Integer),
+    Column("epochs", Integer, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("copied_from", Integer),  # ticket number
+    Column("failure", Text, nullable=False),
+    Column("log", Text, nullable=False),
+)
+
+
+class now(FunctionElement[float]):  # noqa: N801  (a SQL function, written like sqlalchemy.func's)
+    """Seconds since 1970 by the database's own clock, the only one that all workers share."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(now)
+def _now(*_: Any, **__: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"

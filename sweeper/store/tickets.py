@@ -1,0 +1,173 @@
+"""Tickets: the right to run one trial, claimed by one worker at a time, for as long as it lives.
+
+A study's budget is the rows 0 … N-1, so it is exact however many workers come and go.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+
+from sweeper.store.database import Store
+from sweeper.store.schema import now, tickets
+from sweeper.store.studies import StudyRecord
+
+SEARCH: Final = "search"
+LEASE_SECONDS: Final = 30.0
+RENEW_SECONDS: Final = 10.0
+
+Point = Mapping[str, Any]
+
+
+class LeaseLost(Exception):
+    """The ticket has passed to another worker: stop this trial, and go on with the next."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A claimed ticket; `point` is what to try, or None to ask the sampler."""
+
+    study_id: int
+    phase: str
+    number: int
+    point: Point | None
+    worker: str
+    attempts: int
+
+    def held(self) -> ColumnElement[bool]:
+        """Return the condition that this claim, and no later one, holds the ticket."""
+        return and_(
+            self.row(),
+            tickets.c.state == "open",
+            tickets.c.worker == self.worker,
+            tickets.c.attempts == self.attempts,
+        )
+
+    def row(self) -> ColumnElement[bool]:
+        """Return the condition that finds the ticket's row."""
+        return and_(
+            tickets.c.study_id == self.study_id,
+            tickets.c.phase == self.phase,
+            tickets.c.number == self.number,
+        )
+
+
+@dataclass(frozen=True)
+class TicketState:
+    """A ticket as a reader sees it; `leased` while a worker's lease runs."""
+
+    number: int
+    closed: bool
+    leased: bool
+    worker: str | None
+    attempts: int
+
+
+def add_tickets(
+    store: Store, study: StudyRecord, points: Sequence[Point | None], phase: str = SEARCH
+) -> int:
+    """Lay out the tickets that are not there yet; return how many were added."""
+    count = func.count().label("count")
+    here = and_(tickets.c.study_id == study.id, tickets.c.phase == phase)
+    with store.begin() as connection:
+        have = connection.execute(select(count).where(here)).scalar_one()
+        rows = [
+            {
+                "study_id": study.id,
+                "phase": phase,
+                "number": number,
+                "state": "open",
+                "params": None if point is None else dict(point),
+                "attempts": 0,
+            }
+            for number, point in enumerate(points)
+            if number >= have
+        ]
+        if rows:
+            connection.execute(insert(tickets), rows)
+    return len(rows)
+
+
+def claim(
+    store: Store, study_id: int, worker: str, *, below: int, phase: str = SEARCH
+) -> Ticket | None:
+    """Take the first ticket under `below` that nobody holds; None when there is none now."""
+    free = and_(
+        tickets.c.study_id == study_id,
+        tickets.c.phase == phase,
+        tickets.c.number < below,
+        tickets.c.state == "open",
+        or_(tickets.c.lease_until.is_(None), tickets.c.lease_until < now()),
+    )
+    first = select(tickets).where(free).order_by(tickets.c.number).limit(1)
+    with store.begin() as connection:
+        row = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
+        if row is None:
+            return None
+        ticket = Ticket(study_id, phase, row.number, row.params, worker, row.attempts + 1)
+        connection.execute(
+            update(tickets)
+            .where(ticket.row())
+            .values(worker=worker, attempts=ticket.attempts, lease_until=now() + LEASE_SECONDS)
+        )
+        return ticket
+
+
+def renew(store: Store, worker: str) -> None:
+    """Extend every lease of a worker."""
+    mine = and_(tickets.c.worker == worker, tickets.c.state == "open")
+    with store.begin() as connection:
+        connection.execute(update(tickets).where(mine).values(lease_until=now() + LEASE_SECONDS))
+
+
+def hand_back(store: Store, ticket: Ticket) -> None:
+    """Return a ticket unfinished, for any worker to go on with; the attempt does not count."""
+    with store.begin() as connection:
+        connection.execute(
+            update(tickets)
+            .where(ticket.held())
+            .values(worker=None, lease_until=None, attempts=ticket.attempts - 1)
+        )
+
+
+def free_leases(store: Store, workers: Iterable[str]) -> int:
+    """End the leases of workers that are known to be dead; return how many there were."""
+    theirs = and_(tickets.c.worker.in_(list(workers)), tickets.c.state == "open")
+    with store.begin() as connection:
+        return connection.execute(
+            update(tickets).where(theirs).values(worker=None, lease_until=None)
+        ).rowcount
+
+
+def all_closed(store: Store, study: StudyRecord, below: int, phase: str = SEARCH) -> bool:
+    """Return whether every ticket under `below` has come to its end."""
+    still_open = and_(
+        tickets.c.study_id == study.id,
+        tickets.c.phase == phase,
+        tickets.c.number < below,
+        tickets.c.state == "open",
+    )
+    with store.begin() as connection:
+        query = select(tickets.c.number).where(still_open).limit(1)
+        return connection.execute(query).one_or_none() is None
+
+
+def ticket_states(store: Store, study: StudyRecord, phase: str = SEARCH) -> list[TicketState]:
+    """Return a study's tickets in order."""
+    query = (
+        select(
+            tickets.c.number,
+            (tickets.c.state == "closed").label("closed"),
+            and_(tickets.c.state == "open", tickets.c.lease_until >= now()).label("leased"),
+            tickets.c.worker,
+            tickets.c.attempts,
+        )
+        .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
+        .order_by(tickets.c.number)
+    )
+    with store.begin() as connection:
+        return [
+            TicketState(row.number, bool(row.closed), bool(row.leased), row.worker, row.attempts)
+            for row in connection.execute(query)
+        ]

@@ -1,0 +1,64 @@
+"""Database URLs: what a person may write, what SQLAlchemy needs, what may be printed."""
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from sweeper.errors import SweeperError
+
+DEFAULT_STORAGE: Final = "sqlite:///sweeper.db"
+
+# Always with a driver: a bare name means another driver from one SQLAlchemy to the next.
+DRIVERS: Final = {
+    "sqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+def parse_url(text: str) -> URL:
+    """Return the URL of a database given as an URL or as the path of an SQLite file.
+
+    Raises `SweeperError` for anything else, without ever repeating a password.
+    """
+    try:
+        url = make_url(text if "://" in text else f"sqlite:///{text}")
+    except (ArgumentError, ValueError):
+        raise SweeperError(
+            "the storage is not a database URL; allowed: a file path, sqlite:///FILE or "
+            "postgresql://USER@HOST/DATABASE"
+        ) from None
+    if url.drivername not in DRIVERS:
+        raise SweeperError(
+            f"storage: {url.drivername!r} databases are not served; allowed: sqlite, postgresql"
+        )
+    if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
+        raise SweeperError(
+            "storage: an SQLite database in memory cannot be shared by workers; "
+            "give a file: sqlite:///sweeper.db"
+        )
+    return url.set(drivername=DRIVERS[url.drivername])
+
+
+def masked(url: URL) -> str:
+    """Return the URL as it may be printed: without its password or its query."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """Return the file of an SQLite URL, or None for a server."""
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return None
+    return Path(url.database)
+
+
+def absolute(text: str) -> str:
+    """Return the URL in full, password included, to hand to another process."""
+    url = parse_url(text)
+    path = sqlite_path(url)
+    if path is not None:
+        url = url.set(database=str(path.resolve()))
+    return url.render_as_string(hide_password=False)

@@ -1,0 +1,103 @@
+"""Reads a study from the database into the frames that `results` describes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeper.smoothing import to_uniform
+from sweeper.store.database import Store
+from sweeper.store.records import Result, read_epochs, read_results
+from sweeper.store.studies import StudyRecord
+from sweeper.study.results import EPOCH_COLUMNS, TRIAL_COLUMNS
+from sweeper.study.space import hparams_of, smoothing_of
+from sweeper.study.trials import TICKET
+
+STATE_WORDS = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+}
+SCORES = ("nll", "accuracy", "accuracy_top5", "brier", "ece", "temperature", "nll_calibrated")
+_MOMENTS = ("started", "finished")
+_NUMBERS = ("epsilon", "label_smoothing", "rate", "value", *SCORES, "seconds")
+_NO_RESULT = Result()
+
+
+def our_trials(store: Store, name: str) -> list[FrozenTrial]:
+    """Return the study's trials that were born with a ticket, in Optuna's order."""
+    study = optuna.load_study(study_name=name, storage=store.storage)
+    return [trial for trial in study.get_trials(deepcopy=False) if TICKET in trial.user_attrs]
+
+
+def trials_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
+    """Return one row a trial, with the columns of `results.TRIAL_COLUMNS` and the extra ones."""
+    trials, results = our_trials(store, study.name), read_results(store, study)
+    numbers = {trial.user_attrs[TICKET]: trial.number for trial in trials}
+    rows = [
+        _trial_row(trial, results.get(trial.user_attrs[TICKET], _NO_RESULT), numbers)
+        for trial in trials
+        if trial.params.keys() >= {"epsilon", "schedule", "rate"}
+    ]
+    return _typed(rows)
+
+
+def epochs_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
+    """Return one row an evaluation, with the columns of `results.EPOCH_COLUMNS`."""
+    numbers = {t.user_attrs[TICKET]: t.number for t in our_trials(store, study.name)}
+    rows = [
+        {**row, "number": numbers[row["number"]]}
+        for row in read_epochs(store, study)
+        if row["number"] in numbers
+    ]
+    return pd.DataFrame(rows, columns=list(EPOCH_COLUMNS)).sort_values(["number", "epoch"])
+
+
+def last_line(text: str) -> str:
+    """Return the line of a failure that says what went wrong: a traceback's is its last."""
+    lines = text.strip().splitlines()
+    if not lines:
+        return ""
+    return lines[-1].strip() if lines[0].startswith("Traceback") else lines[0].strip()
+
+
+def _trial_row(trial: FrozenTrial, result: Result, numbers: Mapping[int, int]) -> dict[str, Any]:
+    smoothing = smoothing_of(trial.params)
+    classes = result.classes
+    copied = None if result.copied_from is None else numbers.get(result.copied_from)
+    return {
+        "number": trial.number,
+        "ticket": trial.user_attrs[TICKET],
+        "state": STATE_WORDS[trial.state],
+        "epsilon": smoothing.epsilon,
+        "label_smoothing": None if classes is None else to_uniform(smoothing.epsilon, classes),
+        "schedule": smoothing.schedule,
+        "rate": smoothing.rate,
+        "copied_from": copied,
+        "value": trial.value if trial.state == TrialState.COMPLETE else None,
+        **{name: result.scores.get(name) for name in SCORES},
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "started": trial.datetime_start,
+        "finished": trial.datetime_complete,
+        "failure": last_line(result.failure),
+        **{f"hp_{name}": value for name, value in hparams_of(trial.params).items()},
+        **{f"extra_{name}": value for name, value in result.extra.items()},
+    }
+
+
+def _typed(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows))
+    extra = [column for column in frame.columns if column not in TRIAL_COLUMNS]
+    frame = frame.reindex(columns=[*TRIAL_COLUMNS, *extra])
+    types: dict[str, Any] = {
+        **dict.fromkeys(_NUMBERS, "float64"),
+        **dict.fromkeys(_MOMENTS, "datetime64[us]"),
+        **dict.fromkeys(("number", "ticket", "epochs"), "int64"),
+        "copied_from": "Int64",
+    }
+    return frame.astype(types).sort_values("number", ignore_index=True)

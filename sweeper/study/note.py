@@ -1,0 +1,56 @@
+"""The note on a study's page in optuna-dashboard: what was found, in Markdown."""
+
+import optuna
+import pandas as pd
+from optuna_dashboard import save_note
+
+from sweeper.store.database import Store
+from sweeper.study.results import baseline, best, best_by_schedule
+from sweeper.study.spec import StudySpec
+
+_CAUTION = (
+    "The best of many trials is lucky by selection, and one split and one seed say nothing about "
+    "significance. All scores are on the validation split; NLL is unsmoothed, in nats."
+)
+
+
+def write_note(store: Store, spec: StudySpec, trials: pd.DataFrame) -> None:
+    """Put the note on the study; it replaces an earlier one."""
+    study = optuna.load_study(study_name=spec.study.name, storage=store.storage)
+    save_note(study, note(spec, trials))
+
+
+def note(spec: StudySpec, trials: pd.DataFrame) -> str:
+    """Return the note's Markdown."""
+    row, base = best(trials), baseline(trials)
+    if row is None or base is None:
+        return "No trial has finished yet."
+    lines = [f"### {_headline(row, base)}", "", *_table(base, trials), "", _CAUTION]
+    return "\n".join(lines)
+
+
+def _headline(row: pd.Series, base: pd.Series) -> str:
+    if row["epsilon"] == 0:
+        return f"ε = 0 was best: no benefit of smoothing found ({base['value']:.4f})"
+    return (
+        f"Best so far: {_name(row)}, value {row['value']:.4f} against {base['value']:.4f} at ε = 0"
+    )
+
+
+def _table(base: pd.Series, trials: pd.DataFrame) -> list[str]:
+    rows = [base, *(row for _, row in best_by_schedule(trials).iterrows())]
+    return [
+        "| | NLL | accuracy | ECE |",
+        "|---|---|---|---|",
+        *(
+            f"| {_name(row)} | {row['nll']:.4f} | {row['accuracy']:.3f} | {row['ece']:.3f} |"
+            for row in rows
+        ),
+    ]
+
+
+def _name(row: pd.Series) -> str:
+    if row["epsilon"] == 0:
+        return "ε = 0"
+    rate = "" if pd.isna(row["rate"]) else f", rate {row['rate']:.2g}"
+    return f"ε = {row['epsilon']:.3g}, {row['schedule']}{rate}"

@@ -1,0 +1,162 @@
+"""One trial, from its configuration to its outcome; knows neither Optuna nor SQL.
+
+The metric is ours, not the task's: a loop yields logits and labels, and they are scored here,
+unsmoothed, so that trials of different ε compare.
+"""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from typing import Literal
+
+from sweeper.errors import SweeperError
+from sweeper.scoring import Scores, score
+from sweeper.study.spec import Metric
+from sweeper.training.run import Evaluation, Trainer, TrainingRun
+
+# The end of what a loop printed; a runaway loop must not fill the database.
+LOG_CHARACTERS = 64_000
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One evaluation, scored; `value` is the study's metric where it was worked out."""
+
+    number: int
+    evaluation: Evaluation
+    scores: Scores
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended; `scores` are its last evaluation's, in full where it is complete."""
+
+    state: Literal["complete", "pruned", "failed"]
+    scores: Scores | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+    classes: int | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+    log: str = ""
+
+
+# Called after each epoch; True stops the training: the trial is pruned.
+OnEpoch = Callable[[Epoch], bool]
+# Whether an epoch needs the scores after temperature scaling.
+Calibrate = Callable[[Evaluation], bool]
+
+
+class Failed(Exception):
+    """A trial that cannot have a value; the text is recorded with it."""
+
+
+def run_trial(
+    trainer: Trainer, run: TrainingRun, on_epoch: OnEpoch, calibrate: Calibrate
+) -> Outcome:
+    """Train one configuration and score every evaluation.
+
+    What the loop raises, and a training that diverges, is an outcome and not an error. What
+    `on_epoch` raises passes through: it belongs to the worker.
+    """
+    log, started = StringIO(), time.perf_counter()
+    state: Literal["complete", "pruned", "failed"] = "complete"
+    failure, last = "", None
+    try:
+        for last in _epochs(trainer, run, calibrate, log):
+            if on_epoch(last):
+                state = "pruned"
+                break
+        if last is None:
+            raise Failed("the training loop yielded no Evaluation; yield one after each epoch")
+        if state == "complete":
+            last = _in_full(last)
+    except Failed as error:
+        state, failure = "failed", str(error)
+    return Outcome(
+        state,
+        scores=last.scores if last else None,
+        extra=dict(last.evaluation.extra) if last else {},
+        classes=last.evaluation.logits.shape[1] if last else None,
+        epochs=last.number if last else 0,
+        seconds=time.perf_counter() - started,
+        failure=failure,
+        log=log.getvalue()[-LOG_CHARACTERS:],
+    )
+
+
+def metric_of(scores: Scores, metric: Metric) -> float:
+    """Return the study's metric; raises `ValueError` where it was not worked out."""
+    value = scores.nll if metric == "nll" else scores.nll_calibrated
+    if value is None:
+        raise ValueError("nll_calibrated was not worked out for these scores")
+    return value
+
+
+def _epochs(
+    trainer: Trainer, run: TrainingRun, calibrate: Calibrate, log: StringIO
+) -> Iterator[Epoch]:
+    with _failing(), _captured(log):
+        evaluations = iter(trainer(run))
+    number = 0
+    try:
+        while True:
+            with _failing(), _captured(log):
+                evaluation = next(evaluations, None)
+                if evaluation is None:
+                    return
+                number += 1
+                yielded = _scored(number, evaluation, run, calibrate(_checked(evaluation)))
+            yield yielded
+    finally:
+        close = getattr(evaluations, "close", None)
+        if close is not None:
+            close()
+
+
+def _checked(evaluation: object) -> Evaluation:
+    if not isinstance(evaluation, Evaluation):
+        raise Failed(
+            f"the training loop yielded {type(evaluation).__name__}; "
+            "yield sweeper.Evaluation(logits, labels, progress)"
+        )
+    return evaluation
+
+
+def _scored(number: int, evaluation: Evaluation, run: TrainingRun, calibrate: bool) -> Epoch:
+    scores = score(evaluation.logits, evaluation.labels, calibrate=calibrate)
+    epsilon = run.smoothing.at(evaluation.progress)
+    if not math.isfinite(scores.nll):
+        raise Failed(f"the training diverged: validation NLL is {scores.nll} at epoch {number}")
+    return Epoch(number, evaluation, scores, epsilon)
+
+
+def _in_full(epoch: Epoch) -> Epoch:
+    if epoch.scores.nll_calibrated is not None:
+        return epoch
+    evaluation = epoch.evaluation
+    return replace(epoch, scores=score(evaluation.logits, evaluation.labels, calibrate=True))
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Make whatever the user's code raises the outcome of its trial."""
+    try:
+        yield
+    except Failed:
+        raise
+    except SweeperError as error:
+        raise Failed(str(error)) from error
+    except Exception as error:
+        raise Failed(traceback.format_exc()) from error
+
+
+@contextmanager
+def _captured(log: StringIO) -> Iterator[None]:
+    with redirect_stdout(log), redirect_stderr(log):
+        yield

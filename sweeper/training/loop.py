@@ -1,0 +1,151 @@
+"""The ready training loop: from a declared task and one run to an evaluation every epoch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from sweeper.errors import SweeperError
+from sweeper.smoothing import SmoothingLoss
+from sweeper.training.run import Evaluation, TrainingRun
+from sweeper.training.seeding import derive_seed, own_randomness, seed_global
+from sweeper.training.task import Optimiser, Rows, Splits, Task
+
+EVALUATION_ROWS = 1024  # rows a forward pass without gradients; bounds its memory
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training under way: everything that changes, beside the epoch's number.
+
+    Randomness is no part of it: every draw follows from (seed, epoch, step).
+    """
+
+    run: TrainingRun
+    train: Rows
+    valid: Rows
+    model: nn.Module
+    loss: SmoothingLoss
+    optimiser: torch.optim.Optimizer
+
+
+def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
+    """Train a task once and yield its state on the validation split after every epoch.
+
+    Everything random follows from the run's two seeds: the same run gives the same logits to
+    the last bit, whatever else the process trains, and the caller's random state is left
+    alone. Raises SweeperError for hyperparameters or data that do not fit the task.
+    """
+    with own_randomness(run.device):
+        settings, fit = start(task, run)
+    for epoch in range(task.epochs):
+        with own_randomness(run.device):
+            train_loss = train_epoch(task, settings, fit, epoch)
+            logits = predict(fit.model, fit.valid[0])
+        check_logits(task, logits)
+        yield Evaluation(logits, fit.valid[1], (epoch + 1) / task.epochs, train_loss)
+
+
+def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
+    """Return the optimiser's settings and a training at its first step."""
+    settings, hparams = task.settings(run.hparams)
+    train_rows, valid_rows = rows_on(task, run.data_seed, run.device)
+    seed_global(derive_seed(run.seed, "init"), run.device)
+    model = task.model(hparams).to(run.device)
+    optimiser = build_optimiser(settings, model)
+    return settings, Fit(run, train_rows, valid_rows, model, run.loss(), optimiser)
+
+
+@lru_cache(maxsize=4)  # the search's split, and a few that confirmation goes round
+def rows_on(task: Task, data_seed: int, device: torch.device) -> tuple[Rows, Rows]:
+    """Return the training and the validation rows on a device, moved there once a process."""
+    splits = load_splits(task, data_seed)
+    (x, y), (valid_x, valid_y) = splits.train, splits.valid
+    return (x.to(device), y.to(device)), (valid_x.to(device), valid_y.to(device))
+
+
+@lru_cache(maxsize=4)
+def load_splits(task: Task, data_seed: int) -> Splits:
+    """Return the task's data, loaded once a process and seed.
+
+    Raises SweeperError for data that are no `Splits` or have other classes than the task.
+    """
+    cpu = torch.device("cpu")
+    with own_randomness(cpu):
+        seed_global(derive_seed(data_seed, "data"), cpu)
+        splits = task.data(data_seed)
+    if not isinstance(splits, Splits) or splits.classes != task.classes:
+        given = splits.classes if isinstance(splits, Splits) else type(splits).__name__
+        raise SweeperError(
+            f"task {task.name!r}: data({data_seed}) gave {given}; "
+            f"allowed: Splits(train, valid, test, classes={task.classes})"
+        )
+    return splits
+
+
+def build_optimiser(settings: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
+    """Return torch's optimiser; fused is the quickest on the CPU too."""
+    parameters, lr, decay = model.parameters(), settings.lr, settings.weight_decay
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, lr, settings.momentum, weight_decay=decay, fused=True)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr, weight_decay=decay, fused=True)
+
+
+def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> float:
+    """Train one epoch (counted from 0) and return its mean loss over the rows."""
+    batches = epoch_batches(fit, epoch, task.batch_size)
+    steps = task.epochs * len(batches)
+    losses = []
+    fit.model.train()
+    for step, rows in enumerate(batches):
+        progress = (epoch * len(batches) + step) / steps
+        seed_global(derive_seed(fit.run.seed, "step", epoch, step), fit.run.device)
+        losses.append(train_step(fit, rows, progress, settings.lr_at(progress)))
+    sizes = torch.tensor([len(rows) for rows in batches], device=fit.run.device)
+    return float((torch.stack(losses) * sizes).sum() / sizes.sum())
+
+
+def epoch_batches(fit: Fit, epoch: int, batch_size: int) -> tuple[Tensor, ...]:
+    """Return the row numbers of an epoch's batches; the last one holds what is left over."""
+    order = batch_order(fit.run.seed, epoch, len(fit.train[1]))
+    return torch.split(order.to(fit.run.device), batch_size)
+
+
+def batch_order(seed: int, epoch: int, rows: int) -> Tensor:
+    """Return the order of the rows in an epoch: a permutation of 0..rows-1, on the CPU."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(rows, generator=generator)
+
+
+def train_step(fit: Fit, rows: Tensor, progress: float, lr: float) -> Tensor:
+    """Make one step on the given rows and return its loss, still on the device."""
+    inputs, labels = fit.train
+    for group in fit.optimiser.param_groups:
+        group["lr"] = lr
+    fit.loss.progress = progress
+    loss: Tensor = fit.loss(fit.model(inputs[rows]), labels[rows])
+    fit.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    fit.optimiser.step()
+    return loss.detach()
+
+
+def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits (N, K) of a model in evaluation mode."""
+    model.eval()
+    with torch.inference_mode():
+        parts = [model(part) for part in torch.split(inputs, EVALUATION_ROWS)]
+    # joined outside, so that the caller gets ordinary tensors
+    return torch.cat(parts)
+
+
+def check_logits(task: Task, logits: Tensor) -> None:
+    """Raise SweeperError unless there is one logit a class for every row."""
+    if logits.ndim != 2 or logits.shape[1] != task.classes:
+        raise SweeperError(
+            f"task {task.name!r}: the model gives outputs of shape {tuple(logits.shape)}; "
+            f"allowed: (rows, {task.classes}), one logit a class"
+        )
