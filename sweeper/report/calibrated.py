@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sweeper.report import look, scales, wording
-from sweeper.report.inputs import Floats, by_schedule, finished
+from sweeper.report.inputs import Floats, by_schedule, finished, with_numbers
 
 # Within this of 1 a temperature says nothing.
 _ABOUT_ONE = 0.1
@@ -51,8 +51,7 @@ class Calibrated(NamedTuple):
 
 def calibrated_data(trials: pd.DataFrame) -> Calibrated:
     """Return raw and scaled NLL by schedule with the optimum of each."""
-    done = finished(trials)
-    done = done[np.isfinite(done[["nll", "nll_calibrated"]]).all(axis=1)]
+    done = with_numbers(finished(trials), ["nll", "nll_calibrated"])
     groups = [_pairs("", done[done["epsilon"] == 0])]
     groups += [_pairs(name, rows) for name, rows in by_schedule(done).items()]
     drawn = tuple(group for group in groups if group.epsilon.size)
@@ -68,7 +67,9 @@ def calibrated_figure(data: Calibrated) -> go.Figure:
     low, high = scales.axis_range(data.values, data.limit)
     # Room for the words below the optimum.
     figure.update_yaxes(range=(low - 0.12 * (high - low), high))
-    figure.update_layout(_WIDE, annotations=list(_labels(data)))
+    lines = list(_baselines(data))
+    notes = [*_labels(data), *(line["annotation"] for line in lines)]
+    figure.update_layout(_WIDE, annotations=notes, shapes=[line["shape"] for line in lines])
     return figure
 
 
@@ -96,8 +97,13 @@ _NARROW = {
 
 
 def _pairs(schedule: str, rows: pd.DataFrame) -> Pairs:
-    values = (rows[name].to_numpy(float) for name in ("epsilon", "nll", "nll_calibrated"))
-    return Pairs(schedule, *values, look.hovers(rows.to_dict("records")))
+    return Pairs(
+        schedule,
+        epsilon=rows["epsilon"].to_numpy(float),
+        raw=rows["nll"].to_numpy(float),
+        scaled=rows["nll_calibrated"].to_numpy(float),
+        texts=look.hovers(rows.to_dict("records")),
+    )
 
 
 def _lowest(done: pd.DataFrame, column: str) -> Mapping[str, Any] | None:
@@ -107,8 +113,7 @@ def _lowest(done: pd.DataFrame, column: str) -> Mapping[str, Any] | None:
 
 def _limit(done: pd.DataFrame) -> float | None:
     base = done[done["epsilon"] == 0]["nll"]
-    values = np.concatenate([done["nll"], done["nll_calibrated"]]).astype(float)
-    return scales.upper_limit(values, shown=tuple(base))
+    return scales.upper_limit(done["nll"].to_numpy(float), shown=tuple(base))
 
 
 def _picks(data: Calibrated) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -124,13 +129,15 @@ def _axes(side: str) -> dict[str, str]:
 def _traces(data: Calibrated, side: str) -> Iterator[go.Scatter]:
     styles = look.styles(group.schedule for group in data.groups if group.schedule)
     for group in data.groups:
-        y = scales.clipped(getattr(group, side), data.limit)
+        values = getattr(group, side)
         shown = {
             "name": look.label(group.schedule) if group.schedule else "ε = 0 (baseline)",
             "legendgroup": group.schedule,
             "showlegend": side == "raw",
         }
         marker = _marker(styles[group.schedule]) if group.schedule else look.baseline_marker()
+        marker["symbol"] = look.symbols(values, data.limit, marker["symbol"])
+        y = scales.clipped(values, data.limit)
         yield look.dots(group.epsilon, y, group.texts, marker=marker, **shown, **_axes(side))
 
 
@@ -156,6 +163,12 @@ def _marks(data: Calibrated, side: str) -> Iterator[go.Scatter]:
             **shown,
             **_axes(side),
         )
+
+
+def _baselines(data: Calibrated) -> Iterator[dict[str, dict[str, Any]]]:
+    base = next((group for group in data.groups if not group.schedule), None)
+    for values, axis in () if base is None else ((base.raw, ""), (base.scaled, "2")):
+        yield look.dashed(values[0], f"ε = 0: {wording.nll(values[0])}", axis)
 
 
 def _labels(data: Calibrated) -> Iterator[dict[str, Any]]:
@@ -194,8 +207,8 @@ def _different(data: Calibrated) -> str:
     return (
         f"Raw NLL picks {wording.smoothing(raw)} ({wording.name(raw)}); after temperature "
         f"scaling the pick is {wording.smoothing(scaled)} ({wording.name(scaled)}). They "
-        f"disagree because scaling mends more in {wording.name(scaled)} "
-        f"({_mended(scaled)}) than in {wording.name(raw)} ({_mended(raw)}){_reason(scaled)}. "
+        f"disagree because scaling does more for {wording.name(scaled)} "
+        f"({_mended(scaled)}) than for {wording.name(raw)} ({_mended(raw)}){_reason(scaled)}. "
         f"{_advice(raw, scaled)}"
     )
 
@@ -221,7 +234,7 @@ def _advice(raw: Mapping[str, Any], scaled: Mapping[str, Any]) -> str:
     return (
         f"Choose the first if probabilities are used as the model gives them (it is better by "
         f"{first} there), the second if a temperature is fitted afterwards (better by {second}); "
-        f"differences this side of a few thousandths may be noise."
+        f"a difference of a few thousandths may be noise."
     )
 
 
@@ -232,4 +245,4 @@ def _limit_note(data: Calibrated) -> str:
         sum((g.raw > data.limit).sum() + (g.scaled > data.limit).sum() for g in data.groups)
     )
     markers = wording.counted(count, "marker")
-    return f"Laid on the upper edge: {markers} above {wording.nll(data.limit)}." if count else ""
+    return f"Arrows at the upper edge: {markers} above {wording.nll(data.limit)}." if count else ""

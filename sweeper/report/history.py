@@ -1,7 +1,7 @@
 """How the search went, trial by trial, and the best that it had at each moment."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,8 +68,9 @@ def history_notes(data: History) -> tuple[str, ...]:
         return ()
     found = int(data.number[int(np.argmin(data.best))])
     after = int((data.number > found).sum())
+    faint = "Faint: pruned trials, at the last NLL seen. " if len(data.pruned.x) else ""
     return (
-        f"The best was found in trial {found}; {wording.counted(after, 'trial')} after it "
+        f"{faint}The best was found in trial {found}; {wording.counted(after, 'trial')} after it "
         f"finished without beating it.",
     )
 
@@ -93,14 +94,15 @@ def _traces(data: History) -> Iterator[go.Scatter]:
 def _pruned_trace(data: History) -> go.Scatter:
     marker = {"color": look.FAINT, "symbol": "circle-open", "size": 7, "opacity": 0.6}
     shown = bool(len(data.pruned.x))
-    return _markers(data.pruned, data.limit, marker, "pruned (last value seen)", showlegend=shown)
+    return _markers(data.pruned, data.limit, marker, "pruned", showlegend=shown, legendrank=2000)
 
 
 def _markers(
-    points: Points, limit: float | None, marker: object, name: str, **more: object
+    points: Points, limit: float | None, marker: dict[str, Any], name: str, **more: object
 ) -> go.Scatter:
-    y = scales.clipped(points.y, limit)
-    return look.dots(points.x, y, points.texts, marker=marker, name=name, **more)
+    symbols = look.symbols(points.y, limit, marker["symbol"])
+    y, drawn = scales.clipped(points.y, limit), {**marker, "symbol": symbols}
+    return look.dots(points.x, y, points.texts, marker=drawn, name=name, **more)
 
 
 def _staircase(data: History) -> go.Scatter:

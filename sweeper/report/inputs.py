@@ -13,6 +13,7 @@ from sweeper.study import results
 Metric = Literal["nll", "nll_calibrated"]
 Floats = NDArray[np.float64]
 
+READY: Final = ("fixed", "linear", "cosine", "exponential", "step", "confidence", "error")
 _WORDS: Final = ("state", "schedule", "started", "finished", "failure")
 _SPLIT_NAMES: Final = ("validation", "valid", "val")
 
@@ -52,8 +53,9 @@ def prepared(report: ReportInput) -> ReportInput:
 
 def usable(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials without those that finished on a value that is no number."""
-    finished = trials["state"] == "complete"
-    return trials[~finished | np.isfinite(trials["value"])]
+    finite = np.isfinite(trials["value"].to_numpy(float))
+    kept: pd.DataFrame = trials.loc[(trials["state"] != "complete") | finite]
+    return kept
 
 
 def finished(trials: pd.DataFrame) -> pd.DataFrame:
@@ -67,13 +69,26 @@ def finished(trials: pd.DataFrame) -> pd.DataFrame:
 
 def pruned(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials that were stopped early, with the NLL that was last seen."""
-    return trials[(trials["state"] == "pruned") & np.isfinite(trials["nll"])]
+    return with_numbers(trials.loc[trials["state"] == "pruned"], ["nll"])
+
+
+def with_numbers(trials: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return the trials whose values in all of these columns are finite numbers."""
+    kept: pd.DataFrame = trials.loc[np.isfinite(trials[columns].to_numpy(float)).all(axis=1)]
+    return kept
 
 
 def by_schedule(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the smoothed trials (epsilon > 0) of each schedule, in the order of their names."""
+    """Return the smoothed trials (epsilon > 0) of each schedule: the ready ones first, as listed."""
     smoothed = trials[trials["epsilon"] > 0]
-    return {str(name): rows for name, rows in smoothed.groupby("schedule", sort=True)}
+    groups = {str(name): rows for name, rows in smoothed.groupby("schedule")}
+    return {name: groups[name] for name in sorted(groups, key=schedule_order)}
+
+
+def schedule_order(schedule: str) -> tuple[int, str]:
+    """Return what schedules are sorted by, in every legend: a study's own come last."""
+    ready = READY.index(schedule) if schedule in READY else len(READY)
+    return ready, schedule
 
 
 def _with_columns(frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -1,13 +1,15 @@
 """How every figure looks: one colour and marker a schedule, light and dark, wide and narrow."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import cycle
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
 
 from sweeper.report import wording
+from sweeper.report.inputs import Floats
 
 
 class Style(NamedTuple):
@@ -111,7 +113,7 @@ def plain(text: str, length: int | None = None) -> str:
     return escape(short, quote=False)
 
 
-def hover(trial: Mapping[str, Any]) -> str:
+def hover(trial: Mapping[Any, Any]) -> str:
     """Return what is shown when the pointer rests on a trial."""
     scaled = f" · after scaling {wording.nll(trial['nll_calibrated'])}"
     return "<br>".join(
@@ -123,7 +125,7 @@ def hover(trial: Mapping[str, Any]) -> str:
     )
 
 
-def hovers(rows: Iterable[Mapping[str, Any]], ending: str = "") -> list[str]:
+def hovers(rows: Iterable[Mapping[Any, Any]], ending: str = "") -> list[str]:
     """Return the hover text of each trial."""
     return [hover(row) + ending for row in rows]
 
@@ -133,14 +135,20 @@ def label(schedule: str) -> str:
     return plain(schedule, LEGEND_LENGTH)
 
 
-def dots(x: Sequence[float], y: Sequence[float], texts: Sequence[str], **more: Any) -> go.Scatter:
+def symbols(values: Floats, limit: float | None, symbol: str) -> list[str]:
+    """Return a marker for each value: an arrow where the axis ends before it."""
+    beyond = np.zeros(len(values), bool) if limit is None else ~(values <= limit)
+    return ["arrow-up" if out else symbol for out in beyond]
+
+
+def dots(x: Iterable[Any], y: Iterable[Any], texts: Iterable[str], **more: Any) -> go.Scatter:
     """Return markers whose hover text is given whole."""
     return go.Scatter(
         x=list(x), y=list(y), mode="markers", text=list(texts), hovertemplate=_WHOLE, **more
     )
 
 
-def dashed(y: float, words: str, **where: Any) -> dict[str, dict[str, Any]]:
+def dashed(y: float, words: str, axis: str = "") -> dict[str, dict[str, Any]]:
     """Return the line of the baseline across a plot, and the words at its right end."""
     line = {"color": INK, "width": 1.5, "dash": "dash"}
     shape = {"type": "line", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line, "layer": "below"}
@@ -153,7 +161,6 @@ def dashed(y: float, words: str, **where: Any) -> dict[str, dict[str, Any]]:
         "showarrow": False,
         "font": {"color": INK, "size": 12},
     }
-    axis = where.get("axis", "")
     refs = {"xref": f"x{axis} domain", "yref": f"y{axis}"}
     return {"shape": {**shape, **refs}, "annotation": {**note, **refs}}
 
@@ -177,6 +184,7 @@ def _words(ink: str, ground: Mapping[str, str]) -> dict[str, Any]:
             "font": {"color": ink, "family": "system-ui, sans-serif"},
             "align": "left",
         },
+        "annotationdefaults": {"bgcolor": ground["card"], "opacity": 0.9, "borderpad": 1},
         "legend": {
             "orientation": "h",
             "x": 0,

@@ -66,20 +66,18 @@ def render(report: ReportInput, page: Page | None = None) -> str:
     page = page or read_page(shipped("dashboards") / "trade-offs.toml")
     ready = prepared(report)
     best = results.best(usable(ready.trials))
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            page=page,
-            report=ready,
-            summary=summarise(ready),
-            table=trials_table(ready.trials, None if best is None else int(best["number"])),
-            section=lambda panel: _section(panel, ready),
-            shown=lambda panel: _shown(panel, ready),
-            own=sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
-            themes=_script_json(_themes()),
-            scripts=_scripts(),
-        )
+    template = _environment().get_template("page.html")
+    return template.render(
+        page=page,
+        report=ready,
+        summary=summarise(ready),
+        metric=wording.METRICS[ready.metric],
+        sections=_sections(page, ready),
+        table=trials_table(ready.trials, None if best is None else int(best["number"])),
+        own=sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
+        chance=wording.nll(math.log(ready.classes or 1)),
+        themes=_script_json(_themes()),
+        scripts=_scripts(),
     )
 
 

@@ -130,18 +130,13 @@ def _range(data: Response) -> tuple[float, float]:
     return scales.axis_range(data.values, data.limit)
 
 
-def _symbols(points: Points, limit: float | None, symbol: str) -> list[str]:
-    beyond = np.zeros(len(points.y), bool) if limit is None else ~(points.y <= limit)
-    return ["arrow-up" if out else symbol for out in beyond]
-
-
 def _trial_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:
     for group in data.finished:
         style = styles[group.schedule]
         marker = {
             "color": style.colour,
             "size": 9,
-            "symbol": _symbols(group, data.limit, style.symbol),
+            "symbol": look.symbols(group.y, data.limit, style.symbol),
             "line": {"width": 0},
         }
         yield _markers(group, data.limit, marker, name=look.label(group.schedule))
@@ -150,7 +145,7 @@ def _trial_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.
 def _pruned_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:
     for index, group in enumerate(data.pruned):
         style = styles[group.schedule]
-        symbols = _symbols(group, data.limit, style.symbol + "-open")
+        symbols = look.symbols(group.y, data.limit, style.symbol + "-open")
         marker = {"color": style.colour, "size": 7, "symbol": symbols, "opacity": 0.4}
         shown = {"name": "pruned", "legendgroup": "pruned", "legendrank": 2000}
         yield _markers(group, data.limit, marker, showlegend=index == 0, **shown)

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sweeper.report import look, wording
-from sweeper.report.inputs import Floats, finished, usable
+from sweeper.report.inputs import Floats, finished, schedule_order, usable
 from sweeper.study import results
 
 ADAPTIVE = frozenset({"confidence", "error"})
@@ -40,7 +40,7 @@ class Courses(NamedTuple):
     @property
     def nll(self) -> Floats:
         """All values of NLL that a logarithmic axis can show."""
-        values = np.concatenate([np.empty(0), *(course.nll for course in self.courses)])
+        values: Floats = np.concatenate([np.empty(0), *(c.nll for c in self.courses)])
         return values[np.isfinite(values) & (values > 0)]
 
     @property
@@ -53,8 +53,9 @@ def schedules_data(trials: pd.DataFrame, epochs: pd.DataFrame) -> Courses:
     """Return the epochs of the baseline and of the best finished trial of each schedule."""
     base = results.baseline(usable(trials))
     chosen = [] if base is None else [("", base)]
-    best = results.best_by_schedule(finished(trials)).sort_values("schedule")
-    chosen += [(str(row["schedule"]), row) for _, row in best.iterrows()]
+    best = results.best_by_schedule(finished(trials))
+    rows = {str(row["schedule"]): row for _, row in best.iterrows()}
+    chosen += [(name, rows[name]) for name in sorted(rows, key=schedule_order)]
     courses = (_course(name, trial, epochs) for name, trial in chosen)
     return Courses(tuple(course for course in courses if course.epoch.size))
 
@@ -130,8 +131,7 @@ def _log_ticks(values: Floats) -> dict[str, Any]:
 
 
 def _adaptive_note(schedules: list[str]) -> str:
-    verb = "is" if len(schedules) == 1 else "are"
     return (
-        f"{wording.listed(schedules)} {verb} adaptive: every example gets an ε of its own, and "
+        f"Adaptive ({wording.listed(schedules)}): every example gets an ε of its own, and "
         f"the line is the ceiling that no example's ε exceeds."
     )

@@ -1,6 +1,6 @@
 """What was found, in plain words: the headline, its warnings and a short table."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,7 +161,9 @@ def _warnings(kind: str, report: ReportInput) -> Iterator[str]:
 
 
 def _tiles(report: ReportInput, best: Any, base: Any) -> Iterator[Tile]:
-    scores = [("NLL, nats", "nll", wording.nll, wording.signed)]
+    scores: list[tuple[str, str, Callable[[float], str], Callable[[float], str]]] = [
+        ("NLL, nats", "nll", wording.nll, wording.signed)
+    ]
     if report.metric == "nll_calibrated":
         scores.insert(0, ("NLL after scaling, nats", "nll_calibrated", wording.nll, wording.signed))
     scores.append(("accuracy", "accuracy", wording.percent, wording.points))

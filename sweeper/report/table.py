@@ -49,7 +49,7 @@ _COLUMNS: Final = (
     Column("number", "trial", "number of the trial", lambda value: f"{value:.0f}"),
     Column("state", "state", "complete, pruned, failed or running", None),
     Column("epsilon", "ε", "share taken from the true class", wording.epsilon),
-    Column("label_smoothing", "torch", "the same as torch's label_smoothing", wording.epsilon),
+    Column("label_smoothing", "ε (torch)", "the same as torch's label_smoothing", wording.epsilon),
     Column("schedule", "schedule", "how ε changes over the training", None),
     Column("rate", "rate", "annealing rate; – where it does not act", wording.figure),
     Column("nll", "NLL", "validation NLL in nats; of pruned trials the last", wording.nll),

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from sweeper.report import look, scales, wording
-from sweeper.report.inputs import Floats, finished
+from sweeper.report.inputs import Floats, finished, schedule_order, with_numbers
 
 _MOST_NAMED = 12
 
@@ -34,8 +34,7 @@ class TradeOff(NamedTuple):
 
 def trade_off_data(trials: pd.DataFrame) -> TradeOff:
     """Return the three costs of each finished trial and the front (lower is better in all)."""
-    done = finished(trials)
-    done = done[np.isfinite(done[["nll", "accuracy", "ece"]]).all(axis=1)]
+    done = with_numbers(finished(trials), ["nll", "accuracy", "ece"])
     costs = np.column_stack([done["nll"], 1 - done["accuracy"], done["ece"]]).astype(float)
     return TradeOff(
         number=done["number"].to_numpy().astype(np.int64),
@@ -66,10 +65,10 @@ def trade_off_notes(data: TradeOff) -> tuple[str, ...]:
 
 _BAR = {"title": {"text": "ECE (%)"}, "thickness": 14, "outlinewidth": 0}
 _COLOURS = {"colorscale": "Viridis", "colorbar": _BAR}
-_FLAT = {"orientation": "h", "x": 0.5, "y": -0.16, "yanchor": "top", "xanchor": "center"}
+_FLAT = {"orientation": "h", "x": 0.5, "y": -0.24, "yanchor": "top", "xanchor": "center"}
 _NARROW = {
-    "height": 580,
-    "margin": {"b": 110},
+    "height": 600,
+    "margin": {"b": 130},
     "coloraxis": {"colorbar": {**_FLAT, "title": {"side": "top"}, "len": 1}},
 }
 
@@ -92,11 +91,15 @@ def _rings(data: TradeOff) -> go.Scatter:
 
 def _traces(data: TradeOff) -> Iterator[go.Scatter]:
     styles = look.styles(filter(None, data.schedule))
-    for schedule in sorted(set(data.schedule)):
+    for schedule in sorted(set(data.schedule), key=_order):
         symbol = styles[schedule].symbol if schedule else "x"
         shown = {"name": look.label(schedule) if schedule else "ε = 0 (baseline)"}
         yield _trace(data, np.array([name == schedule for name in data.schedule]), symbol, shown)
         yield _legend_entry(symbol, shown["name"])
+
+
+def _order(schedule: str) -> tuple[bool, tuple[int, str]]:
+    return bool(schedule), schedule_order(schedule)
 
 
 def _trace(
@@ -116,7 +119,7 @@ def _legend_entry(symbol: str, name: str) -> go.Scatter:
     return look.dots([None], [None], [""], marker=marker, name=name, legendgroup=name)
 
 
-def _text(data: TradeOff, index: int) -> str:
+def _text(data: TradeOff, index: np.intp) -> str:
     front = "<br>on the Pareto front" if data.front[index] else ""
     return f"{data.texts[index]}<br>error {data.error[index]:.1f} %{front}"
 

@@ -133,5 +133,5 @@ def _rows(images: NDArray[np.float64], labels: Numbers, rows: Numbers) -> Rows:
 
 def _label_source(label_noise: float) -> dict[str, str]:
     clean = "as in the data set"
-    noisy = f"{label_noise:.4g} of the labels replaced by another class, drawn uniformly"
+    noisy = f"{100 * label_noise:.4g} % of labels replaced at random by another class"
     return {"train": noisy if label_noise else clean, "valid": clean, "test": clean}

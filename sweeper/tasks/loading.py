@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -86,7 +85,7 @@ def _make_task(use: str, found: object, options: Mapping[str, Any]) -> Task:
     _check_options(use, inspect.signature(found), options)
     task = _call(found, options)
     if not isinstance(task, Task):
-        raise SweeperError(f"task.use: {use} returned {_kind(task)}; {_ALLOWED}")
+        raise SweeperError(f"task.use: {use} returned {type(task).__name__}; {_ALLOWED}")
     return task
 
 
@@ -170,13 +169,12 @@ def _load_object(reference: str, folder: Path) -> tuple[Any, Path]:
 
 def _import_file(path: Path) -> ModuleType:
     name = f"sweeper_file_{path.stem}_{blake2b(bytes(path), digest_size=6).hexdigest()}"
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise SweeperError(f"{path} cannot be imported; give a Python file")
-    module = sys.modules[name] = module_from_spec(spec)
+    module = sys.modules[name] = ModuleType(name)
+    module.__file__ = str(path)
     try:
         with _importing_from(path.parent):
-            spec.loader.exec_module(module)
+            # not by a loader: its cached byte code can be older than the bytes that are hashed
+            exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise SweeperError(f"{_place(error, path)}{_text(error)}") from error

@@ -1,0 +1,62 @@
+# make sweep   the digits study, from nothing
+# make test    everything that .ci/run runs
+# TORCH_INDEX=…  takes torch from another index, for instance a CUDA build's
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := sweeper tests benchmarks studies
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep test lint types floors unit browser format clean
+
+help:
+	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
+
+sweep: .venv/ready
+	$(BIN)/sweeper launch studies/digits.toml
+
+test: lint types floors unit
+
+lint: .venv/dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: .venv/dev
+	$(BIN)/mypy
+
+floors: .venv/dev
+	$(BIN)/lint-imports
+
+unit: .venv/dev browser
+	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
+
+format: .venv/dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+# Reports are looked at in a real browser. Where one cannot be installed, those tests are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
+	echo "no Chromium here: the tests that need a browser will be skipped"
+
+.venv/made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+# torch first: whatever depends on it would otherwise choose the build, gigabytes of CUDA.
+.venv/ready: .venv/made pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+.venv/dev: .venv/ready
+	$(PIP) install --quiet -c constraints.txt -e ".[postgresql]" --group dev
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

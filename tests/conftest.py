@@ -1,0 +1,80 @@
+"""Studies to test with: small, real files on disk, run through the same code as a user's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+# A user's own loop, without training: logits whose NLL depends on ε, schedule and seed, so
+# that a whole study takes a moment. What it prints and raises is part of the tests.
+QUICK = '''
+import math
+import torch
+from sweeper import Evaluation
+
+EPOCHS = 8
+
+def train(run):
+    """A closed-form surface: the NLL is lowest near epsilon = 0.12."""
+    generator = torch.Generator().manual_seed(run.data_seed)
+    labels = torch.arange(120) % 12
+    noise = torch.randn(120, 12, generator=generator)
+    print("quick training begins")
+    for epoch in range(1, EPOCHS + 1):
+        progress = epoch / EPOCHS
+        epsilon = run.smoothing.at(progress)
+        quality = 3.0 * progress - 20.0 * (run.smoothing.epsilon - 0.12) ** 2 - epsilon
+        logits = noise + quality * torch.nn.functional.one_hot(labels, 12)
+        yield Evaluation(logits, labels, progress, extra={"quality": quality})
+
+def diverge(run):
+    """Diverges at large epsilon, raises at middling ones."""
+    for evaluation in train(run):
+        if run.smoothing.epsilon > 0.3:
+            yield Evaluation(evaluation.logits * math.nan, evaluation.labels, evaluation.progress)
+        elif run.smoothing.epsilon > 0.2:
+            raise RuntimeError("no luck with this one")
+        else:
+            yield evaluation
+
+def slow(run):
+    """Takes long enough to be killed in the middle; leaves a line a started trial."""
+    import pathlib, time
+    with (pathlib.Path(run.options["trace"])).open("a") as trace:
+        trace.write(f"{run.smoothing.epsilon}\\n")
+    for evaluation in train(run):
+        time.sleep(run.options.get("pause", 0.05))
+        yield evaluation
+'''
+
+STUDY = """
+[study]
+name = "quick"
+seed = 3
+[task]
+use = "quick.py:train"
+[budget]
+trials = 12
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Write:
+    """Return a function that writes a study file, with its task beside it."""
+
+    def write(text: str = STUDY, name: str = "quick.toml") -> Path:
+        (tmp_path / "quick.py").write_text(QUICK)
+        path = tmp_path / name
+        path.write_text(dedent(text))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    """Return the URL of an SQLite file that is not there yet."""
+    return f"sqlite:///{tmp_path}/sweeper.db"

@@ -1,0 +1,444 @@
+"""The ready tasks, and tasks that a study brings in a file of its own."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sweeper.errors import SweeperError
+from sweeper.smoothing import Smoothing
+from sweeper.tasks import READY
+from sweeper.tasks.digits import digits
+from sweeper.tasks.loading import LoadedTask, load_function, load_task
+from sweeper.training import Evaluation, Task, TrainingRun, train
+
+STUDIES = Path(__file__).parent.parent / "studies"
+
+OWN_TASK = """
+import torch
+from torch import nn
+from sweeper.training import Optimiser, Splits, Task
+
+def data(seed):
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))
+    part = x, (x[:, 0] > 0).long()
+    return Splits(part, part, part, classes=2)
+
+def make(*, width=8, depth=1):
+    if width < 1:
+        raise ValueError(f"width is {width}; allowed: whole numbers from 1")
+    model = lambda h: nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+    return Task("own", 2, model, data, Optimiser(lr=0.1), epochs=2, batch_size=16)
+
+def needs(*, path, width=1): ...
+def anything(**options): return make(width=options["width"])
+def returns_none(): ...
+def broken(*, width=1): return {}["no such key"]
+
+fixed = make()
+number = 3
+"""
+
+OWN_LOOP = """
+import torch
+from sweeper.training import Evaluation
+
+def train(run):
+    yield Evaluation(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), 1.0, extra=dict(run.options))
+
+def train_two(run, other):
+    yield None
+
+def not_a_loop(run):
+    return []
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(OWN_TASK)
+    (tmp_path / "loop.py").write_text(OWN_LOOP)
+    return tmp_path
+
+
+def make_run(seed: int = 0, **changes: Any) -> TrainingRun:
+    return TrainingRun(Smoothing(0.1), seed=seed, data_seed=0, **changes)
+
+
+def last(loaded: LoadedTask, run: TrainingRun) -> Evaluation:
+    *_, evaluation = loaded.trainer(run)
+    return evaluation
+
+
+# ---- digits --------------------------------------------------------------------------------
+
+
+def parts(task: Task, data_seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+    splits = task.data(data_seed)
+    return {"train": splits.train, "valid": splits.valid, "test": splits.test}
+
+
+def counts(labels: Tensor) -> Tensor:
+    return torch.bincount(labels, minlength=10)
+
+
+def test_digits_are_split_class_by_class_without_loss_or_overlap() -> None:
+    found = parts(digits())
+    assert [len(labels) for _, labels in found.values()] == [1078, 360, 359]
+    total = sum(counts(labels) for _, labels in found.values())
+    for (_, labels), share in zip(found.values(), (0.6, 0.2, 0.2), strict=True):
+        assert ((counts(labels) - share * total).abs() <= 1).all()
+    images = torch.cat([inputs for inputs, _ in found.values()])
+    assert len(torch.unique(images, dim=0)) == len(images) == 1797
+    assert images.min() == 0
+    assert images.max() == 1
+
+
+def test_digits_are_split_by_the_data_seed_alone() -> None:
+    one, same, other = digits().data(1), digits().data(1), digits().data(2)
+    assert torch.equal(one.train[0], same.train[0])
+    assert not torch.equal(one.train[0], other.train[0])
+
+
+def test_label_noise_replaces_the_given_share_of_training_labels_only() -> None:
+    clean, noisy = parts(digits()), parts(digits(label_noise=0.3))
+    for split in clean:
+        assert torch.equal(clean[split][0], noisy[split][0])
+    changed = clean["train"][1] != noisy["train"][1]
+    assert int(changed.sum()) == round(0.3 * 1078)
+    assert torch.equal(clean["valid"][1], noisy["valid"][1])
+    assert torch.equal(clean["test"][1], noisy["test"][1])
+
+
+def test_label_noise_is_uniform_over_the_other_classes() -> None:
+    clean, noisy = digits().data(0).train[1], digits(label_noise=1.0).data(0).train[1]
+    shifts = counts((noisy - clean) % 10)
+    assert shifts[0] == 0
+    expected = 1078 / 9
+    assert ((shifts[1:] - expected).abs() < 4 * expected**0.5).all()
+
+
+def test_label_noise_follows_the_data_seed() -> None:
+    task = digits(label_noise=0.3)
+    assert torch.equal(task.data(1).train[1], task.data(1).train[1])
+    changed = [
+        (digits().data(seed).train[1] != task.data(seed).train[1]).tolist() for seed in (1, 2)
+    ]
+    assert changed[0] != changed[1]
+
+
+def test_label_source_says_where_the_labels_come_from() -> None:
+    clean = "as in the data set"
+    assert digits().label_source == {"train": clean, "valid": clean, "test": clean}
+    noisy = digits(label_noise=0.2).label_source
+    assert noisy["train"] == "20 % of labels replaced at random by another class"
+    assert noisy["valid"] == noisy["test"] == clean
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.999])
+def test_train_fraction_keeps_a_share_of_each_class_and_only_of_training(fraction: float) -> None:
+    whole, part = digits().data(0), digits(train_fraction=fraction).data(0)
+    expected = (fraction * counts(whole.train[1])).clamp(min=1)
+    assert ((counts(part.train[1]) - expected).abs() <= 0.5).all()
+    assert torch.equal(part.valid[0], whole.valid[0])
+    assert torch.equal(part.test[0], whole.test[0])
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_digits_learn(model: Any) -> None:
+    task = digits(model=model, train_fraction=0.5)
+    *_, evaluation = train(task, make_run(hparams={"dropout": 0.1, "width": 24}))
+    accuracy = (evaluation.logits.argmax(1) == evaluation.labels).float().mean()
+    assert accuracy > 0.92
+    assert task.accepts() == {"lr", "weight_decay", "dropout", "width"}
+
+
+def test_ready_tasks_load_by_name_with_their_options() -> None:
+    loaded = load_task("digits", {"label_noise": 0.5}, Path("/nowhere"))
+    assert loaded.task is not None
+    assert loaded.source is None
+    assert set(loaded.accepts or ()) == {"lr", "weight_decay", "dropout", "width"}
+    assert loaded.task.label_source["train"].startswith("50 %")
+    assert all(ready.factory() for ready in READY.values())
+
+
+def test_naming_the_tasks_imports_neither_scikit_learn_nor_optuna() -> None:
+    code = (
+        "import sys, sweeper.tasks.loading\n"
+        "print([m for m in ('sklearn', 'optuna', 'pandas') if m in sys.modules])"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+# ---- tasks in files ------------------------------------------------------------------------
+
+
+def test_a_factory_in_a_file(folder: Path) -> None:
+    loaded = load_task("own.py:make", {"width": 5}, folder)
+    assert loaded.task is not None
+    assert loaded.task.model({})[0].out_features == 5  # type: ignore[index]
+    assert loaded.source == folder / "own.py"
+    assert set(loaded.accepts or ()) == {"lr", "weight_decay"}
+    assert last(loaded, make_run()).logits.shape == (60, 2)
+
+
+@pytest.mark.parametrize(("use", "options"), [("fixed", {}), ("anything", {"width": 3, "x": 1})])
+def test_a_task_itself_and_a_factory_that_takes_anything(
+    folder: Path, use: str, options: dict[str, Any]
+) -> None:
+    assert isinstance(load_task(f"own.py:{use}", options, folder).task, Task)
+
+
+def test_a_loop_in_a_file_finds_its_options_in_the_run(folder: Path) -> None:
+    options = {"weight": 2.0}
+    loaded = load_task("loop.py:train", options, folder)
+    assert loaded.task is None
+    assert loaded.accepts is None
+    assert loaded.source == folder / "loop.py"
+    assert last(loaded, make_run(options=options)).extra == options
+
+
+def test_a_file_in_a_folder_below_and_helpers_beside_it(tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    (below / "helper_of_test.py").write_text("VALUE = 1\n")
+    (below / "late_of_test.py").write_text("VALUE = 2\n")
+    code = "import helper_of_test as h\ndef f():\n    import late_of_test\n"
+    (below / "own.py").write_text(f"{code}    return h.VALUE + late_of_test.VALUE\n")
+    path_before = list(sys.path)
+    function, path = load_function("below/own.py:f", tmp_path)
+    assert function() == 3
+    assert path == below / "own.py"
+    assert sys.path == [*path_before, str(below)]
+
+
+def test_helpers_of_the_same_name_in_two_folders_are_not_mixed_up(tmp_path: Path) -> None:
+    values = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "namesake_of_test.py").write_text(f"VALUE = {number}\n")
+        (folder / "own.py").write_text("from namesake_of_test import VALUE\ndef f(): return VALUE")
+        values.append(load_function("own.py:f", folder)[0])
+    assert [function() for function in values] == [1, 2]
+
+
+def test_a_changed_file_is_read_again(folder: Path) -> None:
+    (folder / "value.py").write_text("def f(): return 1")
+    assert load_function("value.py:f", folder)[0]() == 1
+    (folder / "value.py").write_text("def f(): return 2")
+    assert load_function("value.py:f", folder)[0]() == 2
+
+
+def test_dataclasses_with_postponed_annotations_import(folder: Path) -> None:
+    (folder / "data.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from typing import ClassVar\n@dataclass\nclass A:\n    x: ClassVar[int] = 1\n"
+        "def f(): return A().x\n"
+    )
+    assert load_function("data.py:f", folder)[0]() == 1
+
+
+ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) that yields"
+
+
+@pytest.mark.parametrize(
+    ("use", "options", "message"),
+    [
+        (
+            "digts",
+            {},
+            "task.use: no ready task 'digts' (did you mean 'digits'?); allowed: digits, or "
+            '"file.py:name" beside the study file',
+        ),
+        (
+            "digits",
+            {"label_nois": 0.1},
+            "task.options.label_nois: digits takes no such option (did you mean 'label_noise'?); "
+            "allowed: label_noise, train_fraction, model",
+        ),
+        (
+            "digits",
+            {"label_noise": 1.5, "model": "mlp"},
+            "task.options.label_noise: label_noise is 1.5; allowed: a number from 0 to 1",
+        ),
+        (
+            "digits",
+            {"label_noise": "much"},
+            "task.options.label_noise: label_noise is 'much'; allowed: a number from 0 to 1",
+        ),
+        (
+            "digits",
+            {"label_noise": float("nan")},
+            "task.options.label_noise: label_noise is nan; allowed: a number from 0 to 1",
+        ),
+        (
+            "digits",
+            {"train_fraction": 0.0},
+            "task.options.train_fraction: train_fraction is 0.0; "
+            "allowed: a number above 0, up to 1",
+        ),
+        (
+            "digits",
+            {"model": "mpl"},
+            "task.options.model: model is 'mpl' (did you mean 'mlp'?); allowed: mlp, cnn",
+        ),
+        ("own.py", {}, "'own.py' names no object in a file; write \"file.py:name\""),
+        ("own.py:", {}, "'own.py:' names no object in a file; write \"file.py:name\""),
+        ("own:make", {}, "'own:make' names no object in a file; write \"file.py:name\""),
+        (
+            "onw.py:make",
+            {},
+            "onw.py:make: there is no file {folder}/onw.py (did you mean 'own.py'?)",
+        ),
+        (
+            "own.py:mak",
+            {},
+            "own.py:mak: {folder}/own.py has no 'mak' (did you mean 'make'?)",
+        ),
+        ("own.py:number", {}, f"task.use: own.py:number is of type int; {ALLOWED}"),
+        ("own.py:Task", {}, f"task.use: own.py:Task is Task; {ALLOWED}"),
+        (
+            "own.py:returns_none",
+            {},
+            f"task.use: own.py:returns_none returned NoneType; {ALLOWED}",
+        ),
+        (
+            "own.py:make",
+            {"widht": 4},
+            "task.options.widht: own.py:make takes no such option (did you mean 'width'?); "
+            "allowed: width, depth",
+        ),
+        (
+            "own.py:make",
+            {"depth": 1, "width": 0},
+            "task.options.width: width is 0; allowed: whole numbers from 1",
+        ),
+        (
+            "own.py:needs",
+            {"width": 2},
+            "task.options: own.py:needs needs path; give every option without a default "
+            "(a training loop must yield its evaluations)",
+        ),
+        (
+            "own.py:fixed",
+            {"width": 2},
+            "task.options.width: own.py:fixed is a Task and takes no options; drop them, or name "
+            "a function that takes them and returns a Task",
+        ),
+        (
+            "own.py:broken",
+            {},
+            "task.options: {folder}/own.py:20: KeyError: 'no such key'",
+        ),
+        (
+            "loop.py:train_two",
+            {},
+            "task.use: loop.py:train_two yields, so it is a training loop, but it cannot be called "
+            "as train(run): missing a required argument: 'other'; take the one argument run, a "
+            "TrainingRun",
+        ),
+        (
+            "loop.py:not_a_loop",
+            {},
+            "task.options: loop.py:not_a_loop needs run; give every option without a default "
+            "(a training loop must yield its evaluations)",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_one_line(
+    folder: Path, use: str, options: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(SweeperError) as caught:
+        load_task(use, options, folder)
+    assert str(caught.value) == message.replace("{folder}", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1\ndef f(:\n", "{file}:2: SyntaxError: invalid syntax"),
+        (
+            "\nimport no_such_module\n",
+            "{file}:2: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        ("x = 1\n\ny = z\n", "{file}:3: NameError: name 'z' is not defined"),
+        ("raise RuntimeError('a\\nb')", "{file}:1: RuntimeError: a b"),
+        ("import sys\nsys.exit(3)", "{file}:2: SystemExit: 3"),
+        (
+            "from sweeper.training import Optimiser\nOptimiser(lr=-1)",
+            "{file}:2: lr is -1; allowed: a finite number above 0",
+        ),
+    ],
+)
+def test_a_file_that_does_not_import_is_said_in_one_line(
+    tmp_path: Path, code: str, message: str
+) -> None:
+    (tmp_path / "own.py").write_text(code)
+    modules = set(sys.modules)
+    with pytest.raises(SweeperError) as caught:
+        load_function("own.py:f", tmp_path)
+    assert str(caught.value) == message.replace("{file}", str(tmp_path / "own.py"))
+    assert not [name for name in set(sys.modules) - modules if name.startswith("sweeper_file")]
+
+
+def test_a_broken_helper_is_named_itself(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("import broken_of_test")
+    (tmp_path / "broken_of_test.py").write_text("\n\ndef f(:\n")
+    message = f"{tmp_path / 'broken_of_test.py'}:3: SyntaxError: invalid syntax"
+    with pytest.raises(SweeperError, match=f"^{re.escape(message)}$"):
+        load_function("own.py:f", tmp_path)
+
+
+def test_a_function_must_be_callable(folder: Path) -> None:
+    with pytest.raises(SweeperError) as caught:
+        load_function("own.py:number", folder)
+    assert str(caught.value) == "own.py:number is of type int; name a function"
+
+
+# ---- the shipped example -------------------------------------------------------------------
+
+
+def test_the_shipped_loop_trains_and_is_repeatable() -> None:
+    loaded = load_task("own_loop.py:train", {}, STUDIES)
+    first = list(loaded.trainer(make_run()))
+    torch.manual_seed(9)
+    second = []
+    for evaluation in loaded.trainer(make_run()):
+        torch.rand(3)
+        second.append(evaluation)
+    assert all(torch.equal(a.logits, b.logits) for a, b in zip(first, second, strict=True))
+    assert first[-1].extra["auc"] > 0.97
+    assert first[-1].progress == 1.0
+    assert not torch.equal(first[-1].logits, last(loaded, make_run(seed=1)).logits)
+
+
+def test_the_shipped_loop_smooths_as_the_run_says() -> None:
+    loaded = load_task("own_loop.py:train", {}, STUDIES)
+    plain = TrainingRun(Smoothing(0.0), seed=0, data_seed=0)
+    annealed = TrainingRun(Smoothing(0.2, "linear", 1.0), seed=0, data_seed=0)
+    fixed = TrainingRun(Smoothing(0.2), seed=0, data_seed=0)
+    logits = [last(loaded, run).logits for run in (plain, annealed, fixed)]
+    assert not torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[1], logits[2])
+
+
+def test_splits_are_checked_in_a_users_file_too(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        OWN_TASK.replace("(x[:, 0] > 0).long()", "(x[:, 0] > 0).long() + 1")
+    )
+    loaded = load_task("own.py:fixed", {}, tmp_path)
+    with pytest.raises(
+        SweeperError, match=r"^train: the label of row \d+ is 2; allowed are 0 to 1"
+    ):
+        next(iter(loaded.trainer(make_run())))

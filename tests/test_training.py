@@ -1,0 +1,473 @@
+"""The ready loop: what it trains, in which order, and that nothing else matters to it."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, pairwise, zip_longest
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sweeper.errors import SweeperError
+from sweeper.smoothing import Smoothing, SmoothingLoss
+from sweeper.training import Evaluation, Optimiser, Splits, Task, TrainingRun, derive_seed, train
+from sweeper.training.loop import batch_order, predict
+
+ROWS, BATCH, EPOCHS = 70, 16, 3
+STEPS = 5 * EPOCHS  # four batches of 16 and one of 6
+
+
+def make_splits(data_seed: int) -> Splits:
+    generator = torch.Generator().manual_seed(data_seed)
+    inputs = torch.randn(ROWS + 60, 4, generator=generator)
+    labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+    sizes = [ROWS, 30, 30]
+    pairs = zip(torch.split(inputs, sizes), torch.split(labels, sizes), strict=True)
+    train_rows, valid_rows, test_rows = pairs
+    return Splits(train_rows, valid_rows, test_rows, classes=3)
+
+
+def make_model(hparams: Mapping[str, Any]) -> nn.Module:
+    dropout = nn.Dropout(hparams["dropout"])
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), dropout, nn.Linear(16, 3))
+
+
+def make_task(**changes: Any) -> Task:
+    settings: dict[str, Any] = {
+        "name": "points",
+        "classes": 3,
+        "model": make_model,
+        "data": make_splits,
+        "optimiser": Optimiser(lr=0.01),
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "hparams": {"dropout": 0.5},
+    }
+    return Task(**{**settings, **changes})
+
+
+def make_run(epsilon: float = 0.1, seed: int = 1, **changes: Any) -> TrainingRun:
+    return TrainingRun(Smoothing(epsilon, "linear", 1.0), seed=seed, data_seed=0, **changes)
+
+
+def last_logits(task: Task, run: TrainingRun) -> Tensor:
+    *_, last = train(task, run)
+    return last.logits
+
+
+# ---- the same seed, the same bits ----------------------------------------------------------
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
+    task = make_task()
+    first = last_logits(task, make_run(seed=1))
+    assert torch.equal(first, last_logits(task, make_run(seed=1)))
+    assert torch.equal(first, last_logits(make_task(), make_run(seed=1)))
+    assert not torch.equal(first, last_logits(task, make_run(seed=2)))
+
+
+def test_interleaved_with_other_runs_gives_the_same_bits() -> None:
+    task, runs = make_task(), [make_run(e, seed) for e in (0.0, 0.3) for seed in (1, 2)]
+    alone = [list(train(task, run)) for run in runs]
+    together = [*zip_longest(*(train(task, run) for run in runs))]
+    for number, evaluations in enumerate(alone):
+        for epoch, evaluation in enumerate(evaluations):
+            assert torch.equal(evaluation.logits, together[epoch][number].logits)
+            assert evaluation.train_loss == together[epoch][number].train_loss
+
+
+def test_the_order_of_trials_does_not_matter() -> None:
+    task, one, other = make_task(), make_run(0.0), make_run(0.3)
+    forth = [last_logits(task, one), last_logits(task, other)]
+    back = [last_logits(task, other), last_logits(task, one)]
+    assert torch.equal(forth[0], back[1])
+    assert torch.equal(forth[1], back[0])
+
+
+def test_dropout_and_start_do_not_depend_on_what_was_drawn_before() -> None:
+    task = make_task()
+    torch.manual_seed(1)
+    first = [e.logits for e in train(task, make_run())]
+    torch.manual_seed(2)
+    second = []
+    for evaluation in train(task, make_run()):
+        torch.rand(7)
+        second.append(evaluation.logits)
+    assert all(map(torch.equal, first, second))
+
+
+def test_data_that_draw_globally_do_not_depend_on_what_was_drawn_before() -> None:
+    def draw(data_seed: int) -> Splits:
+        inputs, labels = torch.rand(9, 4), torch.arange(9) % 3
+        return Splits((inputs, labels), (inputs, labels), (inputs, labels), classes=3)
+
+    torch.manual_seed(1)
+    first = last_logits(make_task(data=draw), make_run())
+    torch.manual_seed(2)
+    assert torch.equal(first, last_logits(make_task(data=draw), make_run()))
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    switches = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    for _ in train(make_task(), make_run()):
+        assert torch.equal(torch.get_rng_state(), before)
+        assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == switches
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_callers_random_state_is_left_alone_by_a_failure() -> None:
+    def fail(hparams: Mapping[str, Any]) -> nn.Module:
+        torch.rand(3)
+        raise RuntimeError("no model today")
+
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="no model today"):
+        next(train(make_task(model=fail), make_run()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- what it trains ------------------------------------------------------------------------
+
+
+class RecordingLoss(SmoothingLoss):
+    """The loss, writing down the progress that it is called at."""
+
+    def __init__(self, smoothing: Smoothing, seen: list[float]) -> None:
+        super().__init__(smoothing)
+        self.seen = seen
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        self.seen.append(self.get_buffer("progress").item())
+        return super().forward(logits, labels)
+
+
+@dataclass(frozen=True)
+class RecordingRun(TrainingRun):
+    """A run whose loss writes down its progress."""
+
+    seen: list[float] = field(default_factory=list)
+
+    def loss(self, **kwargs: Any) -> SmoothingLoss:
+        return RecordingLoss(self.smoothing, self.seen)
+
+
+class RecordingModel(nn.Module):
+    """A linear model, writing down the rows that it trains on and its dropout masks."""
+
+    def __init__(self, seen: list[list[int]], masks: list[Tensor]) -> None:
+        super().__init__()
+        self.linear, self.seen, self.masks = nn.Linear(1, 3), seen, masks
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(inputs[:, 0].int().tolist())
+            self.masks.append(functional.dropout(torch.ones(32)))
+        else:
+            assert torch.is_inference_mode_enabled()
+        outputs: Tensor = self.linear(inputs / ROWS)
+        return outputs
+
+
+def recorded(run: TrainingRun) -> tuple[list[list[int]], list[Tensor]]:
+    """Train on rows that hold their own number; return the batches and the masks."""
+    rows, masks = list[list[int]](), list[Tensor]()
+    part = torch.arange(ROWS).float()[:, None], torch.arange(ROWS) % 3
+    splits = Splits(part, part, part, classes=3)
+    task = make_task(model=lambda _: RecordingModel(rows, masks), data=lambda _: splits)
+    assert len(list(train(task, run))) == EPOCHS
+    return rows, masks
+
+
+def test_progress_is_the_share_of_steps_before_each_step() -> None:
+    run = RecordingRun(Smoothing(0.1, "linear", 1.0), seed=1, data_seed=0)
+    recorded(run)
+    assert run.seen == pytest.approx([step / STEPS for step in range(STEPS)], abs=1e-7)
+
+
+def test_every_epoch_has_every_row_once_in_an_order_of_seed_and_epoch_alone() -> None:
+    rows, _ = recorded(make_run(0.0, seed=1))
+    assert [len(batch) for batch in rows] == [16, 16, 16, 16, 6] * EPOCHS
+    epochs = [[*chain(*rows[i : i + 5])] for i in range(0, STEPS, 5)]
+    assert epochs == [batch_order(1, epoch, ROWS).tolist() for epoch in range(EPOCHS)]
+    assert all(sorted(epoch) == list(range(ROWS)) for epoch in epochs)
+    assert all(one != other for one, other in pairwise(epochs))
+    assert recorded(make_run(0.4, seed=1))[0] == rows
+    assert recorded(make_run(0.0, seed=2))[0] != rows
+
+
+def test_dropout_masks_depend_on_seed_epoch_and_step() -> None:
+    _, masks = recorded(make_run(0.0, seed=1))
+    assert len({tuple(mask.tolist()) for mask in masks}) == STEPS
+    assert all(map(torch.equal, masks, recorded(make_run(0.4, seed=1))[1]))
+
+
+def plain_loop(task: Task, run: TrainingRun) -> Iterator[tuple[Tensor, float]]:
+    """The same training written plainly: no smoothing, no dropout, torch's own schedule."""
+    splits = task.data(run.data_seed)
+    (inputs, labels), (valid, _) = splits.train, splits.valid
+    torch.manual_seed(derive_seed(run.seed, "init"))
+    model = task.model({"dropout": 0.0})
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    for epoch in range(EPOCHS):
+        total = 0.0
+        for rows in torch.split(batch_order(run.seed, epoch, ROWS), BATCH):
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(model(inputs[rows]), labels[rows])
+            torch.autograd.backward(loss)
+            optimiser.step()
+            decay.step()
+            total += loss.item() * len(rows)
+        yield predict(model, valid), total / ROWS
+
+
+def test_it_trains_as_a_plain_loop_does_with_the_searched_hyperparameters() -> None:
+    task = make_task(optimiser=Optimiser("sgd", lr=9.0, momentum=0.1))
+    hparams = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "dropout": 0.0}
+    ours = list(train(task, make_run(0.0, hparams=hparams)))
+    for (logits, train_loss), evaluation in zip(plain_loop(task, make_run()), ours, strict=True):
+        torch.testing.assert_close(evaluation.logits, logits)
+        assert evaluation.train_loss == pytest.approx(train_loss)
+    assert [e.progress for e in ours] == [1 / 3, 2 / 3, 1.0]
+    assert torch.equal(ours[0].labels, task.data(0).valid[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (Optimiser("adam", weight_decay=0.1), torch.optim.Adam),
+        (Optimiser("adamw", weight_decay=0.1), torch.optim.AdamW),
+    ],
+)
+def test_the_named_optimiser_makes_the_step(
+    settings: Optimiser, kind: Callable[..., torch.optim.Optimizer]
+) -> None:
+    task = make_task(optimiser=settings, hparams={"dropout": 0.0}, epochs=1, batch_size=ROWS)
+    torch.manual_seed(derive_seed(1, "init"))
+    model, (inputs, labels) = make_model({"dropout": 0.0}), make_splits(0).train
+    torch.autograd.backward(functional.cross_entropy(model(inputs), labels))
+    kind(model.parameters(), lr=settings.lr, weight_decay=0.1).step()
+    expected = predict(model, make_splits(0).valid[0])
+    torch.testing.assert_close(last_logits(task, make_run(0.0)), expected)
+
+
+def test_evaluations_are_ordinary_tensors_of_their_own() -> None:
+    evaluations: list[Evaluation] = list(train(make_task(), make_run()))
+    assert not any(e.logits.is_inference() or e.logits.requires_grad for e in evaluations)
+    assert not torch.equal(evaluations[0].logits, evaluations[1].logits)
+
+
+def test_large_inputs_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = make_model({"dropout": 0.5}), torch.rand(30, 4)
+    whole = predict(model, inputs)
+    monkeypatch.setattr("sweeper.training.loop.EVALUATION_ROWS", 7)
+    torch.testing.assert_close(predict(model, inputs), whole)
+
+
+def test_data_are_loaded_once_for_each_task_and_seed() -> None:
+    loaded: list[int] = []
+
+    def data(data_seed: int) -> Splits:
+        loaded.append(data_seed)
+        return make_splits(data_seed)
+
+    task = make_task(data=data)
+    for data_seed in (0, 1, 0, 1):
+        list(train(task, TrainingRun(Smoothing(0.0), seed=1, data_seed=data_seed)))
+    assert loaded == [0, 1]
+    next(train(make_task(data=data), make_run()))
+    assert loaded == [0, 1, 0]
+
+
+# ---- seeds ---------------------------------------------------------------------------------
+
+
+def test_derived_seeds_are_the_same_for_ever() -> None:
+    assert derive_seed(0, "init") == 3153501876897642621
+    assert derive_seed(1, "step", 2, 3) == 8160384523205105385
+    assert derive_seed("ε", 0.5, None, (1, "a")) == 5641723424759354444
+
+
+def test_derived_seeds_differ_with_every_part_and_its_type() -> None:
+    parts = [(), (1,), ("1",), (1.0,), (True,), (None,), (1, 2), (12,), ((1, 2),), ("1,2",)]
+    seeds = {derive_seed(*part) for part in parts}
+    assert len(seeds) == len(parts)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_part_without_a_text_of_its_own_is_refused() -> None:
+    with pytest.raises(TypeError):
+        derive_seed(0, object())
+
+
+# ---- what is refused -----------------------------------------------------------------------
+
+GOOD = torch.rand(6, 2), torch.arange(6) % 3
+HOLED = torch.rand(6, 2).index_fill_(0, torch.tensor(4), float("nan"))
+INFINITE = torch.rand(6, 2).index_fill_(0, torch.tensor(2), float("-inf"))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            (HOLED, GOOD[1]),
+            "the inputs of row 4 hold nan; every input is a finite number: drop the row or fill in "
+            "the value",
+        ),
+        (
+            (INFINITE, GOOD[1]),
+            "the inputs of row 2 hold -inf; every input is a finite number: drop the row or fill "
+            "in the value",
+        ),
+        (
+            (GOOD[0], torch.tensor([0, 1, 2, 3, 0, 0])),
+            "the label of row 3 is 3; allowed are 0 to 2 (3 classes): number the labels from 0, "
+            "or set classes",
+        ),
+        (
+            (GOOD[0], torch.tensor([0, 1, -1, 9, 0, 0])),
+            "the label of row 2 is -1; allowed are 0 to 2 (3 classes): number the labels from 0, "
+            "or set classes",
+        ),
+        (
+            (GOOD[0], GOOD[1].float()),
+            "labels are torch.float32; they are class numbers: use labels.long()",
+        ),
+        (
+            (GOOD[0], GOOD[1][:5]),
+            "inputs have shape (6, 2) and labels (5,); give inputs (N, ...) and one label a row, "
+            "(N,)",
+        ),
+        (
+            (GOOD[0], GOOD[1][:, None]),
+            "inputs have shape (6, 2) and labels (6, 1); give inputs (N, ...) and one label a row, "
+            "(N,)",
+        ),
+        (
+            (GOOD[0][:0], GOOD[1][:0]),
+            "no rows; give each of train, valid, test at least one",
+        ),
+        (
+            (GOOD[0].numpy(), GOOD[1]),
+            "inputs are of type ndarray; give a tensor, for instance by torch.as_tensor",
+        ),
+        (
+            (GOOD[0], GOOD[1].tolist()),
+            "labels are of type list; give a tensor, for instance by torch.as_tensor",
+        ),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_data_that_cannot_be_trained_on_are_refused(split: str, part: Any, message: str) -> None:
+    parts = {"train": GOOD, "valid": GOOD, "test": GOOD, split: part}
+    with pytest.raises(SweeperError) as caught:
+        Splits(**parts, classes=3)
+    assert str(caught.value) == f"{split}: {message}"
+
+
+def test_narrow_labels_are_checked_and_trained_on() -> None:
+    narrow = GOOD[0], GOOD[1].to(torch.uint8)
+    splits = Splits(narrow, narrow, narrow, classes=257)  # 257 is 1 in eight bits
+    assert splits.train[1].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Optimiser("adm"),
+            "name is 'adm' (did you mean 'adam'?); allowed: adam, adamw, sgd",
+        ),
+        (
+            lambda: Optimiser(decay="cosin"),
+            "decay is 'cosin' (did you mean 'cosine'?); allowed: cosine, constant",
+        ),
+        (lambda: Optimiser(lr=0.0), "lr is 0.0; allowed: a finite number above 0"),
+        (lambda: Optimiser(lr=float("inf")), "lr is inf; allowed: a finite number above 0"),
+        (lambda: Optimiser(lr=float("nan")), "lr is nan; allowed: a finite number above 0"),
+        (
+            lambda: Optimiser(weight_decay=-1.0),
+            "weight_decay is -1.0; allowed: a finite number 0 or more",
+        ),
+        (
+            lambda: Optimiser("sgd", momentum=1.0),
+            "momentum is 1.0; allowed: a finite number in [0, 1)",
+        ),
+        (lambda: Optimiser(momentum=0.9), "momentum is 0.9 for adam; only sgd has one"),
+        (lambda: make_task(classes=1), "classes is 1; allowed: whole numbers from 2"),
+        (lambda: make_task(epochs=0), "epochs is 0; allowed: whole numbers from 1"),
+        (lambda: make_task(batch_size=2.5), "batch_size is 2.5; allowed: whole numbers from 1"),
+        (
+            lambda: make_task(hparams={"lr": 1.0}),
+            "hparams has lr, which the optimiser owns; rename or drop",
+        ),
+        (
+            lambda: make_task(label_source={"train": "hand"}),
+            "label_source names train; say in words for each of train, valid, test where its "
+            "labels come from",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_trained_are_refused(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("task", "hparams", "message"),
+    [
+        (
+            make_task(),
+            {"dropot": 0.1},
+            "task 'points' has no hyperparameter 'dropot' (did you mean 'dropout'?); "
+            "allowed: dropout, lr, weight_decay",
+        ),
+        (
+            make_task(),
+            {"momentum": 0.1},
+            "task 'points' has no hyperparameter 'momentum'; allowed: dropout, lr, weight_decay",
+        ),
+        (
+            make_task(classes=4),
+            {},
+            "task 'points': data(0) gave 3; allowed: Splits(train, valid, test, classes=4)",
+        ),
+        (
+            make_task(data=lambda _: None),
+            {},
+            "task 'points': data(0) gave NoneType; allowed: Splits(train, valid, test, classes=3)",
+        ),
+        (
+            make_task(model=lambda _: nn.Linear(4, 5)),
+            {},
+            "task 'points': the model gives outputs of shape (30, 5); "
+            "allowed: (rows, 3), one logit a class",
+        ),
+    ],
+)
+def test_a_run_that_does_not_fit_the_task_is_refused(
+    task: Task, hparams: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SweeperError) as caught:
+        next(train(task, make_run(hparams=hparams)))
+    assert str(caught.value) == message
+
+
+def test_what_can_be_searched() -> None:
+    assert make_task().accepts() == {"lr", "weight_decay", "dropout"}
+    task = make_task(optimiser=Optimiser("sgd"), hparams={})
+    assert task.accepts() == {"lr", "weight_decay", "momentum"}
+
+
+def test_the_learning_rate_over_progress() -> None:
+    cosine = Optimiser(lr=2.0)
+    assert [cosine.lr_at(u) for u in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.0, 0.0])
+    assert Optimiser(lr=2.0, decay="constant").lr_at(0.9) == 2.0
