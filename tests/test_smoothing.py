@@ -210,9 +210,18 @@ class TestSmoothing:
     def test_round_trip_through_json(self, smoothing: Smoothing) -> None:
         assert Smoothing.from_dict(json.loads(json.dumps(smoothing.to_dict()))) == smoothing
 
-    def test_keys_that_do_not_fit_are_named(self) -> None:
-        with pytest.raises(ValueError, match=r"missing: rate, convention; unknown: rat$"):
-            Smoothing.from_dict({"epsilon": 0.1, "schedule": "fixed", "rat": 1.0})
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"rat": 1.0}, r"; unknown: rat$"),
+            ({"rate": ..., "convention": ...}, r"; missing: rate, convention$"),
+            ({"rate": ..., "rat": 1.0}, r"; missing: rate; unknown: rat$"),
+        ],
+    )
+    def test_keys_that_do_not_fit_are_named(self, change: dict[str, Any], message: str) -> None:
+        values = {**Smoothing(0.1).to_dict(), **change}
+        with pytest.raises(ValueError, match=message):
+            Smoothing.from_dict({key: value for key, value in values.items() if value is not ...})
 
     def test_torchs_argument(self) -> None:
         assert Smoothing(0.09).label_smoothing(10) == pytest.approx(0.1)

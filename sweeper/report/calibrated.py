@@ -82,8 +82,8 @@ def calibrated_notes(data: Calibrated) -> tuple[str, ...]:
 
 _TITLES = {"raw": "raw validation NLL (nats)", "scaled": "after temperature scaling (nats)"}
 _WIDE = {
-    "xaxis": {"title": {"text": "ε"}, "domain": [0, 0.46]},
-    "xaxis2": {"title": {"text": "ε"}, "domain": [0.54, 1], "anchor": "y2", "matches": "x"},
+    "xaxis": {"title": {"text": "ε"}, "domain": [0, 0.44]},
+    "xaxis2": {"title": {"text": "ε"}, "domain": [0.56, 1], "anchor": "y2", "matches": "x"},
     "yaxis": {"title": {"text": _TITLES["raw"]}},
     "yaxis2": {"title": {"text": _TITLES["scaled"]}, "anchor": "x2", "matches": "y"},
 }
@@ -130,15 +130,14 @@ def _traces(data: Calibrated, side: str) -> Iterator[go.Scatter]:
     styles = look.styles(group.schedule for group in data.groups if group.schedule)
     for group in data.groups:
         values = getattr(group, side)
-        shown = {
-            "name": look.label(group.schedule) if group.schedule else "ε = 0 (baseline)",
-            "legendgroup": group.schedule,
-            "showlegend": side == "raw",
-        }
         marker = _marker(styles[group.schedule]) if group.schedule else look.baseline_marker()
-        marker["symbol"] = look.symbols(values, data.limit, marker["symbol"])
+        drawn = {**marker, "symbol": look.symbols(values, data.limit, marker["symbol"])}
+        shown = {"marker": drawn, "legendgroup": group.schedule, "showlegend": False}
         y = scales.clipped(values, data.limit)
-        yield look.dots(group.epsilon, y, group.texts, marker=marker, **shown, **_axes(side))
+        yield look.dots(group.epsilon, y, group.texts, **shown, **_axes(side))
+        if side == "raw":
+            name = look.label(group.schedule) or "ε = 0 (baseline)"
+            yield look.entry(name, marker, group.schedule)
 
 
 def _marker(style: look.Style) -> dict[str, Any]:
@@ -229,8 +228,8 @@ def _reason(trial: Mapping[str, Any]) -> str:
 
 
 def _advice(raw: Mapping[str, Any], scaled: Mapping[str, Any]) -> str:
-    costs = scaled["nll"] - raw["nll"], raw["nll_calibrated"] - scaled["nll_calibrated"]
-    first, second = (wording.nll(cost) for cost in costs)
+    first = wording.gap(raw["nll"], scaled["nll"])
+    second = wording.gap(scaled["nll_calibrated"], raw["nll_calibrated"])
     return (
         f"Choose the first if probabilities are used as the model gives them (it is better by "
         f"{first} there), the second if a temperature is fitted afterwards (better by {second}); "

@@ -49,8 +49,8 @@ def history_data(trials: pd.DataFrame, metric: Metric) -> History:
 
 def history_figure(data: History) -> go.Figure:
     """Draw every trial, and the best so far as a staircase."""
-    figure = go.Figure(layout=look.layout(400))
-    figure.add_traces([_pruned_trace(data), *_traces(data), _staircase(data)])
+    figure = go.Figure(layout=look.layout(400, {"height": 540}))
+    figure.add_traces([*_pruned_traces(data), *_traces(data), _staircase(data)])
     values = np.concatenate([np.empty(0), data.pruned.y, *(group.y for group in data.groups)])
     figure.update_xaxes(title="trial number")
     figure.update_yaxes(
@@ -68,11 +68,10 @@ def history_notes(data: History) -> tuple[str, ...]:
         return ()
     found = int(data.number[int(np.argmin(data.best))])
     after = int((data.number > found).sum())
-    faint = "Faint: pruned trials, at the last NLL seen. " if len(data.pruned.x) else ""
-    return (
-        f"{faint}The best was found in trial {found}; {wording.counted(after, 'trial')} after it "
-        f"finished without beating it.",
-    )
+    since = f"the {wording.counted(after, 'trial')} finished since did not beat it"
+    notes = [f"The best was trial {found}; {since if after else 'none has finished since'}."]
+    notes += ["Faint: pruned trials, at the last NLL seen."] if len(data.pruned.x) else []
+    return tuple(notes)
 
 
 def _points(schedule: str, rows: pd.DataFrame, column: str) -> Points:
@@ -88,21 +87,23 @@ def _traces(data: History) -> Iterator[go.Scatter]:
             marker = {"color": style.colour, "symbol": style.symbol, "size": 8}
         else:
             marker = look.baseline_marker()
-        yield _markers(group, data.limit, marker, look.label(group.schedule) or "ε = 0 (baseline)")
+        yield _markers(group, data.limit, marker, group.schedule)
+        yield look.entry(look.label(group.schedule) or "ε = 0 (baseline)", marker, group.schedule)
 
 
-def _pruned_trace(data: History) -> go.Scatter:
+def _pruned_traces(data: History) -> Iterator[go.Scatter]:
+    if not len(data.pruned.x):
+        return
     marker = {"color": look.FAINT, "symbol": "circle-open", "size": 7, "opacity": 0.6}
-    shown = bool(len(data.pruned.x))
-    return _markers(data.pruned, data.limit, marker, "pruned", showlegend=shown, legendrank=2000)
+    yield _markers(data.pruned, data.limit, marker, "pruned")
+    yield look.entry("pruned", marker, "pruned", legendrank=2000)
 
 
-def _markers(
-    points: Points, limit: float | None, marker: dict[str, Any], name: str, **more: object
-) -> go.Scatter:
-    symbols = look.symbols(points.y, limit, marker["symbol"])
-    y, drawn = scales.clipped(points.y, limit), {**marker, "symbol": symbols}
-    return look.dots(points.x, y, points.texts, marker=drawn, name=name, **more)
+def _markers(points: Points, limit: float | None, marker: dict[str, Any], group: str) -> go.Scatter:
+    drawn = {**marker, "symbol": look.symbols(points.y, limit, marker["symbol"])}
+    y = scales.clipped(points.y, limit)
+    shown = {"marker": drawn, "legendgroup": group, "showlegend": False}
+    return look.dots(points.x, y, points.texts, **shown)
 
 
 def _staircase(data: History) -> go.Scatter:

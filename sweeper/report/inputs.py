@@ -79,7 +79,7 @@ def with_numbers(trials: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def by_schedule(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the smoothed trials (epsilon > 0) of each schedule: the ready ones first, as listed."""
+    """Return the smoothed trials (epsilon > 0) of each schedule, the ready ones first."""
     smoothed = trials[trials["epsilon"] > 0]
     groups = {str(name): rows for name, rows in smoothed.groupby("schedule")}
     return {name: groups[name] for name in sorted(groups, key=schedule_order)}

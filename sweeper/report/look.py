@@ -54,8 +54,18 @@ _DARK: Final[Mapping[str, str]] = {
     "#8c6d00": "#d8b84a",
     "#7a7a7a": "#a8a8a8",
 }
-_LIGHT_GROUND: Final = {"grid": "#e6e8eb", "line": "#9aa1a9", "card": "#ffffff"}
-_DARK_GROUND: Final = {"grid": "#2d333b", "line": "#6b737d", "card": "#1c2128"}
+_LIGHT_GROUND: Final = {
+    "grid": "#e6e8eb",
+    "line": "#9aa1a9",
+    "card": "#ffffff",
+    "veil": "rgba(255,255,255,0.7)",
+}
+_DARK_GROUND: Final = {
+    "grid": "#2d333b",
+    "line": "#6b737d",
+    "card": "#1c2128",
+    "veil": "rgba(28,33,40,0.7)",
+}
 
 LEGEND_LENGTH: Final = 28
 
@@ -148,6 +158,12 @@ def dots(x: Iterable[Any], y: Iterable[Any], texts: Iterable[str], **more: Any) 
     )
 
 
+def entry(name: str, marker: Mapping[str, Any], group: str, **more: Any) -> go.Scatter:
+    """Return what only the legend shows: a group's own marker, whatever its first point has."""
+    shown = {"marker": marker, "name": name, "legendgroup": group, "hoverinfo": "skip"}
+    return go.Scatter(x=[None], y=[None], mode="markers", **shown, **more)
+
+
 def dashed(y: float, words: str, axis: str = "") -> dict[str, dict[str, Any]]:
     """Return the line of the baseline across a plot, and the words at its right end."""
     line = {"color": INK, "width": 1.5, "dash": "dash"}
@@ -184,13 +200,14 @@ def _words(ink: str, ground: Mapping[str, str]) -> dict[str, Any]:
             "font": {"color": ink, "family": "system-ui, sans-serif"},
             "align": "left",
         },
-        "annotationdefaults": {"bgcolor": ground["card"], "opacity": 0.9, "borderpad": 1},
+        "annotationdefaults": {"bgcolor": ground["veil"], "borderpad": 1},
         "legend": {
             "orientation": "h",
             "x": 0,
             "y": 1.02,
             "xanchor": "left",
             "yanchor": "bottom",
+            "maxheight": 0.9,
             "bgcolor": "rgba(0,0,0,0)",
         },
     }

@@ -1,7 +1,7 @@
 """The study's metric against epsilon: a marker a trial, a smoothed line a schedule."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -133,27 +133,28 @@ def _range(data: Response) -> tuple[float, float]:
 def _trial_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:
     for group in data.finished:
         style = styles[group.schedule]
-        marker = {
-            "color": style.colour,
-            "size": 9,
-            "symbol": look.symbols(group.y, data.limit, style.symbol),
-            "line": {"width": 0},
-        }
-        yield _markers(group, data.limit, marker, name=look.label(group.schedule))
+        marker = {"color": style.colour, "size": 9, "symbol": style.symbol}
+        yield _markers(group, data.limit, marker, group.schedule)
+        yield look.entry(look.label(group.schedule), marker, group.schedule)
 
 
 def _pruned_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:
-    for index, group in enumerate(data.pruned):
+    faint = {"size": 7, "opacity": 0.4}
+    for group in data.pruned:
         style = styles[group.schedule]
-        symbols = look.symbols(group.y, data.limit, style.symbol + "-open")
-        marker = {"color": style.colour, "size": 7, "symbol": symbols, "opacity": 0.4}
-        shown = {"name": "pruned", "legendgroup": "pruned", "legendrank": 2000}
-        yield _markers(group, data.limit, marker, showlegend=index == 0, **shown)
+        marker = {"color": style.colour, "symbol": style.symbol + "-open", **faint}
+        yield _markers(group, data.limit, marker, "pruned")
+    if data.pruned:
+        marker = {"color": look.FAINT, "symbol": "circle-open", **faint}
+        yield look.entry("pruned", marker, "pruned", legendrank=2000)
 
 
-def _markers(group: Points, limit: float | None, marker: object, **more: object) -> go.Scatter:
-    rest = {"legendgroup": group.schedule, "marker": marker, **more}
-    return look.dots(group.x, scales.clipped(group.y, limit), group.texts, **rest)
+def _markers(
+    points: Points, limit: float | None, marker: dict[str, Any], group: str, **more: Any
+) -> go.Scatter:
+    drawn = {**marker, "symbol": look.symbols(points.y, limit, marker["symbol"])}
+    shown = {"marker": drawn, "legendgroup": group, "showlegend": False, **more}
+    return look.dots(points.x, scales.clipped(points.y, limit), points.texts, **shown)
 
 
 def _line_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:
@@ -173,10 +174,12 @@ def _line_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.S
 def _marks(data: Response) -> Iterator[go.Scatter]:
     if data.best is not None:
         ring = {"symbol": "circle-open", "size": 19, "color": look.INK, "line": {"width": 2}}
-        yield _markers(data.best, data.limit, ring, name="best", hoverinfo="skip", legendrank=1900)
+        yield _markers(data.best, data.limit, ring, "best", hoverinfo="skip")
+        yield look.entry("best", ring, "best", legendrank=1900)
     if data.baseline is not None:
         marker = look.baseline_marker()
-        yield _markers(data.baseline, data.limit, marker, name="ε = 0 (baseline)", legendrank=1)
+        yield _markers(data.baseline, data.limit, marker, "baseline")
+        yield look.entry("ε = 0 (baseline)", marker, "baseline", legendrank=1)
 
 
 def _line_note(data: Response) -> str:

@@ -109,7 +109,7 @@ def _sentences(kind: str, report: ReportInput, best: Any, base: Any) -> Iterator
 
 
 def _gain(best: Any, base: Any, metric: str) -> str:
-    difference = wording.signed(best["value"] - base["value"])
+    difference = wording.change(base["value"], best["value"])
     return (
         f"{wording.name(best).capitalize()} reached a {metric} of {wording.nll(best['value'])} "
         f"nats, against {wording.nll(base['value'])} at ε = 0: a difference of {difference} nats "
@@ -130,7 +130,7 @@ def _no_benefit(report: ReportInput, base: Any, metric: str) -> Iterator[str]:
         yield (
             f"The best with smoothing, {wording.smoothing(nearest)} ({wording.name(nearest)}), "
             f"reached {wording.nll(nearest['value'])} "
-            f"({wording.signed(nearest['value'] - base['value'])})."
+            f"({wording.change(base['value'], nearest['value'])})."
         )
 
 
@@ -161,15 +161,15 @@ def _warnings(kind: str, report: ReportInput) -> Iterator[str]:
 
 
 def _tiles(report: ReportInput, best: Any, base: Any) -> Iterator[Tile]:
-    scores: list[tuple[str, str, Callable[[float], str], Callable[[float], str]]] = [
-        ("NLL, nats", "nll", wording.nll, wording.signed)
+    scores: list[tuple[str, str, Callable[[float], str], Callable[[float, float], str]]] = [
+        ("NLL, nats", "nll", wording.nll, wording.change)
     ]
     if report.metric == "nll_calibrated":
-        scores.insert(0, ("NLL after scaling, nats", "nll_calibrated", wording.nll, wording.signed))
+        scores.insert(0, ("NLL after scaling, nats", "nll_calibrated", wording.nll, wording.change))
     scores.append(("accuracy", "accuracy", wording.percent, wording.points))
     scores.append(("ECE", "ece", wording.percent, wording.points))
     for name, column, spoken, compared in scores:
-        difference = compared(best[column] - base[column])
+        difference = compared(base[column], best[column])
         yield Tile(name, spoken(best[column]), spoken(base[column]), difference)
 
 

@@ -11,12 +11,13 @@ from sweeper.study import results
 
 
 class Column(NamedTuple):
-    """A column: its key, heading, what the heading means, and how a number is shown."""
+    """A column: its key, heading and what that means, how a number is shown, if on paper too."""
 
     key: str
     heading: str
     title: str
     shown: Callable[[float], str] | None
+    printed: bool = True
 
 
 class Cell(NamedTuple):
@@ -49,17 +50,23 @@ _COLUMNS: Final = (
     Column("number", "trial", "number of the trial", lambda value: f"{value:.0f}"),
     Column("state", "state", "complete, pruned, failed or running", None),
     Column("epsilon", "ε", "share taken from the true class", wording.epsilon),
-    Column("label_smoothing", "ε (torch)", "the same as torch's label_smoothing", wording.epsilon),
+    Column(
+        "label_smoothing",
+        "ε (torch)",
+        "the same as torch's label_smoothing",
+        wording.epsilon,
+        False,
+    ),
     Column("schedule", "schedule", "how ε changes over the training", None),
     Column("rate", "rate", "annealing rate; – where it does not act", wording.figure),
     Column("nll", "NLL", "validation NLL in nats; of pruned trials the last", wording.nll),
     Column("nll_calibrated", "NLL scaled", "validation NLL after temperature scaling", wording.nll),
     Column("accuracy", "accuracy", "validation accuracy", wording.percent),
     Column("ece", "ECE", "validation expected calibration error", wording.percent),
-    Column("brier", "Brier", "validation Brier score", wording.nll),
-    Column("temperature", "temp.", "fitted temperature", wording.figure),
-    Column("epochs", "epochs", "epochs trained", lambda value: f"{value:.0f}"),
-    Column("seconds", "time", "time of training", wording.seconds),
+    Column("brier", "Brier", "validation Brier score", wording.nll, False),
+    Column("temperature", "temp.", "fitted temperature", wording.figure, False),
+    Column("epochs", "epochs", "epochs trained", lambda value: f"{value:.0f}", False),
+    Column("seconds", "time", "time of training", wording.seconds, False),
     Column("note", "note", "what went wrong, or whose result was used", None),
 )
 

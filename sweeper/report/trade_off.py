@@ -115,8 +115,8 @@ def _trace(
 
 def _legend_entry(symbol: str, name: str) -> go.Scatter:
     # The colour means ECE here, so that a legend can show only the shape.
-    marker = {"symbol": symbol, "size": 10, "color": look.INK if symbol == "x" else look.FAINT}
-    return look.dots([None], [None], [""], marker=marker, name=name, legendgroup=name)
+    colour = look.INK if symbol == "x" else look.FAINT
+    return look.entry(name, {"symbol": symbol, "size": 10, "color": colour}, name)
 
 
 def _text(data: TradeOff, index: np.intp) -> str:

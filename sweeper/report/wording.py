@@ -15,18 +15,23 @@ def nll(value: float) -> str:
     """Return nats with three decimals, fewer when large, two figures when below 0.01."""
     if not math.isfinite(value):
         return _odd(value)
-    if abs(value) >= 10:
-        return f"{value:.1f}" if abs(value) < 1e4 else f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+    return f"{value:.{_decimals(value)}f}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
-def signed(value: float) -> str:
-    """Return a difference in nats with its sign."""
-    if not math.isfinite(value):
-        return _odd(value)
-    if value == 0:
-        return "0"
-    return ("−" if value < 0 else "+") + nll(abs(value))
+def gap(lower: float, higher: float) -> str:
+    """Return by how much two values in nats differ, with no more decimals than they have."""
+    difference = abs(higher - lower)
+    if not math.isfinite(difference):
+        return _odd(difference)
+    return f"{difference:.{_decimals(max(abs(lower), abs(higher)))}f}"
+
+
+def change(before: float, after: float) -> str:
+    """Return a difference in nats with its sign, as `−0.039`."""
+    size = gap(before, after)
+    if size in (NOTHING, "∞") or float(size) == 0:
+        return size
+    return ("−" if after < before else "+") + size
 
 
 def percent(share: float) -> str:
@@ -34,11 +39,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %" if math.isfinite(share) else _odd(share)
 
 
-def points(share: float) -> str:
+def points(before: float, after: float) -> str:
     """Return a difference of two shares in percentage points, with its sign."""
-    if not math.isfinite(share):
-        return _odd(share)
-    rounded = round(100 * share, 1)
+    if not math.isfinite(after - before):
+        return _odd(after - before)
+    rounded = round(100 * (after - before), 1)
     sign = "−" if rounded < 0 else "+" if rounded > 0 else "±"
     return f"{sign}{abs(rounded):.1f} points"
 
@@ -89,6 +94,14 @@ def counted(number: int, noun: str) -> str:
 def listed(items: Sequence[str]) -> str:
     """Return `a, b and c`."""
     return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+
+
+def _decimals(value: float) -> int:
+    if abs(value) >= 10:
+        return 1
+    if abs(value) >= 0.01 or value == 0:
+        return 3
+    return min(1 - math.floor(math.log10(abs(value))), 9)
 
 
 def _odd(value: float) -> str:

@@ -30,7 +30,8 @@
     if (small) layout = merge(layout, { ...layout.meta.narrow, dragmode: false, margin: merge({ l: 50, r: 6 }, layout.meta.narrow.margin ?? {}) });
     if (printing) layout.width = paper;
     plot.style.minHeight = `${layout.height}px`;
-    return Plotly.react(plot, figure.data, layout, config);
+    Plotly.purge(plot); // drawn afresh: a change of layout leaves parts of the old one behind
+    return Plotly.newPlot(plot, figure.data, layout, config);
   }
 
   function drawAll(printing) {

@@ -1,0 +1,308 @@
+"""The database contract: one class of tests, an empty subclass a backend."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text, update
+
+from sweeper.errors import SweeperError
+from sweeper.store import tickets as ticket_module
+from sweeper.store.database import Store, open_reader, open_writer
+from sweeper.store.records import (
+    EpochRow,
+    Result,
+    close_ticket,
+    read_epochs,
+    read_results,
+    start_attempt,
+    write_epoch,
+    write_result,
+)
+from sweeper.store.schema import PREFIX, VERSION_TABLE, metadata, tickets
+from sweeper.store.studies import StudyRecord, add_study, all_studies, delete_study, get_study
+from sweeper.store.tickets import (
+    LeaseLost,
+    Ticket,
+    add_tickets,
+    all_closed,
+    claim,
+    free_leases,
+    hand_back,
+    renew,
+    ticket_states,
+)
+from sweeper.store.urls import masked, parse_url
+from sweeper.study.trials import create_optuna_study
+
+EPOCH = EpochRow(1, 0.5, 0.1, 1.0, 0.3, 0.9, 0.1, 0.02)
+OPEN_AND_ADD = """
+import sys
+from sweeper.store.database import open_writer
+from sweeper.store.studies import add_study, all_studies
+store = open_writer(sys.argv[1])
+add_study(store, sys.argv[2], spec="{}", spec_hash="", folder="", version="0")
+assert sys.argv[2] in [study.name for study in all_studies(store)]
+"""
+
+
+def new_study(store: Store, points: int = 3, name: str = "s") -> StudyRecord:
+    study = add_study(store, name, spec="{}", spec_hash="h", folder="/", version="0")
+    add_tickets(store, study, [{"epsilon": i / 10} for i in range(points)])
+    return study
+
+
+def take(store: Store, study: StudyRecord, worker: str = "w") -> Ticket:
+    ticket = claim(store, study.id, worker, below=100)
+    assert ticket is not None
+    return ticket
+
+
+def let_expire(store: Store, ticket: Ticket) -> None:
+    """Put a lease into the past, as if its worker had been silent for long enough."""
+    with store.begin() as connection:
+        past = update(tickets).where(ticket.row()).values(lease_until=tickets.c.lease_until - 60)
+        connection.execute(past)
+
+
+class DatabaseContract:
+    @pytest.fixture
+    def url(self) -> str:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, url: str) -> Iterator[Store]:
+        store = open_writer(url)
+        yield store
+        store.close()
+
+    def test_six_processes_may_start_on_an_empty_database(self, url: str) -> None:
+        command = [sys.executable, "-c", OPEN_AND_ADD, url]
+        started = [
+            subprocess.Popen([*command, f"study-{n}"], stderr=subprocess.PIPE) for n in range(6)
+        ]
+        errors = [process.communicate()[1].decode() for process in started]
+        assert [process.returncode for process in started] == [0] * 6, errors
+        reader = open_reader(url)
+        assert len(all_studies(reader)) == 6
+        reader.close()
+
+    def test_the_migrations_make_the_tables_of_the_schema(self, store: Store) -> None:
+        options = {
+            "version_table": VERSION_TABLE,
+            "compare_type": True,
+            "include_name": lambda name, kind, _: kind != "table" or name.startswith(PREFIX),
+        }
+        with store.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, metadata) == []
+
+    def test_optunas_tables_are_beside_ours(self, store: Store) -> None:
+        names = inspect(store.engine).get_table_names()
+        assert {"studies", "trials", "alembic_version", "sweeper_studies"} <= set(names)
+
+    def test_a_newer_schema_is_refused(self, store: Store, url: str) -> None:
+        with store.begin() as connection:
+            connection.execute(text(f"update {VERSION_TABLE} set version_num = '9999'"))
+        with pytest.raises(SweeperError, match="newer sweeper"):
+            open_writer(url)
+
+    def test_tickets_are_claimed_in_order_and_once(self, store: Store) -> None:
+        study = new_study(store)
+        taken = [claim(store, study.id, f"w{i}", below=100) for i in range(4)]
+        assert [ticket.number if ticket else None for ticket in taken] == [0, 1, 2, None]
+        assert taken[1] is not None
+        assert taken[1].point == {"epsilon": 0.1}
+
+    def test_tickets_beyond_the_budget_are_not_claimed(self, store: Store) -> None:
+        study = new_study(store)
+        assert claim(store, study.id, "w", below=0) is None
+        assert all_closed(store, study, below=0)
+        assert not all_closed(store, study, below=1)
+
+    def test_an_expired_lease_passes_on_and_the_late_worker_can_write_no_more(
+        self, store: Store
+    ) -> None:
+        study = new_study(store, points=1)
+        late = take(store, study, "late")
+        write_epoch(store, late, EPOCH)
+        let_expire(store, late)
+        heir = take(store, study, "heir")
+        assert (heir.number, heir.attempts) == (0, 2)
+        for write in (
+            lambda: write_epoch(store, late, EPOCH),
+            lambda: write_result(store, late, Result()),
+            lambda: start_attempt(store, late),
+        ):
+            with pytest.raises(LeaseLost):
+                write()
+        close_ticket(store, late)
+        assert not ticket_states(store, study)[0].closed
+        start_attempt(store, heir)
+        assert read_epochs(store, study) == []
+
+    def test_a_worker_that_claims_its_own_expired_ticket_again_holds_it_once(
+        self, store: Store
+    ) -> None:
+        study = new_study(store, points=1)
+        first = take(store, study)
+        let_expire(store, first)
+        second = take(store, study)
+        with pytest.raises(LeaseLost):
+            write_epoch(store, first, EPOCH)
+        write_epoch(store, second, EPOCH)
+
+    def test_renewal_keeps_a_lease(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        held = take(store, study)
+        let_expire(store, held)
+        renew(store, "w")
+        assert claim(store, study.id, "other", below=100) is None
+
+    def test_a_lease_is_for_thirty_seconds_of_the_databases_clock(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        take(store, study)
+        left = tickets.c.lease_until - ticket_module.now()
+        with store.begin() as connection:
+            seconds = connection.execute(tickets.select().with_only_columns(left)).scalar_one()
+        assert 20 < seconds <= 30
+
+    def test_a_ticket_handed_back_is_free_and_the_attempt_does_not_count(
+        self, store: Store
+    ) -> None:
+        study = new_study(store, points=1)
+        hand_back(store, take(store, study, "first"))
+        assert take(store, study, "second").attempts == 1
+
+    def test_leases_of_the_dead_are_freed_and_others_kept(self, store: Store) -> None:
+        study = new_study(store)
+        take(store, study, "dead")
+        take(store, study, "alive")
+        assert free_leases(store, ["dead"]) == 1
+        assert [t.leased for t in ticket_states(store, study)] == [False, True, False]
+
+    def test_a_closed_ticket_stays_closed(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        ticket = take(store, study)
+        close_ticket(store, ticket)
+        renew(store, "w")
+        assert claim(store, study.id, "w", below=100) is None
+        assert all_closed(store, study, below=100)
+        with pytest.raises(LeaseLost):
+            write_epoch(store, ticket, EPOCH)
+
+    def test_tickets_are_added_once(self, store: Store) -> None:
+        study = new_study(store)
+        assert add_tickets(store, study, [None] * 3) == 0
+        assert add_tickets(store, study, [None] * 5) == 2
+        assert [t.number for t in ticket_states(store, study)] == [0, 1, 2, 3, 4]
+
+    def test_results_come_back_as_they_went(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        ticket = take(store, study)
+        nan = float("nan")
+        write_result(store, ticket, Result(scores={"nll": 0.5, "ece": nan}, log="ε\n"))
+        write_result(store, ticket, Result(scores={"nll": 0.25, "ece": nan}, log="ε\n"))
+        found = read_results(store, study)
+        assert found == {0: Result(scores={"nll": 0.25, "ece": None}, log="ε\n")}
+
+    def test_a_reader_reads_while_a_writer_writes_and_cannot_write(
+        self, store: Store, url: str
+    ) -> None:
+        study = new_study(store)
+        reader = open_reader(url)
+        with store.begin() as connection:
+            connection.execute(update(tickets).values(worker="held"))
+            assert [t.worker for t in ticket_states(reader, study)] == [None] * 3
+        with pytest.raises(SweeperError, match=r"read-?only"):
+            claim(reader, study.id, "w", below=100)
+        with pytest.raises(SweeperError, match=r"read-?only"):
+            delete_study(reader, study)
+        reader.close()
+
+    def test_a_deleted_study_leaves_nothing_and_its_id_is_not_used_again(
+        self, store: Store
+    ) -> None:
+        study = new_study(store)
+        ticket = take(store, study)
+        write_epoch(store, ticket, EPOCH)
+        write_result(store, ticket, Result())
+        delete_study(store, study)
+        for table in metadata.sorted_tables:
+            with store.begin() as connection:
+                assert connection.execute(table.select()).all() == []
+        assert new_study(store).id != study.id
+
+    def test_studies_are_listed_newest_first_and_a_missing_one_is_named(
+        self, store: Store
+    ) -> None:
+        new_study(store, name="older")
+        new_study(store, name="newer")
+        assert [study.name for study in all_studies(store)] == ["newer", "older"]
+        with pytest.raises(SweeperError, match="did you mean 'older'"):
+            get_study(store, "oldr")
+
+    def test_optuna_works_on_the_same_engine(self, store: Store, url: str) -> None:
+        create_optuna_study(store, "s")
+        create_optuna_study(store, "s")
+        reader = open_reader(url)
+        assert [study.study_name for study in reader.storage.get_all_studies()] == ["s"]
+        reader.close()
+
+    def test_an_exclusive_section_keeps_others_out(self, store: Store, url: str) -> None:
+        code = (
+            "import sys; from sweeper.store.database import open_writer\n"
+            "store = open_writer(sys.argv[1])\n"
+            "print('ready', flush=True)\n"
+            "with store.exclusive(): print('inside', flush=True)\n"
+        )
+        with store.exclusive():
+            other = subprocess.Popen(
+                [sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True
+            )
+            assert other.stdout is not None
+            assert other.stdout.readline() == "ready\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                other.wait(0.5)
+        assert other.communicate(timeout=60)[0] == "inside\n"
+
+
+class TestSqlite(DatabaseContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/sweeper.db"
+
+    def test_a_reader_makes_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(SweeperError, match="no such file"):
+            open_reader(f"sqlite:///{tmp_path}/none.db")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestPostgresql(DatabaseContract):
+    @pytest.fixture
+    def url(self, postgresql: str) -> str:
+        return postgresql
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("sweeper.db", "sqlite:///sweeper.db"),
+        ("/a/b.db", "sqlite:////a/b.db"),
+        ("postgres://u:secret@h/d", "postgresql+psycopg://u:***@h/d"),
+        ("postgresql://u:secret@h/d?password=secret", "postgresql+psycopg://u:***@h/d"),
+    ],
+)
+def test_urls_are_completed_and_masked(given: str, url: str) -> None:
+    assert masked(parse_url(given)) == url
+
+
+@pytest.mark.parametrize("given", ["mysql+nodriver://u:secret@h/d", "oracle://secret@h", "://"])
+def test_a_url_that_is_not_served_is_refused_without_its_password(given: str) -> None:
+    with pytest.raises(SweeperError, match="allowed") as refusal:
+        parse_url(given)
+    assert "secret" not in str(refusal.value)
