@@ -175,8 +175,12 @@ class DatabaseContract:
         self, store: Store
     ) -> None:
         study = new_study(store, points=1)
-        hand_back(store, take(store, study, "first"))
-        assert take(store, study, "second").attempts == 1
+        first = take(store, study)
+        hand_back(store, first)
+        second = take(store, study)
+        assert (second.claims, second.attempts) == (2, 1)
+        with pytest.raises(LeaseLost):
+            write_epoch(store, first, EPOCH)
 
     def test_leases_of_the_dead_are_freed_and_others_kept(self, store: Store) -> None:
         study = new_study(store)

@@ -104,7 +104,7 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> tuple[int, bool]:
     """Return the id of the ticket's trial, born now if need be, and whether it is finished."""
     found = None
     # The launch bears trial 0; any other can only be there after an earlier claim.
-    if ticket.number == 0 or ticket.attempts > 1:
+    if ticket.number == 0 or ticket.claims > 1:
         found = find_trial(study.optuna, ticket.number)
     if found is None:
         return bear_trial(study.optuna, ticket.number, ticket.point), False
@@ -112,10 +112,10 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> tuple[int, bool]:
 
 
 def _told(study: OpenStudy, ticket: Ticket, trial_id: int, stop: StopRequest) -> Told:
-    if ticket.attempts > MAX_ATTEMPTS:
-        return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
     trial = open_trial(study.optuna, study.file.spec, ticket.number, trial_id)
     point = point_of(trial, study.file.spec)
+    if ticket.attempts > MAX_ATTEMPTS:
+        return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
     twin = _finished_twin(study, point)
     if twin is not None:
         return _copied(study, twin)

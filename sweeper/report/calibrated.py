@@ -67,9 +67,7 @@ def calibrated_figure(data: Calibrated) -> go.Figure:
     low, high = scales.axis_range(data.values, data.limit)
     # Room for the words below the optimum.
     figure.update_yaxes(range=(low - 0.12 * (high - low), high))
-    lines = list(_baselines(data))
-    notes = [*_labels(data), *(line["annotation"] for line in lines)]
-    figure.update_layout(_WIDE, annotations=notes, shapes=[line["shape"] for line in lines])
+    figure.update_layout(_WIDE, annotations=list(_labels(data)), shapes=list(_baselines(data)))
     return figure
 
 
@@ -164,10 +162,10 @@ def _marks(data: Calibrated, side: str) -> Iterator[go.Scatter]:
         )
 
 
-def _baselines(data: Calibrated) -> Iterator[dict[str, dict[str, Any]]]:
+def _baselines(data: Calibrated) -> Iterator[dict[str, Any]]:
     base = next((group for group in data.groups if not group.schedule), None)
     for values, axis in () if base is None else ((base.raw, ""), (base.scaled, "2")):
-        yield look.dashed(values[0], f"ε = 0: {wording.nll(values[0])}", axis)
+        yield look.dashed(values[0], axis)
 
 
 def _labels(data: Calibrated) -> Iterator[dict[str, Any]]:

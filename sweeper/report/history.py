@@ -57,8 +57,7 @@ def history_figure(data: History) -> go.Figure:
         title=wording.METRICS[data.metric] + " (nats)", range=scales.axis_range(values, data.limit)
     )
     if data.baseline is not None:
-        line = look.dashed(data.baseline, f"ε = 0: {wording.nll(data.baseline)}")
-        figure.update_layout(shapes=[line["shape"]], annotations=[line["annotation"]])
+        figure.update_layout(shapes=[look.dashed(data.baseline)])
     return figure
 
 
@@ -88,7 +87,9 @@ def _traces(data: History) -> Iterator[go.Scatter]:
         else:
             marker = look.baseline_marker()
         yield _markers(group, data.limit, marker, group.schedule)
-        yield look.entry(look.label(group.schedule) or "ε = 0 (baseline)", marker, group.schedule)
+        yield look.entry(
+            look.label(group.schedule) or look.baseline_name(group.y[0]), marker, group.schedule
+        )
 
 
 def _pruned_traces(data: History) -> Iterator[go.Scatter]:

@@ -164,21 +164,16 @@ def entry(name: str, marker: Mapping[str, Any], group: str, **more: Any) -> go.S
     return go.Scatter(x=[None], y=[None], mode="markers", **shown, **more)
 
 
-def dashed(y: float, words: str, axis: str = "") -> dict[str, dict[str, Any]]:
-    """Return the line of the baseline across a plot, and the words at its right end."""
+def dashed(y: float, axis: str = "") -> dict[str, Any]:
+    """Return the line of the baseline across a plot."""
     line = {"color": INK, "width": 1.5, "dash": "dash"}
-    shape = {"type": "line", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line, "layer": "below"}
-    note = {
-        "text": words,
-        "x": 1,
-        "y": y,
-        "xanchor": "right",
-        "yanchor": "bottom",
-        "showarrow": False,
-        "font": {"color": INK, "size": 12},
-    }
-    refs = {"xref": f"x{axis} domain", "yref": f"y{axis}"}
-    return {"shape": {**shape, **refs}, "annotation": {**note, **refs}}
+    ends = {"x0": 0, "x1": 1, "y0": y, "y1": y, "xref": f"x{axis} domain", "yref": f"y{axis}"}
+    return {"type": "line", "line": line, "layer": "below", **ends}
+
+
+def baseline_name(value: float) -> str:
+    """Return the baseline's name for a legend, with its value: words in the plot hide trials."""
+    return f"ε = 0: {wording.nll(value)}"
 
 
 def baseline_marker() -> dict[str, Any]:
@@ -200,7 +195,6 @@ def _words(ink: str, ground: Mapping[str, str]) -> dict[str, Any]:
             "font": {"color": ink, "family": "system-ui, sans-serif"},
             "align": "left",
         },
-        "annotationdefaults": {"bgcolor": ground["veil"], "borderpad": 1},
         "legend": {
             "orientation": "h",
             "x": 0,

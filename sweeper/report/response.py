@@ -85,8 +85,7 @@ def response_figure(data: Response) -> go.Figure:
     figure.update_xaxes(title="ε (share taken from the true class)")
     figure.update_yaxes(title=wording.METRICS[data.metric] + " (nats)", range=_range(data))
     if data.baseline is not None and np.isfinite(data.baseline.y[0]):
-        line = look.dashed(data.baseline.y[0], f"ε = 0: {wording.nll(data.baseline.y[0])}")
-        figure.update_layout(shapes=[line["shape"]], annotations=[line["annotation"]])
+        figure.update_layout(shapes=[look.dashed(data.baseline.y[0])])
     return figure
 
 
@@ -179,7 +178,7 @@ def _marks(data: Response) -> Iterator[go.Scatter]:
     if data.baseline is not None:
         marker = look.baseline_marker()
         yield _markers(data.baseline, data.limit, marker, "baseline")
-        yield look.entry("ε = 0 (baseline)", marker, "baseline", legendrank=1)
+        yield look.entry(look.baseline_name(data.baseline.y[0]), marker, "baseline", legendrank=1)
 
 
 def _line_note(data: Response) -> str:

@@ -50,7 +50,8 @@ tickets: Final = Table(
     Column("params", JSON),  # the point to try; NULL: ask the sampler
     Column("worker", String(255)),
     Column("lease_until", Double),
-    Column("attempts", Integer, nullable=False),
+    Column("claims", Integer, nullable=False),  # never goes down: tells one claim from the next
+    Column("returned", Integer, nullable=False),  # claims that were handed back in good order
 )
 
 

@@ -26,13 +26,18 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Ticket:
-    """A claimed ticket; `point` is what to try, or None to ask the sampler."""
+    """A claimed ticket; `point` is what to try, or None to ask the sampler.
+
+    `claims` counts every claim of the ticket and `attempts` those that were not handed back:
+    the ones in which a worker may have died.
+    """
 
     study_id: int
     phase: str
     number: int
     point: Point | None
     worker: str
+    claims: int
     attempts: int
 
     def held(self) -> ColumnElement[bool]:
@@ -41,7 +46,7 @@ class Ticket:
             self.row(),
             tickets.c.state == "open",
             tickets.c.worker == self.worker,
-            tickets.c.attempts == self.attempts,
+            tickets.c.claims == self.claims,
         )
 
     def row(self) -> ColumnElement[bool]:
@@ -79,7 +84,8 @@ def add_tickets(
                 "number": number,
                 "state": "open",
                 "params": None if point is None else dict(point),
-                "attempts": 0,
+                "claims": 0,
+                "returned": 0,
             }
             for number, point in enumerate(points)
             if number >= have
@@ -105,11 +111,13 @@ def claim(
         row = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
         if row is None:
             return None
-        ticket = Ticket(study_id, phase, row.number, row.params, worker, row.attempts + 1)
+        claims = row.claims + 1
+        attempts = claims - row.returned
+        ticket = Ticket(study_id, phase, row.number, row.params, worker, claims, attempts)
         connection.execute(
             update(tickets)
             .where(ticket.row())
-            .values(worker=worker, attempts=ticket.attempts, lease_until=now() + LEASE_SECONDS)
+            .values(worker=worker, claims=claims, lease_until=now() + LEASE_SECONDS)
         )
         return ticket
 
@@ -127,7 +135,7 @@ def hand_back(store: Store, ticket: Ticket) -> None:
         connection.execute(
             update(tickets)
             .where(ticket.held())
-            .values(worker=None, lease_until=None, attempts=ticket.attempts - 1)
+            .values(worker=None, lease_until=None, returned=tickets.c.returned + 1)
         )
 
 
@@ -161,7 +169,7 @@ def ticket_states(store: Store, study: StudyRecord, phase: str = SEARCH) -> list
             (tickets.c.state == "closed").label("closed"),
             and_(tickets.c.state == "open", tickets.c.lease_until >= now()).label("leased"),
             tickets.c.worker,
-            tickets.c.attempts,
+            (tickets.c.claims - tickets.c.returned).label("attempts"),
         )
         .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
         .order_by(tickets.c.number)

@@ -5,6 +5,7 @@ from optuna.trial import TrialState
 
 from sweeper.store.database import Store
 from sweeper.study.frames import our_trials
+from sweeper.study.trials import quiet
 
 # Below this many finished trials the estimate is noise.
 ENOUGH = 8
@@ -19,7 +20,8 @@ def importance(store: Store, name: str) -> dict[str, float]:
     done = [t for t in our_trials(store, name) if t.state == TrialState.COMPLETE]
     if len(done) < ENOUGH or len({trial.value for trial in done}) == 1:
         return {}
-    study = optuna.create_study()
-    study.add_trials(done)
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    with quiet():
+        study = optuna.create_study()
+        study.add_trials(done)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

@@ -49,7 +49,8 @@ def upgrade() -> None:
         sa.Column("params", sa.JSON),
         sa.Column("worker", sa.String(255)),
         sa.Column("lease_until", sa.Double),
-        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("claims", sa.Integer, nullable=False),
+        sa.Column("returned", sa.Integer, nullable=False),
     )
     op.create_table(
         "sweeper_epochs",

@@ -1,0 +1,275 @@
+"""The page as text: what it holds, what it survives, and how it is written."""
+
+import json
+import math
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from plotly.offline import get_plotlyjs
+
+from sweeper.errors import SweeperError
+from sweeper.report import ReportInput, figures, render, write_report
+from sweeper.report.page import read_page
+from sweeper.shipped import shipped
+from sweeper.study.results import EPOCH_COLUMNS, TRIAL_COLUMNS
+from tests.test_report_frames import FAILED, PRUNED, frame, make_report, make_trial, make_trials
+
+NAMES = ["response", "trade_off", "calibrated", "schedules", "history", "importance"]
+HOSTILE = "<script>alert('x')</script></script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+
+
+def own_part(html: str) -> str:
+    """Return the page without plotly's library."""
+    return html.replace(get_plotlyjs(), "")
+
+
+def words(html: str) -> str:
+    """Return the visible words of the page, in one line."""
+    body = re.sub(r"<(script|style).*?</\1>", "", own_part(html), flags=re.DOTALL)
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)))
+
+
+def only(*changes: dict[str, Any]) -> pd.DataFrame:
+    """Return a study of one trial a change; the first is the baseline."""
+    rng = np.random.default_rng(0)
+    return frame(
+        [
+            make_trial(number, 0.1 * number, "fixed", math.nan, rng) | change
+            for number, change in enumerate(changes)
+        ]
+    )
+
+
+def odd_values() -> pd.DataFrame:
+    """Return a study in which scores are NaN and infinite where they should be numbers."""
+    trials = make_trials(20)
+    trials.loc[3, ["value", "nll"]] = math.inf
+    trials.loc[4, ["value", "nll", "ece", "accuracy"]] = math.nan
+    trials.loc[5, ["nll_calibrated", "temperature"]] = math.inf
+    trials.loc[6, "value"] = -math.inf
+    trials.loc[7, "rate"] = math.inf
+    return trials
+
+
+def renamed(schedule: str) -> pd.DataFrame:
+    """Return a study in which one schedule is a user's own."""
+    trials = make_trials(30)
+    trials["schedule"] = trials["schedule"].replace("cosine", schedule)
+    return trials
+
+
+ODD: dict[str, tuple[ReportInput, str]] = {
+    "only the baseline": (make_report(only({})), "Only the baseline, ε = 0, has finished so far"),
+    "nothing finished": (make_report(only(PRUNED, PRUNED)), "No trial has finished yet"),
+    "one running": (make_report(only(PRUNED | {"state": "running"})), "No trial has finished yet"),
+    "all failed": (make_report(only(FAILED, FAILED)), "All 2 trials failed"),
+    "the only one failed": (make_report(only(FAILED)), "The only trial failed"),
+    "no trial": (make_report(make_trials(1).iloc[:0]), "No trial has started yet"),
+    "no columns": (
+        make_report(pd.DataFrame(), epochs=pd.DataFrame()),
+        "No trial has started yet",
+    ),
+    "failed baseline": (
+        make_report(only(FAILED, {})),
+        "Lowest so far: ε = 0.10, fixed; the baseline, ε = 0, has not finished",
+    ),
+    "one schedule": (make_report(make_trials().query("schedule == 'fixed'")), "Best found"),
+    "baseline wins": (
+        make_report(only({"value": 0.01, "nll": 0.01}, {})),
+        "ε = 0 was best: no benefit found in this search",
+    ),
+    "classes unknown": (
+        make_report(make_trials().assign(label_smoothing=math.nan), classes=None),
+        "Best found",
+    ),
+    "after scaling": (
+        make_report(
+            make_trials().assign(value=lambda t: t["nll_calibrated"]), metric="nll_calibrated"
+        ),
+        "NLL after temperature scaling",
+    ),
+    "own schedule": (make_report(renamed("slow.py:mine")), "Brought by this study: slow.py:mine"),
+    "odd values": (make_report(odd_values()), "no finite number"),
+    "no epochs": (
+        make_report(epochs=pd.DataFrame(columns=list(EPOCH_COLUMNS))),
+        "with stored epochs",
+    ),
+    "nothing known beside": (
+        make_report(importance={}, facts={}, label_source={}),
+        "labels: source not stated",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_a_study_in_any_state_makes_a_page_that_says_so(case: str) -> None:
+    report, said = ODD[case]
+    text = words(render(report))
+    assert said in text
+    assert not re.search(r"\b(nan|NaN|None|<NA>|Infinity)\b", text.replace("loss is nan", ""))
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_a_study_in_any_state_has_all_figures(case: str) -> None:
+    drawn = figures(ODD[case][0])
+    assert list(drawn) == NAMES
+    assert all(isinstance(figure, go.Figure) for figure in drawn.values())
+
+
+def test_every_number_names_its_split_and_the_source_of_its_labels() -> None:
+    text = words(render(make_report(label_source={"validation": "taken by hand"})))
+    assert "on the validation split (labels: taken by hand)" in text
+    assert text.count("Validation split; labels: taken by hand.") == len(NAMES)
+    assert text.count("Scores on the validation split; labels: taken by hand.") == 2
+
+
+def test_the_library_is_there_once_and_nothing_comes_from_outside() -> None:
+    html = render(make_report())
+    assert html.count(get_plotlyjs()) == 1
+    assert "://" not in own_part(html)
+    assert not re.search(r"<(link(?! rel=\"icon\")|iframe|object|embed|base)\b", own_part(html))
+
+
+def test_sections_come_in_the_order_of_the_page_file() -> None:
+    page = read_page(shipped("dashboards") / "trade-offs.toml")
+    found = re.findall(r"<section id=\"(\w+)\"", render(make_report()))
+    assert found == [panel.figure for panel in page.panels]
+    assert found == ["summary", *NAMES, "trials", "glossary"]
+
+
+def test_importance_is_left_out_where_nothing_is_known() -> None:
+    assert '<section id="importance"' not in render(make_report(importance={}))
+
+
+@pytest.mark.parametrize("place", ["name", "failure", "schedule", "fact", "label", "parameter"])
+def test_hostile_words_stay_words(place: str) -> None:
+    trials = make_trials(30)
+    changes: dict[str, Any] = {}
+    if place == "failure":
+        trials.loc[2, ["state", "failure"]] = ["failed", HOSTILE]
+    elif place == "schedule":
+        trials = renamed(HOSTILE)
+    elif place == "parameter":
+        trials[f"hp_{HOSTILE}"] = 1.5
+        changes = {"importance": {HOSTILE: 1.0}}
+    else:
+        values = {"name": HOSTILE, "fact": {HOSTILE: HOSTILE}, "label": {"validation": HOSTILE}}
+        changes = {{"fact": "facts", "label": "label_source"}.get(place, place): values[place]}
+    html = own_part(render(make_report(trials, **changes)))
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    assert html.count("</script>") == html.count("<script")
+    assert HOSTILE in words(html)
+
+
+def test_a_failure_is_shown_by_its_first_line() -> None:
+    trials = make_trials(30)
+    trials.loc[2, ["state", "failure"]] = ["failed", "ValueError: bad\n  File 'x'"]
+    text = words(render(make_report(trials)))
+    assert "ValueError: bad" in text
+    assert "File 'x'" not in text
+
+
+def test_the_data_of_figures_is_json() -> None:
+    html = own_part(render(make_report()))
+    blocks = re.findall(r"<script type=\"application/json\"[^>]*>(.*?)</script>", html, re.DOTALL)
+    assert len(blocks) == len(NAMES) + 1
+    for block in blocks:
+        json.loads(block)
+
+
+def test_a_thousand_trials_fit_on_a_page() -> None:
+    html = own_part(render(make_report(make_trials(1000), epochs=pd.DataFrame())))
+    assert html.count("<tr data-state=") == 1000
+    assert len(html) < 6_000_000
+
+
+def test_a_report_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "deep" / "report.html"
+    assert write_report(path, make_report(name="first")) == path
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("sweeper.report.page.os.replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_report(path, make_report(name="second"))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_words_that_are_no_unicode_are_written_all_the_same(tmp_path: Path) -> None:
+    assert write_report(tmp_path / "report.html", make_report(name="\ud800")).stat().st_size
+
+
+def test_the_frames_that_came_in_are_left_as_they_were() -> None:
+    report = make_report()
+    trials, epochs = report.trials.copy(), report.epochs.copy()
+    render(report)
+    pd.testing.assert_frame_equal(report.trials, trials)
+    pd.testing.assert_frame_equal(report.epochs, epochs)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title = ", "Invalid value"),
+        ('title = "x"', "panels: Field required"),
+        ('title = "x"\npanels = []', "at least 1"),
+        ('title = "x"\ncolour = 1\n[[panels]]\nfigure = "trials"\nheading = ""', "colour: Extra"),
+        (
+            'title = "x"\n[[panels]]\nfigure = "respons"\nheading = ""',
+            "'respons' (did you mean 'response'?)",
+        ),
+    ],
+)
+def test_a_page_file_with_a_mistake_is_named_with_its_key(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "page.toml"
+    path.write_text(text)
+    with pytest.raises(SweeperError) as raised:
+        read_page(path)
+    assert said in str(raised.value)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_page_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SweeperError, match=r"none\.toml"):
+        read_page(tmp_path / "none.toml")
+
+
+def test_a_page_can_have_other_panels(tmp_path: Path) -> None:
+    path = tmp_path / "page.toml"
+    path.write_text('title = "Short"\n[[panels]]\nfigure = "history"\nheading = "Then"')
+    html = render(make_report(), read_page(path))
+    assert re.findall(r"<section id=\"(\w+)\"", html) == ["history"]
+    assert "Short" in html
+
+
+def test_shipped_folders_are_the_wheels_or_else_the_checkouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.shipped._PACKAGE", tmp_path / "sweeper")
+    with pytest.raises(SweeperError, match="studies: not found"):
+        shipped("studies")
+    (tmp_path / "studies").mkdir()
+    assert shipped("studies") == tmp_path / "studies"
+    (tmp_path / "sweeper" / "_shipped" / "studies").mkdir(parents=True)
+    assert shipped("studies") == tmp_path / "sweeper" / "_shipped" / "studies"
+
+
+def test_the_made_up_frames_have_the_columns_of_real_ones() -> None:
+    report = make_report()
+    assert list(report.trials.columns) == list(TRIAL_COLUMNS)
+    assert list(report.epochs.columns) == list(EPOCH_COLUMNS)
