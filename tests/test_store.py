@@ -241,9 +241,7 @@ class DatabaseContract:
                 assert connection.execute(table.select()).all() == []
         assert new_study(store).id != study.id
 
-    def test_studies_are_listed_newest_first_and_a_missing_one_is_named(
-        self, store: Store
-    ) -> None:
+    def test_studies_are_listed_newest_first_and_a_missing_one_is_named(self, store: Store) -> None:
         new_study(store, name="older")
         new_study(store, name="newer")
         assert [study.name for study in all_studies(store)] == ["newer", "older"]

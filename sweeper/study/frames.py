@@ -30,7 +30,10 @@ _NO_RESULT = Result()
 
 def our_trials(store: Store, name: str) -> list[FrozenTrial]:
     """Return the study's trials that were born with a ticket, in Optuna's order."""
-    study = optuna.load_study(study_name=name, storage=store.storage)
+    try:
+        study = optuna.load_study(study_name=name, storage=store.storage)
+    except KeyError:
+        return []  # a launch is just writing it
     return [trial for trial in study.get_trials(deepcopy=False) if TICKET in trial.user_attrs]
 
 

@@ -1,0 +1,210 @@
+"""Launches for real: worker processes that are killed, interrupted and launched again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import sweeper
+from sweeper.api import Study
+from sweeper.errors import SweeperError
+from sweeper.execution import launcher
+from sweeper.study.progress import Progress
+
+Write = Callable[..., Path]
+pytestmark = pytest.mark.chaos
+
+SLOW = """
+[study]
+name = "slow"
+[task]
+use = "quick.py:slow"
+options = {{ trace = '{trace}', pause = 0.06 }}
+[budget]
+trials = 24
+"""
+
+
+@pytest.fixture
+def slow(write_study: Write, tmp_path: Path) -> Path:
+    return write_study(SLOW.format(trace=tmp_path / "trace"), "slow.toml")
+
+
+@pytest.fixture
+def start(
+    slow: Path, storage: str, tmp_path: Path
+) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Start `sweeper launch` as a process; whatever is left of it is killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def launch() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "sweeper", "launch", str(slow), "--workers", "2"]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "SWEEPER_STORAGE": storage},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def wait_until(process: subprocess.Popen[str], storage: str, ended: int) -> Study:
+    """Wait until so many trials have ended, by looking, for as long as the launch lives."""
+    study = Study("slow", storage)
+    for _ in range(3000):
+        try:
+            if study.progress().ended >= ended:
+                return study
+        except SweeperError:
+            pass  # the launch has not made the database yet
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    raise AssertionError(f"the launch ended too early: {process.communicate()[0]}")
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def check_exact(study: Study, tmp_path: Path, *, again: int) -> None:
+    """Check that every trial ended once, and that at most `again` were started anew."""
+    frame = study.frame()
+    assert frame["number"].tolist() == list(range(24))
+    assert sorted(frame["ticket"]) == list(range(24))
+    assert set(frame["state"]) <= {"complete", "pruned"}
+    started = (tmp_path / "trace").read_text().split()
+    assert 24 <= len(started) <= 24 + again
+    assert len(set(started)) == 24
+
+
+def test_a_killed_launcher_leaves_nothing_behind_and_the_next_one_goes_on(
+    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+) -> None:
+    first = start()
+    study = wait_until(first, storage, 6)
+    workers = workers_of(first)
+    assert len(workers) == 2
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = start()
+    output = second.communicate(timeout=120)[0]
+    assert second.returncode == 0, output
+    assert not any(worker.is_running() for worker in workers)
+    assert study.finished
+    check_exact(study, tmp_path, again=2)
+    assert (tmp_path / "results" / "slow" / "report.html").is_file()
+
+
+def test_everything_killed_at_once_is_finished_by_the_next_launch_without_waiting_for_leases(
+    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+) -> None:
+    first = start()
+    study = wait_until(first, storage, 6)
+    processes = [psutil.Process(first.pid), *workers_of(first)]
+    for process in processes:
+        process.suspend()  # so that no worker hands back what the launcher's death tells it to
+    for process in processes:
+        process.kill()
+    first.communicate()
+    assert study.progress().running == 2
+    second = start()
+    output = second.communicate(timeout=120)[0]
+    assert second.returncode == 0, output
+    check_exact(study, tmp_path, again=2)
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_goes_on(
+    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+) -> None:
+    process = start()
+    study = wait_until(process, storage, 4)
+    workers_of(process)[0].kill()
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    check_exact(study, tmp_path, again=1)
+
+
+def test_ctrl_c_hands_running_trials_back_and_a_launch_continues(
+    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+) -> None:
+    first = start()
+    study = wait_until(first, storage, 5)
+    first.send_signal(signal.SIGINT)
+    output = first.communicate(timeout=60)[0]
+    assert first.returncode == 130, output
+    assert "launch it again to go on" in output
+    counts = study.progress()
+    assert counts.running == 0
+    assert counts.ended < 24
+    assert counts.retried == 0
+    second = start()
+    assert second.wait(120) == 0
+    check_exact(study, tmp_path, again=2)
+
+
+def test_two_launches_at_once_share_one_exact_study(
+    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+) -> None:
+    both = [start(), start()]
+    outputs = [process.communicate(timeout=180)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    check_exact(Study("slow", storage), tmp_path, again=0)
+
+
+def test_status_of_a_running_study(
+    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+) -> None:
+    process = start()
+    wait_until(process, storage, 3)
+    command = [sys.executable, "-m", "sweeper", "status", "slow", "--json", "--storage", storage]
+    found = json.loads(subprocess.check_output(command, cwd=tmp_path))
+    assert found["state"] == "running"
+    assert found["trials"] == 24
+    assert found["complete"] + found["pruned"] >= 3
+    assert 1 <= found["running"] <= 2
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def test_workers_that_refuse_end_the_launch_with_their_reason(
+    slow: Path, storage: str, tmp_path: Path
+) -> None:
+    def break_task(counts: Progress) -> None:
+        (tmp_path / "quick.py").write_text("def slow(run):\n    yield\n")
+
+    with pytest.raises(SweeperError, match=r"quick\.py has changed since the launch"):
+        sweeper.launch(
+            slow, workers=1, storage=storage, results=tmp_path / "r", on_progress=break_task
+        )
+    assert Study("slow", storage).progress().running == 0
+
+
+def test_workers_that_keep_dying_end_the_launch(
+    slow: Path, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tmp_path / "quick.py"
+    task.write_text(
+        task.read_text() + "\nimport os\nif 'SWEEPER_STORAGE' in os.environ: os._exit(9)\n"
+    )
+    monkeypatch.setattr(launcher, "MAX_REPLACEMENTS", 1)
+    with pytest.raises(SweeperError, match="2 workers died in this launch"):
+        sweeper.launch(slow, workers=1, storage=storage, results=tmp_path / "r")

@@ -1,0 +1,194 @@
+"""The page in a real browser, without a network."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from sweeper.report import ReportInput, write_report
+from tests.test_report import HOSTILE, NAMES, ODD, renamed
+from tests.test_report_frames import make_report, make_trials
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = (1280, 400)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed"),
+]
+
+
+class Opened(NamedTuple):
+    """A page, with what it complained about and what it asked for."""
+
+    page: Page
+    complaints: list[str]
+    requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+def opened(browser: Browser, path: Path, report: ReportInput, width: int = 1280) -> Opened:
+    """Write a report and open it offline."""
+    write_report(path, report)
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    page = context.new_page()
+    complaints: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    return Opened(page, complaints, requests)
+
+
+def check_quiet(seen: Opened, path: Path) -> None:
+    """Check that the page asked for nothing but itself and had nothing to say."""
+    asked = [url for url in seen.requests if not url.startswith("data:")]
+    assert (asked, seen.complaints) == ([path.as_uri()], [])
+
+
+def column(page: Page, number: int) -> list[str]:
+    """Return what a column of the visible rows shows, from the top."""
+    script = (
+        "number => [...document.querySelectorAll('#trials-table tbody tr:not([hidden])')]"
+        ".map(row => row.cells[number].dataset.value)"
+    )
+    found: list[str] = page.evaluate(script, number)
+    return found
+
+
+@pytest.fixture(scope="module")
+def usual(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return opened(browser, tmp_path_factory.mktemp("report") / "report.html", make_report())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_opens_quietly_offline_and_draws_everything(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    path = tmp_path / "report.html"
+    seen = opened(browser, path, make_report(), width)
+    for name in NAMES:
+        assert seen.page.locator(f"#{name} .plot svg.main-svg").count(), name
+        assert seen.page.locator(f"#{name} :is(.point, .js-line)").count() > 2, name
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    check_quiet(seen, path)
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_a_study_in_any_state_opens_quietly(browser: Browser, tmp_path: Path, case: str) -> None:
+    path = tmp_path / "report.html"
+    seen = opened(browser, path, ODD[case][0])
+    assert seen.page.locator(".plot svg.main-svg").count() == 3 * seen.page.locator(".plot").count()
+    check_quiet(seen, path)
+
+
+def test_hostile_words_are_shown_as_words(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    trials = renamed(HOSTILE)
+    trials.loc[2, ["state", "failure"]] = ["failed", HOSTILE]
+    seen = opened(browser, path, make_report(trials, name=HOSTILE))
+    assert HOSTILE in seen.page.title()
+    assert seen.page.locator("h1 .name").inner_text() == HOSTILE
+    assert seen.page.locator("img").count() == 0
+    legend = seen.page.locator("#response .legendtext").all_text_contents()
+    assert f"{HOSTILE[:27]}…" in legend
+    check_quiet(seen, path)
+
+
+def test_a_script_that_is_not_the_pages_own_does_not_run(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    seen = opened(browser, path, make_report())
+    seen.page.evaluate(
+        "() => { const script = document.createElement('script');"
+        " script.textContent = 'window.ran = true'; document.body.append(script); }"
+    )
+    assert seen.page.evaluate("window.ran") is None
+    assert "Content Security Policy" in seen.complaints[0]
+
+
+@pytest.mark.parametrize("heading", ["NLL", "ε", "rate", "state", "NLL scaled"])
+def test_a_heading_sorts_both_ways_with_what_is_missing_last(usual: Opened, heading: str) -> None:
+    page = usual.page
+    button = page.get_by_role("button", name=heading, exact=True)
+    header = page.locator("#trials-table th").filter(has=button)
+    number = int(header.evaluate("cell => cell.cellIndex"))
+    button.click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    first = column(page, number)
+    button.click()
+    assert header.get_attribute("aria-sort") == "descending"
+    check_sorted(first, column(page, number))
+
+
+def check_sorted(ascending: list[str], descending: list[str]) -> None:
+    """Check both orders of a column; "" stands for a missing value."""
+    known = [value for value in ascending if value]
+    keys = [(float(v), "") if v[0] in "-0123456789" else (math.inf, v) for v in known]
+    assert keys == sorted(keys)
+    assert ascending == known + [""] * (len(ascending) - len(known))
+    assert [value for value in descending if value] == known[::-1] or len(set(known)) < len(known)
+    assert descending[len(known) :] == ascending[len(known) :]
+
+
+def test_headings_are_pressed_with_the_keyboard(usual: Opened) -> None:
+    button = usual.page.get_by_role("button", name="accuracy", exact=True)
+    button.focus()
+    usual.page.keyboard.press("Enter")
+    header = usual.page.locator("#trials-table th[aria-sort]")
+    assert header.all_text_contents() == ["accuracy"]
+
+
+def test_rows_are_filtered_by_text_state_and_schedule_together(usual: Opened) -> None:
+    page = usual.page
+    page.locator("#filter-state").select_option("complete")
+    page.locator("#filter-schedule").select_option("step")
+    trials = make_trials()
+    kept = trials[(trials["state"] == "complete") & (trials["schedule"] == "step")]
+    assert sorted(map(float, column(page, 0))) == list(kept["number"])
+    assert page.locator("#filter-count").inner_text() == f"{len(kept)} of 64 trials"
+    page.locator("#filter-state").select_option("")
+    page.locator("#filter-schedule").select_option("")
+    page.locator("#filter-text").fill("DIVERGED nan")
+    assert column(page, 1) == ["failed"]
+    page.locator("#filter-text").fill("")
+    assert page.locator("#filter-count").inner_text() == "64 trials"
+
+
+def test_figures_follow_the_readers_light(usual: Opened) -> None:
+    page = usual.page
+    tick = page.locator("#history .xtick text").first
+    page.emulate_media(color_scheme="dark")
+    expect(tick).to_have_css("fill", "rgb(232, 234, 237)")
+    page.emulate_media(color_scheme="light")
+    expect(tick).to_have_css("fill", "rgb(27, 31, 36)")
+
+
+def test_a_thousand_trials_are_sorted_at_once(browser: Browser, tmp_path: Path) -> None:
+    seen = opened(browser, tmp_path / "report.html", make_report(make_trials(1000)))
+    took = seen.page.evaluate(
+        "() => { const start = performance.now();"
+        " document.querySelectorAll('#trials-table button')[6].click();"
+        " document.body.offsetHeight; return performance.now() - start; }"
+    )
+    assert len(column(seen.page, 0)) == 1000
+    assert took < 3000
