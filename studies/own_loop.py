@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 
-from sweeper.training import Evaluation, TrainingRun
+from sweeper import Evaluation, TrainingRun
 
 EPOCHS, BATCH = 30, 32
 

@@ -68,6 +68,13 @@ class TestForward:
         assert_close(loss(LOGITS, labels), smoothing_loss(LOGITS, labels, 0.0, **options))
 
     @pytest.mark.parametrize("name", ["cosine", "confidence", "error"])
+    @pytest.mark.parametrize("ignore_index", [-1, 255])
+    def test_an_ignored_label_may_be_no_class(self, name: str, ignore_index: int) -> None:
+        labels = torch.where(LABELS == -100, ignore_index, LABELS)
+        ours = SmoothingLoss(Smoothing(0.4, name, 2.0), ignore_index=ignore_index)
+        assert_close(ours(LOGITS, labels), SmoothingLoss(Smoothing(0.4, name, 2.0))(LOGITS, LABELS))
+
+    @pytest.mark.parametrize("name", ["cosine", "confidence", "error"])
     def test_a_diverged_model_gives_nan(self, name: str) -> None:
         loss = SmoothingLoss(Smoothing(0.4, name, 2.0))
         assert loss(torch.full((6, 5), math.nan), LABELS).isnan()

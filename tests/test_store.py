@@ -11,7 +11,6 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text, update
 
 from sweeper.errors import SweeperError
-from sweeper.store import tickets as ticket_module
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.records import (
     EpochRow,
@@ -23,7 +22,7 @@ from sweeper.store.records import (
     write_epoch,
     write_result,
 )
-from sweeper.store.schema import PREFIX, VERSION_TABLE, metadata, tickets
+from sweeper.store.schema import PREFIX, VERSION_TABLE, metadata, now, tickets
 from sweeper.store.studies import StudyRecord, add_study, all_studies, delete_study, get_study
 from sweeper.store.tickets import (
     LeaseLost,
@@ -166,7 +165,7 @@ class DatabaseContract:
     def test_a_lease_is_for_thirty_seconds_of_the_databases_clock(self, store: Store) -> None:
         study = new_study(store, points=1)
         take(store, study)
-        left = tickets.c.lease_until - ticket_module.now()
+        left = tickets.c.lease_until - now()
         with store.begin() as connection:
             seconds = connection.execute(tickets.select().with_only_columns(left)).scalar_one()
         assert 20 < seconds <= 30

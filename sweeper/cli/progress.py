@@ -40,7 +40,8 @@ class Clock:
     def left(self, counts: Counts) -> str:
         """Return the time left in words; empty until there is something to go by."""
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or self._first[1] == counts.ended:
+            # Not before the first trial has ended: until then the workers were starting.
             self._first = (now, counts.ended)
         since, ended = self._first
         done = counts.ended - ended

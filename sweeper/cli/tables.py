@@ -15,7 +15,7 @@ def summary(trials: pd.DataFrame) -> Table:
     rows = [] if base is None else [base]
     rows += [row for _, row in best_by_schedule(trials).iterrows()]
     table = Table(
-        *("", "ε", "rate"),
+        *("schedule", "ε", "rate"),
         title="validation split, NLL unsmoothed in nats",
         title_justify="left",
         title_style="dim",
@@ -52,7 +52,7 @@ def state_of(study: Study) -> str:
 
 
 def _cells(row: pd.Series) -> list[str]:
-    name = "no smoothing" if row["epsilon"] == 0 else str(row["schedule"])
+    name = "none" if row["epsilon"] == 0 else str(row["schedule"])
     rate = "" if pd.isna(row["rate"]) else f"{row['rate']:.2g}"
     return [
         name,

@@ -7,6 +7,7 @@ import secrets
 import tomllib
 from base64 import b64encode
 from collections.abc import Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,6 +167,7 @@ def _for_script(text: str) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
+@cache
 def _scripts() -> list[tuple[Markup, str]]:
     texts = (get_plotlyjs(), (_TEMPLATES / "page.js").read_text("utf-8"))
     return [(Markup(text), _hash(text)) for text in texts]

@@ -60,15 +60,14 @@ def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
 
 @lru_cache(maxsize=4)  # the search's split, and a few that confirmation goes round
 def rows_on(task: Task, data_seed: int, device: torch.device) -> tuple[Rows, Rows]:
-    """Return the training and the validation rows on a device, moved there once a process."""
+    """Return the training and the validation rows on a device, loaded once a process."""
     splits = load_splits(task, data_seed)
     (x, y), (valid_x, valid_y) = splits.train, splits.valid
     return (x.to(device), y.to(device)), (valid_x.to(device), valid_y.to(device))
 
 
-@lru_cache(maxsize=4)
 def load_splits(task: Task, data_seed: int) -> Splits:
-    """Return the task's data, loaded once a process and seed.
+    """Return the task's data, checked.
 
     Raises SweeperError for data that are no `Splits` or have other classes than the task.
     """
