@@ -53,7 +53,7 @@ class Clock:
 
 def words(counts: Counts, left: str) -> str:
     """Return the state of a sweep as one line."""
-    best = "" if counts.best is None else f"best {counts.best:.4f}"
+    best = "" if counts.best is None else f"best NLL {counts.best:.4f}"
     parts = (
         f"{counts.complete} done",
         f"{counts.running} running",

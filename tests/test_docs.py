@@ -1,0 +1,96 @@
+"""What the documentation shows is run, and what it names exists."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from typer.main import get_command
+
+import sweeper
+from sweeper.cli.app import app
+from sweeper.smoothing import SCHEDULES, SmoothingLoss
+from sweeper.study.load import read_study, ready_studies
+from sweeper.study.spec import StudySpec
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDY_FILE = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with the two files of the README."""
+    (tmp_path / "mine.py").write_text(blocks(README, "python")[0])
+    (tmp_path / "mine.toml").write_text(blocks(README, "toml")[0])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readmes_own_model_and_its_export_work(mine: Path) -> None:
+    sweeper.launch("mine.toml", workers=0, trials=4)
+    names: dict[str, object] = {}
+    exec(blocks(README, "python")[2], names)
+    loss = names["loss"]
+    assert isinstance(loss, SmoothingLoss)
+    best = json.loads(Path("results/mine/best.json").read_text())
+    assert loss.smoothing.epsilon == best["epsilon"]
+    assert torch.isfinite(loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
+
+
+def test_the_readmes_notebook_works(mine: Path) -> None:
+    sweeper.launch("mine.toml", workers=0, trials=4)
+    code = blocks(README, "python")[1].replace("workers=2", "workers=0, trials=4")
+    names: dict[str, object] = {}
+    exec(code, names)
+    study = names["study"]
+    assert isinstance(study, sweeper.Study)
+    assert len(study.frame()) == 4
+
+
+def test_ones_own_model_takes_few_lines() -> None:
+    lines = [line for line in blocks(README, "python")[0].splitlines() if line.strip()]
+    assert len(lines) <= 15
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    documented = set(re.findall(r"^    sweeper (\w+)", README, flags=re.MULTILINE))
+    assert documented == set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_study_file_of_the_documentation_is_one_and_names_every_key() -> None:
+    tables = tomllib.loads(blocks(STUDY_FILE, "toml")[0])
+    spec = StudySpec.model_validate(tables)
+    dumped = spec.model_dump()
+    for section, fields in dumped.items():
+        given = tables[section]
+        if isinstance(fields, dict):
+            missing = set(fields) - set(given) - {"percentile"}
+            assert not missing, (section, missing)
+
+
+def test_every_schedule_is_documented() -> None:
+    shown = re.findall(r"^\| `(\w+)` \|", STUDY_FILE, flags=re.MULTILINE)
+    assert set(shown) == {name for name in SCHEDULES if ":" not in name}
+
+
+@pytest.mark.parametrize("name", sorted(ready_studies()))
+def test_ready_studies_load_and_say_what_they_claim(name: str) -> None:
+    path = ready_studies()[name]
+    study = read_study(path)
+    assert study.name == name
+    header = path.read_text(encoding="utf-8").split("[study]")[0]
+    for word in ("Claim", "Cost", "Expected"):
+        assert f"# {word}" in header
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), (page.name, target)
