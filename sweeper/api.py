@@ -1,5 +1,6 @@
 """What a notebook imports: launch a study, or open one, and read what it found."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +22,27 @@ from sweeper.report import ReportInput, figures, write_report
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.records import Result, read_results
 from sweeper.store.studies import StudyRecord, all_studies, delete_study, find_study, get_study
-from sweeper.store.urls import DEFAULT_STORAGE, absolute
+from sweeper.store.urls import DEFAULT_STORAGE, absolute, parse_url, sqlite_path
 from sweeper.study.frames import epochs_frame, trials_frame
 from sweeper.study.importance import importance
-from sweeper.study.load import StoredStudy, StudyFile, read_stored, read_study
+from sweeper.study.load import (
+    StoredStudy,
+    StudyFile,
+    check_runs,
+    find_study_file,
+    read_stored,
+    read_study,
+)
+from sweeper.study.note import write_note
 from sweeper.study.patience import out_of_patience
 from sweeper.study.plan import plan
+from sweeper.study.problems import found_in
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.registration import check_same, defaults_of, register
 from sweeper.study.results import baseline, best
 from sweeper.study.space import Point
 from sweeper.study.spec import StudySpec
 from sweeper.study.trials import delete_optuna_study, open_optuna_study
-from sweeper.training.device import pick_device
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -206,8 +215,7 @@ def plan_launch(
     study: str | Path, *, trials: int | None = None, storage: str = DEFAULT_STORAGE
 ) -> LaunchPlan:
     """Check a study file and say what launching it would do; writes nothing."""
-    file = read_study(study, trials=trials)
-    _check_runs(file)
+    file = _read(study, trials)
     points = plan(file.spec, defaults_of(file))
     ended = _ended(file, storage)
     return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points)
@@ -230,9 +238,8 @@ def launch(
     is finished is not run again. Raises `SweeperError`, before anything is written, for
     whatever in the study cannot work.
     """
-    _check_count(workers)
-    file = read_study(study, trials=trials)
-    _check_runs(file)
+    _check_launch(workers, timeout, Path(results))
+    file = _read(study, trials)
     writer = open_writer(storage)
     try:
         record = register(writer, file)
@@ -241,6 +248,7 @@ def launch(
             seconds = timeout or file.spec.budget.timeout
             deadline = None if seconds is None else time.monotonic() + seconds
             _run(writer, opened, record, workers, deadline, Path(results), on_progress)
+        write_note(writer, file.spec, opened.frame())
     finally:
         writer.close()
     write_results(opened, Path(results))
@@ -285,25 +293,29 @@ def _run(
     )
 
 
-def _check_count(workers: int) -> None:
+def _check_launch(workers: int, timeout: float | None, results: Path) -> None:
     if not 0 <= workers <= 256:
         raise SweeperError(f"workers: {workers}; allowed: 0 (this process alone) to 256")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise SweeperError(f"timeout: {timeout:g}; allowed: a finite number of seconds above 0")
+    there = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise SweeperError(f"results: {there} is no folder that can be written to; name another")
 
 
-def _check_runs(file: StudyFile) -> None:
-    """Raise before anything is written where no trial could run: device, data, model."""
-    pick_device(file.spec.task.device)
-    task = file.task.task
-    if task is not None:
-        task.data(file.spec.study.seed)
-        task.model(dict(task.hparams))
+def _read(study: str | Path, trials: int | None) -> StudyFile:
+    """Read a study file and check, before anything is written, that its trials can run."""
+    file = read_study(study, trials=trials)
+    with found_in(find_study_file(study)):
+        check_runs(file)
+    return file
 
 
 def _ended(file: StudyFile, storage: str) -> int:
-    try:
-        reader = open_reader(storage)
-    except SweeperError:
+    path = sqlite_path(parse_url(storage))
+    if path is not None and not path.exists():
         return 0
+    reader = open_reader(storage)
     try:
         record = find_study(reader, file.name)
         if record is None:

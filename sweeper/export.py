@@ -1,7 +1,6 @@
 """The best configuration as plain data, for the user's own training code."""
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,13 +82,15 @@ def render(document: Mapping[str, Any], form: Format) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    Path(temporary).chmod(0o644)
-    return Path(temporary).replace(path)
+    """Write a file whole or not at all; raises `SweeperError` where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+            whole = Path(beside) / path.name
+            whole.write_text(text, encoding="utf-8")
+            return whole.replace(path)
+    except OSError as error:
+        raise SweeperError(f"{path} cannot be written: {error.strerror}") from None
 
 
 _PYTHON: Final = '''"""The best smoothing of study {study}.

@@ -15,13 +15,13 @@ from plotly.offline import get_plotlyjs
 
 from sweeper.errors import SweeperError
 from sweeper.report import ReportInput, figures, render, write_report
-from sweeper.report.page import read_page
+from sweeper.report.page import for_script, read_page
 from sweeper.shipped import shipped
 from sweeper.study.results import EPOCH_COLUMNS, TRIAL_COLUMNS
 from tests.test_report_frames import FAILED, PRUNED, frame, make_report, make_trial, make_trials
 
 NAMES = ["response", "trade_off", "calibrated", "schedules", "history", "importance"]
-HOSTILE = "<script>alert('x')</script></script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+HOSTILE = "<b>x</b><script>alert('x')</script></script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 
 def own_part(html: str) -> str:
@@ -68,7 +68,7 @@ ODD: dict[str, tuple[ReportInput, str]] = {
     "only the baseline": (make_report(only({})), "Only the baseline, ε = 0, has finished so far"),
     "nothing finished": (make_report(only(PRUNED, PRUNED)), "No trial has finished yet"),
     "one running": (make_report(only(PRUNED | {"state": "running"})), "No trial has finished yet"),
-    "all failed": (make_report(only(FAILED, FAILED)), "All 2 trials failed"),
+    "all failed": (make_report(only(FAILED, FAILED, FAILED)), "All 3 trials failed"),
     "the only one failed": (make_report(only(FAILED)), "The only trial failed"),
     "no trial": (make_report(make_trials(1).iloc[:0]), "No trial has started yet"),
     "no columns": (
@@ -166,6 +166,12 @@ def test_hostile_words_stay_words(place: str) -> None:
     assert "<img" not in html
     assert html.count("</script>") == html.count("<script")
     assert HOSTILE in words(html)
+
+
+def test_data_cannot_end_the_script_that_holds_it() -> None:
+    text = json.dumps(f"</script><!--{HOSTILE}")
+    assert "<" not in for_script(text)
+    assert json.loads(for_script(text)) == json.loads(text)
 
 
 def test_a_failure_is_shown_by_its_first_line() -> None:

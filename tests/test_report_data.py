@@ -81,6 +81,21 @@ def test_an_axis_is_never_cut_below_the_baseline() -> None:
     assert scales.upper_limit(values, shown=(3.0,)) == 3.0
 
 
+def test_pruned_trials_do_not_flatten_the_others() -> None:
+    values = [valued(0.1 + 0.01 * n) for n in range(6)]
+    late = {"state": "pruned", "value": None, "nll": 2.2}
+    trials = study(*values, late).trials
+    for data in (response_data(trials, "nll"), history_data(trials, "nll")):
+        assert data.limit is not None
+        assert data.limit < 1
+
+
+def test_the_axis_of_epsilon_starts_at_zero_and_has_a_length() -> None:
+    low, high = scales.epsilon_range(np.array([0.0, 0.4]))
+    assert -0.05 < low < 0 < 0.4 < high < 0.5
+    assert scales.epsilon_range(np.array([0.0]))[1] > 0.1
+
+
 def test_values_beyond_the_limit_lie_on_it() -> None:
     np.testing.assert_array_equal(scales.clipped(np.array([1, 3, np.inf]), 2.0), [1, 2, 2])
 
@@ -297,8 +312,15 @@ def test_the_headline_says_that_nothing_was_gained() -> None:
 
 
 def test_a_tie_is_no_benefit() -> None:
-    value = rows_of()[0]["value"]
-    assert summarise(study(valued(value))).kind == "none"
+    base, other = rows_of({})
+    tied = other | {"value": base["value"]}
+    for numbers in ({"number": 0}, {"number": 1}), ({"number": 1}, {"number": 0}):
+        rows = [base | numbers[0], tied | numbers[1]]
+        assert summarise(prepared(make_report(frame(rows)))).kind == "none"
+
+
+def test_another_trial_at_zero_is_no_benefit_of_smoothing() -> None:
+    assert summarise(study(valued(0.01, epsilon=0.0), valued(0.02))).kind == "none"
 
 
 def test_the_short_table_has_the_baseline_and_each_schedule_once() -> None:
@@ -406,9 +428,9 @@ def test_a_ready_schedule_looks_the_same_in_every_study() -> None:
 
 
 def test_every_schedule_has_a_colour_and_a_marker_of_its_own() -> None:
-    styles = look.styles(["mine.py:slow", "mine.py:fast"]).values()
-    assert len({style.colour for style in styles}) == len(styles) == 9
-    assert len({style.symbol for style in styles}) == 9
+    styles = look.styles(f"mine.py:{letter}" for letter in "abcd").values()
+    assert len({style.colour for style in styles}) == len(styles) == 11
+    assert len({style.symbol for style in styles}) == 11
 
 
 def test_every_colour_has_one_for_dark_ground() -> None:

@@ -436,6 +436,17 @@ class TestCompile:
             compiled(logits, labels, 1.5)
 
 
+def test_off_the_cpu_no_value_is_looked_at() -> None:
+    """A tensor of the meta device has no values: any look at one raises."""
+    logits = torch.zeros(4, 3, 2, device="meta", requires_grad=True)
+    labels = torch.zeros(4, 2, dtype=torch.long, device="meta")
+    epsilon = torch.zeros(4, device="meta")
+    weight = torch.ones(3, device="meta")
+    loss = smoothing_loss(logits, labels, epsilon, weight=weight)
+    assert gradient(loss, logits)[0].shape == (4, 3, 2)
+    smooth_targets(labels[:, 0], 3, epsilon, mask=torch.ones(3, device="meta").bool())
+
+
 class TestRefused:
     logits = torch.zeros(2, 3)
     labels = torch.tensor([0, 2])

@@ -167,7 +167,7 @@ def test_digits_learn(model: Any) -> None:
         task, make_run(hparams={"dropout": 0.1, "width": 64 if model == "mlp" else 8})
     )
     accuracy = (evaluation.logits.argmax(1) == evaluation.labels).float().mean()
-    assert accuracy > 0.92
+    assert accuracy > 0.9
     assert task.accepts() == {"lr", "weight_decay", "dropout", "width"}
 
 

@@ -65,6 +65,8 @@ def calibrated_figure(data: Calibrated) -> go.Figure:
     for side in ("raw", "scaled"):
         figure.add_traces([*_traces(data, side), *_marks(data, side)])
     low, high = scales.axis_range(data.values, data.limit)
+    epsilons = np.concatenate([np.empty(0), *(group.epsilon for group in data.groups)])
+    figure.update_xaxes(range=scales.epsilon_range(epsilons))
     # Room for the words below the optimum.
     figure.update_yaxes(range=(low - 0.12 * (high - low), high))
     figure.update_layout(_WIDE, annotations=list(_labels(data)), shapes=list(_baselines(data)))

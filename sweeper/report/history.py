@@ -35,15 +35,18 @@ def history_data(trials: pd.DataFrame, metric: Metric) -> History:
     done = finished(trials).sort_values("number")
     base = results.baseline(usable(trials))
     values = done["value"].to_numpy(float)
+    stopped = _points("pruned", pruned(trials if metric == "nll" else trials[:0]), "nll")
     groups = {"": done[done["epsilon"] == 0], **by_schedule(done)}
     return History(
         metric=metric,
         groups=tuple(_points(*group, "value") for group in groups.items() if len(group[1])),
-        pruned=_points("pruned", pruned(trials if metric == "nll" else trials[:0]), "nll"),
+        pruned=stopped,
         number=done["number"].to_numpy(float),
         best=np.minimum.accumulate(values),
         baseline=None if base is None else float(base["value"]),
-        limit=scales.upper_limit(values, shown=() if base is None else (float(base["value"]),)),
+        limit=scales.upper_limit(
+            values, shown=() if base is None else (float(base["value"]),), beside=stopped.y
+        ),
     )
 
 

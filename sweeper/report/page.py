@@ -109,6 +109,11 @@ def read_page(path: Path) -> Page:
     return page
 
 
+def for_script(text: str) -> Markup:
+    """Return JSON that may stand in a script element: only "<" can end one or open a comment."""
+    return Markup(text.replace("<", "\\u003c"))
+
+
 def _check(panel: Panel, path: Path) -> None:
     allowed = (*PARTS, *FIGURES)
     if panel.figure not in allowed:
@@ -147,7 +152,7 @@ def _section(panel: Panel, report: ReportInput) -> Section:
     if drawing.figure is None:
         return Section(panel, None, drawing.notes, 0)
     text = plotly.io.to_json(drawing.figure, engine="json")
-    return Section(panel, _for_script(text), drawing.notes, drawing.figure.layout.height)
+    return Section(panel, for_script(text), drawing.notes, drawing.figure.layout.height)
 
 
 def _themes() -> dict[str, Any]:
@@ -159,12 +164,7 @@ def _themes() -> dict[str, Any]:
 
 
 def _script_json(data: object) -> Markup:
-    return _for_script(json.dumps(data))
-
-
-def _for_script(text: str) -> Markup:
-    # Inside a script element only "<" can end the element or open a comment.
-    return Markup(text.replace("<", "\\u003c"))
+    return for_script(json.dumps(data))
 
 
 @cache

@@ -60,14 +60,17 @@ def response_data(trials: pd.DataFrame, metric: Metric) -> Response:
     done = finished(trials)
     base = _one(results.baseline(usable(trials)), "ε = 0")
     groups = tuple(_points(name, rows, "value") for name, rows in by_schedule(done).items())
+    stopped = _pruned(trials) if metric == "nll" else ()
     limit = scales.upper_limit(
-        done["value"].to_numpy(float), shown=() if base is None else (float(base.y[0]),)
+        done["value"].to_numpy(float),
+        shown=() if base is None else (float(base.y[0]),),
+        beside=_joined(stopped),
     )
     width = scales.kernel_width(done["epsilon"].to_numpy(float))
     return Response(
         metric=metric,
         finished=groups,
-        pruned=_pruned(trials) if metric == "nll" else (),
+        pruned=stopped,
         lines=tuple(line for group in groups if (line := _line(group, width, limit))),
         baseline=base,
         best=_one(results.best(usable(trials)), "best"),
@@ -82,7 +85,7 @@ def response_figure(data: Response) -> go.Figure:
     figure = go.Figure(layout=look.layout(480, _NARROW))
     figure.add_traces([*_pruned_traces(data, styles), *_trial_traces(data, styles)])
     figure.add_traces([*_line_traces(data, styles), *_marks(data)])
-    figure.update_xaxes(title="ε (share taken from the true class)")
+    figure.update_xaxes(title="ε (share taken from the true class)", range=_epsilon_range(data))
     figure.update_yaxes(title=wording.METRICS[data.metric] + " (nats)", range=_range(data))
     if data.baseline is not None and np.isfinite(data.baseline.y[0]):
         figure.update_layout(shapes=[look.dashed(data.baseline.y[0])])
@@ -123,6 +126,11 @@ def _line(group: Points, width: float, limit: float | None) -> Line | None:
 
 def _joined(*groups: tuple[Points, ...]) -> Floats:
     return np.concatenate([np.empty(0), *(points.y for group in groups for points in group)])
+
+
+def _epsilon_range(data: Response) -> tuple[float, float]:
+    groups = (*data.finished, *data.pruned)
+    return scales.epsilon_range(np.concatenate([np.empty(0), *(group.x for group in groups)]))
 
 
 def _range(data: Response) -> tuple[float, float]:

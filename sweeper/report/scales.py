@@ -9,12 +9,17 @@ from sweeper.report.inputs import Floats
 _FENCE = 3.0
 _ALWAYS_SHOWN = 1.5
 _FEWEST = 4
+# An axis for epsilon is at least so long: with the baseline alone it would have no length.
+_SHORTEST = 0.1
 
 
-def upper_limit(values: Floats, shown: tuple[float, ...] = ()) -> float | None:
+def upper_limit(
+    values: Floats, shown: tuple[float, ...] = (), beside: Floats | None = None
+) -> float | None:
     """Return where an axis ends so that a few very bad values do not flatten the rest.
 
-    `shown` are values that must stay inside. None: nothing needs to be cut.
+    `shown` are values that must stay inside, `beside` others on the same axis, which have no
+    say in where it ends. None: nothing needs to be cut.
     """
     finite = values[np.isfinite(values)]
     if finite.size < _FEWEST:
@@ -22,7 +27,8 @@ def upper_limit(values: Floats, shown: tuple[float, ...] = ()) -> float | None:
     lower, upper = np.quantile(finite, [0.25, 0.75])
     floor = [_ALWAYS_SHOWN * upper, *(value for value in shown if np.isfinite(value))]
     fence = float(max(upper + _FENCE * (upper - lower), *floor))
-    return fence if finite.max() > fence else None
+    highest = np.concatenate([finite, [] if beside is None else beside]).max()
+    return fence if highest > fence else None
 
 
 def axis_range(values: Floats, limit: float | None) -> tuple[float, float]:
@@ -34,6 +40,12 @@ def axis_range(values: Floats, limit: float | None) -> tuple[float, float]:
     top = high if limit is None else min(high, limit)
     margin = 0.06 * (top - low) or 0.05 * abs(top) or 0.5
     return low - margin, top + margin
+
+
+def epsilon_range(epsilons: Floats) -> tuple[float, float]:
+    """Return an axis for epsilon that starts at 0, with room for a marker there."""
+    top = max(float(epsilons.max(initial=0.0)), _SHORTEST)
+    return -0.05 * top, 1.05 * top
 
 
 def clipped(values: Floats, limit: float | None) -> Floats:

@@ -90,7 +90,8 @@ def _nothing(trials: pd.DataFrame) -> str:
     if not states:
         return "No trial has started yet"
     if states == {"failed"}:
-        return "The only trial failed" if len(trials) == 1 else f"All {len(trials):,} trials failed"
+        few = {1: "The only trial failed", 2: "Both trials failed"}
+        return few.get(len(trials), f"All {len(trials):,} trials failed")
     return "No trial has finished yet"
 
 

@@ -50,8 +50,6 @@ def score(logits: Tensor, labels: Tensor, *, calibrate: bool = True) -> Scores:
     scores = _scores(logits, labels)
     if not calibrate:
         return scores
-    if math.isnan(scores.nll):
-        return replace(scores, temperature=math.nan, nll_calibrated=math.nan)
     beta = fitted_beta(margins(logits, labels))
     return replace(
         scores,

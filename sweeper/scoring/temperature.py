@@ -51,18 +51,16 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def fitted_beta(rows: Tensor, start: float = 1.0) -> float:
-    """Return the β in [0.01, 100] with the least NLL; 1 without rows, NaN with NaN."""
+    """Return the β in [0.01, 100] with the least NLL; 1 if nothing depends on it, NaN with NaN."""
     # A label on a masked class (z_y = -inf) costs infinity at every temperature.
     rows = rows[~(rows == math.inf).any(1)]
-    if len(rows) == 0:
+    if not rows.any():
         return 1.0
-    for end, outside in ((1 / HIGHEST, 1), (1 / LOWEST, -1)):
-        slope, _ = _derivatives(rows, end)
-        if math.isnan(slope):
-            return math.nan
-        if slope * outside >= 0:
-            return end
-    return _newton(rows, start)
+    slope, _ = _derivatives(rows, 1 / LOWEST)
+    if math.isnan(slope):
+        return math.nan
+    # Separable data: the NLL falls for ever, until the float is 0.
+    return 1 / LOWEST if slope <= 0 else _newton(rows, start)
 
 
 def _newton(rows: Tensor, beta: float) -> float:

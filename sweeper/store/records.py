@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from sweeper.store.database import Store
 from sweeper.store.schema import epochs, results, tickets
@@ -42,6 +42,26 @@ class Result:
     log: str = ""
 
 
+# Made once, and one statement for check and write: it runs every epoch of every trial.
+_EPOCH: Final = (
+    insert(epochs)
+    .from_select(
+        [column.name for column in epochs.c],
+        select(*(bindparam(column.name, type_=column.type) for column in epochs.c))
+        .where(
+            tickets.c.study_id == bindparam("study_id"),
+            tickets.c.phase == bindparam("phase"),
+            tickets.c.number == bindparam("number"),
+            tickets.c.state == "open",
+            tickets.c.worker == bindparam("holder"),
+            tickets.c.claims == bindparam("claim"),
+        )
+        .with_for_update(),
+    )
+    .execution_options(preserve_rowcount=True)
+)
+
+
 def start_attempt(store: Store, ticket: Ticket) -> None:
     """Drop what an earlier attempt wrote: a trial that starts again writes its rows over."""
     with store.begin() as connection:
@@ -52,9 +72,10 @@ def start_attempt(store: Store, ticket: Ticket) -> None:
 
 def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
     """Store one evaluation; raises `LeaseLost` where the ticket is another worker's by now."""
+    values = {**_key(ticket), "holder": ticket.worker, "claim": ticket.claims, **vars(row)}
     with store.begin() as connection:
-        _check_held(connection, ticket)
-        connection.execute(insert(epochs).values(**_key(ticket), **_plain(asdict(row))))
+        if connection.execute(_EPOCH, _plain(values)).rowcount != 1:
+            raise _lost(ticket)
 
 
 def write_result(store: Store, ticket: Ticket, result: Result) -> None:
@@ -100,7 +121,11 @@ def _check_held(connection: Any, ticket: Ticket) -> None:
     # FOR UPDATE so that on a server the lease cannot pass on before this transaction ends.
     query = select(tickets.c.number).where(ticket.held()).with_for_update()
     if connection.execute(query).one_or_none() is None:
-        raise LeaseLost(f"ticket {ticket.number} is no longer {ticket.worker}'s")
+        raise _lost(ticket)
+
+
+def _lost(ticket: Ticket) -> LeaseLost:
+    return LeaseLost(f"ticket {ticket.number} is no longer {ticket.worker}'s")
 
 
 def _key(ticket: Ticket) -> dict[str, Any]:

@@ -2,18 +2,38 @@
 
 import json
 import tomllib
+import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from sweeper.errors import SweeperError, nearest
-from sweeper.shipped import shipped
-from sweeper.smoothing import SCHEDULES, register_schedule
-from sweeper.study.spec import StudySpec, canonical_json, digest, identity
+from sweeper.smoothing import SCHEDULES, Smoothing, register_schedule
+from sweeper.study.problems import found_in, problems, shown
+from sweeper.study.ready import find_study_file as find_study_file
+from sweeper.study.ready import ready_studies as ready_studies
+from sweeper.study.spec import (
+    SMOOTHING_KEYS,
+    Budget,
+    Dimension,
+    Range,
+    StudySpec,
+    canonical_json,
+    digest,
+    identity,
+)
 from sweeper.tasks.loading import LoadedTask, load_function, load_task
+from sweeper.training.device import pick_device
+from sweeper.training.loop import check_logits, predict, start
+from sweeper.training.run import TrainingRun
+from sweeper.training.seeding import own_randomness
+from sweeper.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -52,35 +72,14 @@ class StudyFile:
         )
 
 
-def ready_studies() -> dict[str, Path]:
-    """Return the studies that ship with the package, by name."""
-    return {path.stem: path for path in sorted(shipped("studies").glob("*.toml"))}
-
-
-def find_study_file(reference: str | Path) -> Path:
-    """Return the path of a study given as a file or as a ready study's name."""
-    path, ready = Path(reference), ready_studies()
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise SweeperError(
-                f"{path}: there is no such study file; the ready ones: {', '.join(ready)}"
-            )
-        return path
-    if str(reference) not in ready:
-        raise SweeperError(
-            f"{reference}: neither a file nor a ready study{nearest(str(reference), ready)}; "
-            f"the ready ones: {', '.join(ready)}"
-        )
-    return ready[str(reference)]
-
-
 def read_study(reference: str | Path, *, trials: int | None = None) -> StudyFile:
     """Read, check and load a study; `trials` replaces its budget."""
     path = find_study_file(reference)
-    tables = _resolve_first(_read_toml(path), path)
+    spec = parse_spec(_resolve_first(_read_toml(path), path), path)
     if trials is not None:
-        tables["budget"] = {**tables.get("budget", {}), "trials": trials}
-    return load_code(parse_spec(tables, path), path.parent.resolve())
+        spec = _with_trials(spec, trials)
+    with found_in(path):
+        return load_code(spec, path.parent.resolve())
 
 
 def parse_spec(tables: Mapping[str, Any], origin: object) -> StudySpec:
@@ -88,7 +87,16 @@ def parse_spec(tables: Mapping[str, Any], origin: object) -> StudySpec:
     try:
         return StudySpec.model_validate(tables)
     except ValidationError as error:
-        raise SweeperError("\n".join(f"{origin}: {line}" for line in _lines(error))) from None
+        lines = problems(error, StudySpec)
+        raise SweeperError("\n".join(f"{origin}: {line}" for line in lines)) from None
+
+
+def _with_trials(spec: StudySpec, trials: int) -> StudySpec:
+    try:
+        budget = Budget.model_validate({**spec.budget.model_dump(), "trials": trials})
+    except ValidationError as error:
+        raise SweeperError("\n".join(problems(error, Budget))) from None
+    return spec.model_copy(update={"budget": budget})
 
 
 @dataclass(frozen=True)
@@ -132,39 +140,113 @@ def load_code(spec: StudySpec, folder: Path) -> StudyFile:
     sources: dict[str, str] = {}
     for name in spec.space.schedule:
         if name not in SCHEDULES or ":" in name:
-            function, path = load_function(name, folder)
-            _register(name, function)
+            with _under("space.schedule"):
+                function, path = load_function(name, folder)
+                _register(name, function)
             sources[name.split(":")[0]] = digest(path.read_bytes())
-    task = load_task(spec.task.use, spec.task.options, folder)
+    with _under("task.use"):
+        task = load_task(spec.task.use, spec.task.options, folder)
     if task.source is not None:
         sources[spec.task.use.split(":")[0]] = digest(task.source.read_bytes())
     _check_extras(spec, task)
     return StudyFile(spec, folder, task, sources)
 
 
+def check_runs(study: StudyFile) -> None:
+    """Raise `SweeperError` where no trial could run: no such device, bad data, another model.
+
+    It builds the model once and shows it two validation rows, on the CPU. Nothing is known
+    before it runs of a training loop of the user's own.
+    """
+    with _under("task.device"):
+        pick_device(study.spec.task.device)
+    task = study.task.task
+    if task is None:
+        return
+    with _under("task.use"), _own_code(study.spec.task.use):
+        _try(task, study.spec)
+
+
+def _try(task: Task, spec: StudySpec) -> None:
+    seed, cpu = spec.study.seed, torch.device("cpu")
+    with own_randomness(cpu):
+        _, fit = start(task, TrainingRun(Smoothing(0.0), seed, seed, cpu))
+        check_logits(task, predict(fit.model, fit.valid[0][:2]))
+
+
+@contextmanager
+def _own_code(use: str) -> Iterator[None]:
+    """Say in one line what the code of a task raised, and where."""
+    try:
+        yield
+    except SweeperError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SweeperError(f"{use}: {what} ({frame.filename}:{frame.lineno})") from error
+
+
+@contextmanager
+def _under(key: str) -> Iterator[None]:
+    """Name the key of the study file that an error belongs to, unless it says so itself."""
+    try:
+        yield
+    except SweeperError as error:
+        if str(error).startswith(key.partition(".")[0] + "."):
+            raise
+        raise SweeperError(f"{key}: {error}") from error
+
+
 def _register(name: str, function: Any) -> None:
     try:
         register_schedule(name, function)
     except ValueError as error:
-        raise SweeperError(f"space.schedule: {error}") from None
+        raise SweeperError(str(error)) from None
 
 
 def _check_extras(spec: StudySpec, task: LoadedTask) -> None:
-    for name in spec.space.extras:
-        if task.accepts is not None and name not in task.accepts:
-            raise SweeperError(
-                f"space.{name}: task {spec.task.use!r} takes no such hyperparameter"
-                f"{nearest(name, task.accepts)}; allowed: {', '.join(sorted(task.accepts))}"
-            )
+    """Raise for a hyperparameter that the task does not take, or not with these values."""
+    lines = [line for name, of in spec.space.extras.items() for line in _extra(name, of, task)]
+    if lines:
+        raise SweeperError("\n".join(lines))
+
+
+def _extra(name: str, dimension: Dimension, task: LoadedTask) -> Iterator[str]:
+    if task.accepts is not None and name not in task.accepts:
+        allowed = sorted(task.accepts)
+        near = nearest(name, [*SMOOTHING_KEYS, *allowed])
+        yield (
+            f"space.{name}: the task takes no such hyperparameter{near}; "
+            f"allowed: {', '.join([*SMOOTHING_KEYS, *allowed])}"
+        )
+    elif task.accepts is None and get_close_matches(name, SMOOTHING_KEYS, cutoff=0.85):
+        yield (
+            f"space.{name}: unknown key{nearest(name, SMOOTHING_KEYS)}; a hyperparameter of the "
+            "training loop needs a name that is less like it"
+        )
+    elif task.task is not None:
+        yield from _bad_values(name, dimension, task.task)
+
+
+def _bad_values(name: str, dimension: Dimension, task: Task) -> Iterator[str]:
+    ends = isinstance(dimension, Range)
+    for value in (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension:
+        try:
+            task.settings({name: value})
+        except (TypeError, ValueError) as error:
+            yield f"space.{name}{'' if ends else f': {value!r}'}: {error}"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise SweeperError(f"{path}: not valid TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SweeperError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise SweeperError(f"{path}: not UTF-8 text, as TOML has to be: {error}") from None
+    except OSError as error:
+        raise SweeperError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _resolve_first(tables: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -172,62 +254,34 @@ def _resolve_first(tables: dict[str, Any], path: Path) -> dict[str, Any]:
     first = tables.get("first")
     if not isinstance(first, list):
         return tables
-    return {**tables, "first": [_resolved(entry, path) for entry in first]}
+    points = []
+    for number, entry in enumerate(first):
+        with found_in(f"{path}: first[{number}].from"):
+            points.append(_resolved(entry, path.parent))
+    return {**tables, "first": points}
 
 
-def _resolved(entry: Any, path: Path) -> Any:
+def _resolved(entry: Any, folder: Path) -> Any:
     if not isinstance(entry, dict) or "from" not in entry:
         return entry
-    source = path.parent / str(entry["from"])
+    rest = {key: value for key, value in entry.items() if key != "from"}
+    return {**_exported(entry["from"], folder), **rest}
+
+
+def _exported(given: Any, folder: Path) -> dict[str, Any]:
+    """Return the point of an export."""
+    if not isinstance(given, str):
+        raise SweeperError(f"{shown(given)}; allowed: the path of a study's best.json")
+    source = folder / given
     try:
         best = json.loads(source.read_text(encoding="utf-8"))
-        point = {key: best[key] for key in ("epsilon", "schedule", "rate")}
-        point.update(best.get("hparams", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if best["convention"] != "others":
+            raise ValueError(f"its convention is {best['convention']!r}, a study's is 'others'")
+        return {key: best[key] for key in ("epsilon", "schedule", "rate")} | dict(best["hparams"])
+    except OSError as error:
+        raise SweeperError(f"{source} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise SweeperError(
-            f"{path}: first.from: {source} is no export of sweeper: {error}"
+            f"{source} is not the best.json of a study (sweeper export writes one): {reason}"
         ) from None
-    rest = {key: value for key, value in entry.items() if key != "from"}
-    return {**point, **rest}
-
-
-def _lines(error: ValidationError) -> Iterator[str]:
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if part not in ("Range", _CHOICES))
-        yield f"{key}: {_words(item)}" if key else _words(item)
-
-
-_CHOICES = "tuple[union[bool,int,float,str],...]"
-
-
-def _words(item: Mapping[str, Any]) -> str:
-    """Return one problem in words: what was given, and what is allowed."""
-    match item["type"]:
-        case "extra_forbidden":
-            return f"unknown key{_near_key(item['loc'])}"
-        case "missing":
-            return "missing; it has to be given"
-        case "value_error":
-            return str(item["ctx"]["error"])
-        case _:
-            allowed = item["msg"].removeprefix("Input ").removeprefix("should be ")
-            return f"given {item['input']!r}; allowed: {allowed}"
-
-
-def _near_key(loc: tuple[int | str, ...]) -> str:
-    fields = _fields_at(loc[:-1])
-    return f"{nearest(str(loc[-1]), fields)}; allowed: {', '.join(fields)}"
-
-
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that a table of the study file may have."""
-    node: Any = StudySpec.model_json_schema()
-    definitions = node["$defs"]
-    for part in loc:
-        if part in node.get("properties", {}):
-            node = node["properties"][part]
-        elif "items" in node:
-            node = node["items"]
-        while "$ref" in node:
-            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
-    return list(node.get("properties", {}))

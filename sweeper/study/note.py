@@ -2,12 +2,12 @@
 
 import optuna
 import pandas as pd
-from optuna_dashboard import save_note
 
 from sweeper.store.database import Store
 from sweeper.study.results import baseline, best, best_by_schedule
 from sweeper.study.spec import StudySpec
 
+_METRICS = {"nll": "NLL", "nll_calibrated": "NLL after temperature scaling"}
 _CAUTION = (
     "The best of many trials is lucky by selection, and one split and one seed say nothing about "
     "significance. All scores are on the validation split; NLL is unsmoothed, in nats."
@@ -16,6 +16,8 @@ _CAUTION = (
 
 def write_note(store: Store, spec: StudySpec, trials: pd.DataFrame) -> None:
     """Put the note on the study; it replaces an earlier one."""
+    from optuna_dashboard import save_note  # late: it brings a web server with it
+
     study = optuna.load_study(study_name=spec.study.name, storage=store.storage)
     save_note(study, note(spec, trials))
 
@@ -23,22 +25,26 @@ def write_note(store: Store, spec: StudySpec, trials: pd.DataFrame) -> None:
 def note(spec: StudySpec, trials: pd.DataFrame) -> str:
     """Return the note's Markdown."""
     row, base = best(trials), baseline(trials)
-    if row is None or base is None:
+    if row is None:
         return "No trial has finished yet."
-    lines = [f"### {_headline(row, base)}", "", *_table(base, trials), "", _CAUTION]
+    found = _headline(row, base, _METRICS[spec.objective.metric])
+    lines = [f"### {found}", "", *_table(base, trials), "", _CAUTION]
     return "\n".join(lines)
 
 
-def _headline(row: pd.Series, base: pd.Series) -> str:
+def _headline(row: pd.Series, base: pd.Series | None, metric: str) -> str:
+    value = f"{metric} {row['value']:.4f}"
     if row["epsilon"] == 0:
-        return f"ε = 0 was best: no benefit of smoothing found ({base['value']:.4f})"
-    return (
-        f"Best so far: {_name(row)}, value {row['value']:.4f} against {base['value']:.4f} at ε = 0"
+        return f"ε = 0 is best so far ({value}): no benefit of smoothing found"
+    against = (
+        "while ε = 0 has no result" if base is None else f"against {base['value']:.4f} at ε = 0"
     )
+    return f"Best so far: {_name(row)}, {value} {against}"
 
 
-def _table(base: pd.Series, trials: pd.DataFrame) -> list[str]:
-    rows = [base, *(row for _, row in best_by_schedule(trials).iterrows())]
+def _table(base: pd.Series | None, trials: pd.DataFrame) -> list[str]:
+    rows = [row for _, row in best_by_schedule(trials).iterrows()]
+    rows = rows if base is None else [base, *rows]
     return [
         "| | NLL | accuracy | ECE |",
         "|---|---|---|---|",

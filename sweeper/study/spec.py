@@ -2,15 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from sweeper.errors import nearest
 from sweeper.smoothing import SCHEDULES
+from sweeper.study.problems import CHOICES, RANGE, KeyErrors, shown
 
-Scalar = bool | int | float | str
+SMOOTHING_KEYS: Final = ("epsilon", "schedule", "rate")
 Metric = Literal["nll", "nll_calibrated"]
 
 # What a study is. The rest (budget, pruner) may change when it goes on.
@@ -20,7 +32,30 @@ IDENTITY: Final = ("task", "space", "objective", "sampler", "first")
 class Section(BaseModel):
     """A table of the study file: unknown keys are errors, and nothing changes once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # strict: "3" and true are no numbers, as a reader of the file would say
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+def _check_scalar(given: Any) -> Any:
+    number = isinstance(given, int | float) and math.isfinite(given)
+    if not number and not isinstance(given, str):
+        raise ValueError(f"{shown(given)}; allowed: text, a finite number, true or false")
+    return given
+
+
+Scalar = Annotated[bool | int | float | str, BeforeValidator(_check_scalar)]
+
+
+def _check_plain(given: Any, key: str = "") -> Any:
+    """Return what JSON can hold as it is: the database keeps it so for the workers."""
+    if isinstance(given, dict):
+        return {name: _check_plain(value, f"{key}.{name}") for name, value in given.items()}
+    if isinstance(given, list):
+        return [_check_plain(value, key) for value in given]
+    try:
+        return _check_scalar(given)
+    except ValueError as error:
+        raise ValueError(f"{key.removeprefix('.')}: {error}" if key else str(error)) from None
 
 
 class StudySection(Section):
@@ -30,17 +65,26 @@ class StudySection(Section):
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
-            description="Unique in the database; names results/NAME.",
+            description="Letters, digits, '.', '_' and '-', a letter or digit first, at most 100; "
+            "unique in the database, names results/NAME.",
         ),
     ]
-    seed: Annotated[int, Field(ge=0, description="Of the split, the training and the sampler.")] = 0
+    # what numpy and torch both take
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**32, description="Of the split, the training and the sampler."),
+    ] = 0
 
 
 class TaskSection(Section):
     """What is trained."""
 
     use: Annotated[str, Field(description="A ready task, or 'file.py:name' beside this file.")]
-    options: Annotated[dict[str, Any], Field(description="Handed to the task.")] = {}
+    options: Annotated[
+        dict[str, Any],
+        BeforeValidator(_check_plain),
+        Field(description="Handed to the task: texts, numbers, true or false, lists, tables."),
+    ] = {}
     threads: Annotated[int, Field(ge=1, description="CPU threads a worker trains with.")] = 1
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
 
@@ -48,8 +92,8 @@ class TaskSection(Section):
 class Range(Section):
     """A numeric dimension of the space, both ends included."""
 
-    low: float
-    high: float
+    low: Annotated[float, Field(description="The lowest value.")]
+    high: Annotated[float, Field(description="The highest value.")]
     log: Annotated[bool, Field(description="Search the logarithm.")] = False
     integer: Annotated[bool, Field(description="Whole numbers only.")] = False
 
@@ -59,15 +103,44 @@ class Range(Section):
             raise ValueError(f"low = {self.low:g} and high = {self.high:g}; low must be below high")
         if self.log and self.low <= 0:
             raise ValueError(f"low = {self.low:g} with log = true; a log range starts above 0")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(
+                f"low = {self.low:g} and high = {self.high:g} with integer = true; "
+                "both have to be whole numbers"
+            )
         return self
 
     def contains(self, value: float) -> bool:
         """Return whether the value lies in the range."""
-        return self.low <= value <= self.high
+        whole = not self.integer or float(value).is_integer()
+        return whole and self.low <= value <= self.high
 
 
-Choices = Annotated[tuple[Scalar, ...], Field(min_length=1)]
-Dimension = Range | Choices
+def _check_distinct(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(given)) < len(given):  # 1, 1.0 and true are one to Python, and so to Optuna
+        raise ValueError(f"{shown(list(given))} names a choice twice")
+    return given
+
+
+Choices = Annotated[
+    tuple[Scalar, ...], Field(strict=False, min_length=1), AfterValidator(_check_distinct)
+]
+
+
+def _form(given: Any) -> str | None:
+    if isinstance(given, list | tuple):
+        return CHOICES
+    return RANGE if isinstance(given, dict | Range) else None
+
+
+Dimension = Annotated[
+    Annotated[Range, Tag(RANGE)] | Annotated[Choices, Tag(CHOICES)],
+    Discriminator(
+        _form,
+        custom_error_type="dimension",
+        custom_error_message="a dimension",
+    ),
+]
 
 
 class Space(Section):
@@ -79,7 +152,14 @@ class Space(Section):
     epsilon: Annotated[Range, Field(description="Smoothing in the convention 'others'.")] = Range(
         low=0.0, high=0.4
     )
-    schedule: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(SCHEDULES)
+    schedule: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            min_length=1,
+            description=f"How epsilon changes: {', '.join(SCHEDULES)}, or 'file.py:function'.",
+        ),
+    ] = tuple(SCHEDULES)
     rate: Annotated[Range, Field(description="The annealing rate.")] = Range(
         low=0.3, high=12.0, log=True
     )
@@ -120,7 +200,8 @@ class Space(Section):
     @property
     def extras(self) -> dict[str, Dimension]:
         """The dimensions beside smoothing, which go to the task."""
-        return dict(self.__pydantic_extra__)
+        # sorted, so that a study does not depend on the order of the lines in its file
+        return dict(sorted(self.__pydantic_extra__.items()))
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
@@ -155,7 +236,9 @@ class Budget(Section):
 class SamplerSection(Section):
     """How points are proposed."""
 
-    name: Literal["tpe", "random", "grid", "qmc"] = "tpe"
+    name: Annotated[
+        Literal["tpe", "random", "grid", "qmc"], Field(description="Who proposes points.")
+    ] = "tpe"
     startup: Annotated[
         int, Field(ge=0, description="tpe: Sobol points before the model proposes.")
     ] = 16
@@ -165,7 +248,9 @@ class SamplerSection(Section):
 class PrunerSection(Section):
     """Which trials are stopped early; ε = 0 never is."""
 
-    name: Literal["none", "median", "percentile"] = "median"
+    name: Annotated[
+        Literal["none", "median", "percentile"], Field(description="The rule of pruning.")
+    ] = "median"
     percentile: Annotated[
         float, Field(gt=0, lt=100, description="percentile: the best share that goes on.")
     ] = 50.0
@@ -181,9 +266,11 @@ class First(Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Scalar] = Field(init=False)
 
-    epsilon: Annotated[float, Field(ge=0, le=1)]
-    schedule: str = "fixed"
-    rate: Annotated[float | None, Field(gt=0)] = None
+    epsilon: Annotated[float, Field(ge=0, le=1, description="Within space.epsilon.")]
+    schedule: Annotated[str, Field(description="One of space.schedule.")] = "fixed"
+    rate: Annotated[float | None, Field(gt=0, description="Within space.rate; 1 without it.")] = (
+        None
+    )
 
 
 class StudySpec(Section):
@@ -196,19 +283,37 @@ class StudySpec(Section):
     budget: Budget = Budget()
     sampler: SamplerSection = SamplerSection()
     pruner: PrunerSection = PrunerSection()
-    first: tuple[First, ...] = ()
+    first: Annotated[
+        tuple[First, ...],
+        Field(strict=False, description="Points to try first, in this order, after ε = 0."),
+    ] = ()
 
     @model_validator(mode="after")
     def _first_in_space(self) -> "StudySpec":
-        for number, first in enumerate(self.first):
-            problem = _outside(first, self.space)
-            if problem:
-                raise ValueError(f"first[{number}].{problem}")
+        problems = [
+            (f"first[{number}].{key}", text)
+            for number, first in enumerate(self.first)
+            for key, text in _outside(first, self.space)
+        ]
+        if problems:
+            raise KeyErrors(problems)
         return self
 
     def canonical_json(self) -> str:
         """Return the spec as text that is equal for equal specs."""
         return canonical_json(self.model_dump(mode="json"))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of study files, in which a first point may come from an export."""
+    schema = StudySpec.model_json_schema()
+    first = schema["$defs"]["First"]
+    first["properties"]["from"] = {
+        "type": "string",
+        "description": "The best.json of a study, beside this file; other keys are laid over it.",
+    }
+    first["anyOf"] = [{"required": first.pop("required")}, {"required": ["from"]}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def identity(spec: StudySpec, sources: Mapping[str, str]) -> dict[str, Any]:
@@ -232,17 +337,25 @@ def canonical_json(value: Any) -> str:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return a line for each key whose value differs, as `key: theirs -> ours`."""
+    """Return words for each key whose value differs, as `key: theirs -> ours`."""
     mine, stored = _flat(ours), _flat(theirs)
     return [
-        f"{key}: {stored.get(key, 'nothing')} -> {mine.get(key, 'nothing')}"
+        _difference(key, stored, mine)
         for key in sorted(mine.keys() | stored.keys())
         if mine.get(key) != stored.get(key)
     ]
 
 
+def _difference(key: str, stored: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    file = key.removeprefix("sources.")
+    if file != key and key in stored and key in mine:
+        return f"{file} is another file"
+    there, here = (shown(of[key]) if key in of else "nothing" for of in (stored, mine))
+    return f"{key}: {there} -> {here}"
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         return {
             key: leaf
             for name, item in value.items()
@@ -251,33 +364,33 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def _outside(first: First, space: Space) -> str | None:
-    """Return what of a first point lies outside the space, or None."""
-    if not space.epsilon.contains(first.epsilon):
-        return (
-            f"epsilon: {first.epsilon:g}; allowed: {space.epsilon.low:g} to {space.epsilon.high:g}"
-        )
+def _outside(first: First, space: Space) -> Iterator[tuple[str, str]]:
+    """Yield each key of a first point that lies outside the space, and why."""
+    for key in ("epsilon", "rate"):
+        value, of = getattr(first, key), space.dimensions[key]
+        if value is not None and not _inside(value, of):
+            yield key, f"{value:g}; allowed: {_words(of)}, as space.{key} says"
     if first.schedule not in space.schedule:
-        return (
-            f"schedule: {first.schedule!r}{nearest(first.schedule, space.schedule)}; "
-            f"allowed: {', '.join(space.schedule)}"
-        )
-    if first.rate is not None and not space.rate.contains(first.rate):
-        return f"rate: {first.rate:g}; allowed: {space.rate.low:g} to {space.rate.high:g}"
-    return _outside_extras(first.__pydantic_extra__, space.extras)
-
-
-def _outside_extras(given: Mapping[str, Scalar], extras: Mapping[str, Dimension]) -> str | None:
-    for name, value in given.items():
-        dimension = extras.get(name)
+        near = nearest(first.schedule, space.schedule)
+        yield "schedule", f"{first.schedule!r}{near}; allowed: {', '.join(space.schedule)}"
+    for name, value in first.__pydantic_extra__.items():
+        dimension = space.extras.get(name)
         if dimension is None:
-            return f"{name}: not searched{nearest(name, extras)}; add it to [space] or leave it out"
-        if not (_inside(value, dimension)):
-            return f"{name}: {value!r} lies outside what [space] gives"
-    return None
+            near = nearest(name, space.dimensions)
+            yield name, f"not searched{near}; add it to [space] or leave it out"
+        elif not _inside(value, dimension):
+            yield name, f"{shown(value)}; allowed: {_words(dimension)}, as space.{name} says"
 
 
-def _inside(value: Scalar, dimension: Dimension) -> bool:
-    if isinstance(dimension, Range):
-        return isinstance(value, int | float) and dimension.contains(value)
-    return value in dimension
+def _inside(value: Any, dimension: Dimension) -> bool:
+    if not isinstance(dimension, Range):
+        return value in dimension
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and dimension.contains(value)
+
+
+def _words(dimension: Dimension) -> str:
+    if not isinstance(dimension, Range):
+        return ", ".join(map(shown, dimension))
+    whole = "whole numbers from " if dimension.integer else ""
+    return f"{whole}{dimension.low:g} to {dimension.high:g}"
