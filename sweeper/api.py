@@ -190,6 +190,7 @@ def delete(name: str, storage: str = DEFAULT_STORAGE) -> None:
 
 def run_worker(name: str, storage: str = DEFAULT_STORAGE, *, parent: int | None = None) -> str:
     """Work on a study until it is finished or a signal asks for a stop; return why it ended."""
+    open_reader(storage).close()  # never make a database in order to work on it
     writer = open_writer(storage)
     stop = StopRequest(parent=parent)
     stop.listen()
@@ -216,6 +217,7 @@ def plan_launch(
 ) -> LaunchPlan:
     """Check a study file and say what launching it would do; writes nothing."""
     file = _read(study, trials)
+    _check_storage(storage)
     points = plan(file.spec, defaults_of(file))
     ended = _ended(file, storage)
     return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points)
@@ -240,6 +242,7 @@ def launch(
     """
     _check_launch(workers, timeout, Path(results))
     file = _read(study, trials)
+    _check_storage(storage)
     writer = open_writer(storage)
     try:
         record = register(writer, file)
@@ -303,6 +306,16 @@ def _check_launch(workers: int, timeout: float | None, results: Path) -> None:
         raise SweeperError(f"results: {there} is no folder that can be written to; name another")
 
 
+def _check_storage(storage: str) -> None:
+    path = sqlite_path(parse_url(storage))
+    if path is None:
+        return
+    if path.is_dir():
+        raise SweeperError(f"storage: {path} is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise SweeperError(f"storage: {path}: there is no folder {path.parent}; make it first")
+
+
 def _read(study: str | Path, trials: int | None) -> StudyFile:
     """Read a study file and check, before anything is written, that its trials can run."""
     file = read_study(study, trials=trials)
@@ -312,10 +325,12 @@ def _read(study: str | Path, trials: int | None) -> StudyFile:
 
 
 def _ended(file: StudyFile, storage: str) -> int:
-    path = sqlite_path(parse_url(storage))
-    if path is not None and not path.exists():
-        return 0
-    reader = open_reader(storage)
+    try:
+        reader = open_reader(storage)
+    except SweeperError as error:
+        if error.__cause__ is None:  # nothing was launched there yet
+            return 0
+        raise
     try:
         record = find_study(reader, file.name)
         if record is None:

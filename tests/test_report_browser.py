@@ -158,6 +158,21 @@ def test_headings_are_pressed_with_the_keyboard(usual: Opened) -> None:
     assert header.all_text_contents() == ["accuracy"]
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_words_of_a_figure_are_cut(browser: Browser, tmp_path: Path, width: int) -> None:
+    page = opened(browser, tmp_path / "report.html", make_report(), width).page
+    cut = page.evaluate(
+        "() => [...document.querySelectorAll('.plot')].flatMap(plot => {"
+        " const box = plot.getBoundingClientRect();"
+        " return [...plot.querySelectorAll('text')].filter(text => {"
+        "  const own = text.getBoundingClientRect();"
+        "  return own.width && (own.left < box.left - 1 || own.right > box.right + 1"
+        "   || own.top < box.top - 1 || own.bottom > box.bottom + 1); })"
+        " .map(text => text.textContent); })"
+    )
+    assert cut == []
+
+
 def test_rows_are_filtered_by_text_state_and_schedule_together(usual: Opened) -> None:
     page = usual.page
     page.locator("#filter-state").select_option("complete")

@@ -184,6 +184,18 @@ def test_the_front_names_its_members() -> None:
     assert data.error[data.number == 2] == pytest.approx(10.0)
 
 
+def test_the_baseline_is_never_laid_on_the_edge() -> None:
+    near = [valued(0.01 + 0.0001 * n, accuracy=0.999, ece=0.01) for n in range(8)]
+    data = trade_off_data(study(*near, valued(9.0, accuracy=0.1, ece=0.5)).trials)
+    base = int(np.flatnonzero(data.number == 0)[0])
+    error, nll, ece = data.limits
+    assert data.error[base] == error
+    assert data.nll[base] == nll
+    assert ece is not None
+    assert data.ece[base] <= ece < 50
+    assert "colour ends at" in " ".join(trade_off_notes(data))
+
+
 def test_a_front_with_many_members_is_not_listed_in_full() -> None:
     many = [valued(0.1 - 0.001 * n, accuracy=0.9 - 0.01 * n) for n in range(30)]
     note = trade_off_notes(trade_off_data(study(*many).trials))[0]
@@ -412,6 +424,9 @@ def test_a_change_has_a_sign_and_the_decimals_of_its_values(
         (wording.epsilon(0.0), "0"),
         (wording.figure(2.345), "2.3"),
         (wording.figure(11.9), "12"),
+        (wording.figure(2.0), "2.0"),
+        (wording.figure(9.97), "10"),
+        (wording.figure(0.456), "0.46"),
         (wording.seconds(0.43), "0.4 s"),
         (wording.seconds(600.0), "10 min"),
         (wording.listed(["a"]), "a"),

@@ -1,40 +1,54 @@
 """The command line: one verb, one call; the only reader of the environment."""
 
 import sys
-
-from rich.console import Console
-
-from sweeper.errors import SweeperError
+import traceback
+from typing import Any
 
 
 def main() -> None:
-    """Run the command line; what a person got wrong is one line and exit status 2."""
+    """Run the command line; what a person got wrong is one line a problem and exit status 2."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        _app(arguments)
-    except SweeperError as error:
-        if debug:
-            raise
-        _complain(str(error))
-        sys.exit(2)
+        status = _app(arguments)
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = 130
     except Exception as error:
         if debug:
-            raise
-        _complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
-        sys.exit(1)
+            traceback.print_exc()
+        status = _complain(error)
+    sys.exit(status)
 
 
-def _app(arguments: list[str]) -> None:
+def _app(arguments: list[str]) -> int:
     # Late, so that a mistake in the imports of a command is one line as well.
     from sweeper.cli.app import app
 
-    app(arguments, prog_name="sweeper")
+    return int(app(arguments or ["--help"], prog_name="sweeper", standalone_mode=False) or 0)
 
 
-def _complain(text: str) -> None:
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+def _complain(error: Exception) -> int:
+    """Print an error, a line for each of its own; return the exit status."""
+    import typer
+
+    from sweeper.errors import SweeperError
+
+    if isinstance(error, SweeperError):
+        text, status = str(error), 2
+    elif hasattr(error, "format_message"):  # a usage error of click, which typer carries inside
+        text, status = _usage(error), 2
+    elif isinstance(error, typer.Abort):
+        text, status = "not confirmed; nothing was done", 1
+    else:
+        text = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        status = 1
     for line in text.splitlines():
-        console.print(f"error: {line}")
+        print(f"error: {line}", file=sys.stderr)
+    return status
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "sweeper"
+    said = " ".join(error.format_message().split()).rstrip(".")
+    return f"{said}; {command} --help says more"

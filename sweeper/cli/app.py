@@ -1,28 +1,35 @@
-"""The commands."""
+"""The commands.
+
+The engine is imported inside them: torch and Optuna take seconds, and help, the list of
+studies and a mistyped option should not wait for them.
+"""
 
 import json
-import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
 
-from sweeper import api
-from sweeper.cli.progress import shown
-from sweeper.cli.tables import listing, state_of, summary
-from sweeper.errors import SweeperError, nearest
-from sweeper.export import FORMATS, render
-from sweeper.store.urls import DEFAULT_STORAGE
-from sweeper.study.load import ready_studies
-from sweeper.study.spec import StudySpec
+from sweeper.study.ready import find_study_file, ready_studies
+
+if TYPE_CHECKING:
+    from sweeper import api
+
+# As in sweeper.store.urls, which brings SQLAlchemy with it.
+DEFAULT_STORAGE: Final = "sqlite:///sweeper.db"
 
 app = typer.Typer(
     help="Does label smoothing help this model, with which ε, and should it anneal?",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that prints a path or a name as it is: no markup, no emoji."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
 
 Storage = Annotated[
     str,
@@ -35,6 +42,7 @@ Storage = Annotated[
 Name = Annotated[str, typer.Argument(help="A study in the database.")]
 StudyArgument = Annotated[str, typer.Argument(help="A study file, or a ready study's name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Form = Annotated[Literal["json", "yaml", "python"], typer.Option("--format")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.")]
 Results = Annotated[Path, typer.Option(help="Folder for reports and exports.")]
 
@@ -58,14 +66,17 @@ def launch(
     as_json: Json = False,
 ) -> None:
     """Run a study to its end, or go on with it."""
-    plan = api.plan_launch(study, trials=trials, storage=storage)
+    path = find_study_file(study)
+    from sweeper import api
+    from sweeper.cli.progress import shown
+
+    plan = api.plan_launch(path, trials=trials, storage=storage)
     if dry_run:
         _print_plan(plan, as_json)
         return
-    bar = Console(stderr=True) if as_json else console
-    with shown(bar, plan.name) as on_progress:
+    with shown(_console(stderr=as_json), plan.name) as on_progress:
         done = api.launch(
-            study,
+            path,
             workers=workers,
             trials=trials,
             storage=storage,
@@ -79,6 +90,8 @@ def launch(
         _print_found(done, plan, results)
     if not done.finished and timeout is None and done.spec.budget.timeout is None:
         raise typer.Exit(130)
+    if done.finished and done.best is None:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -88,7 +101,9 @@ def worker(
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Work on a study until it is finished; the first Ctrl-C hands the running trial back."""
-    console.print(f"{name}: {api.run_worker(name, storage, parent=parent)}")
+    from sweeper import api
+
+    typer.echo(f"{name}: {api.run_worker(name, storage, parent=parent)}")
 
 
 @app.command()
@@ -98,11 +113,15 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say how far studies are."""
+    from sweeper import api
+    from sweeper.cli.tables import listing, summary
+
     found = [api.open_study(name, storage)] if name else api.studies(storage)
     if as_json:
         states = [_status(study) for study in found]
         _print_json(states[0] if name else states)
         return
+    console = _console()
     console.print(listing(found))
     if name:
         console.print(summary(found[0].frame()))
@@ -111,27 +130,28 @@ def status(
 @app.command()
 def report(name: Name, output: Output = None, storage: Storage = DEFAULT_STORAGE) -> None:
     """Write a study's report: one HTML file that opens offline."""
+    from sweeper import api
+
     path = output or Path("results") / name / "report.html"
-    console.print(str(api.open_study(name, storage).report(path)), soft_wrap=True)
+    typer.echo(api.open_study(name, storage).report(path))
 
 
 @app.command()
 def export(
     name: Name,
     output: Output = None,
-    form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "json",
+    form: Form = "json",
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Export the best configuration; to the terminal without -o."""
-    if form not in FORMATS:
-        raise SweeperError(
-            f"--format {form}{nearest(form, FORMATS)}; allowed: {', '.join(FORMATS)}"
-        )
+    from sweeper import api
+    from sweeper.export import render
+
     study = api.open_study(name, storage)
     if output is None:
         typer.echo(render(study.document(), form), nl=False)
     else:
-        console.print(str(study.export(output, form)), soft_wrap=True)
+        typer.echo(study.export(output, form))
 
 
 @app.command()
@@ -141,6 +161,8 @@ def logs(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Print what one trial did: its epochs, its output, and why it failed."""
+    from sweeper import api
+
     typer.echo(api.open_study(name, storage).log(trial))
 
 
@@ -151,11 +173,13 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove a study with all that it found."""
+    from sweeper import api
+
     counts = api.open_study(name, storage).progress()
     if not yes:
         typer.confirm(f"Delete study {name!r} with {counts.ended} trials?", abort=True)
     api.delete(name, storage)
-    console.print(f"deleted {name}")
+    typer.echo(f"deleted {name}")
 
 
 @app.command()
@@ -165,6 +189,8 @@ def dashboard(
     browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
 ) -> None:
     """Browse studies in optuna-dashboard, read-only, on loopback."""
+    import webbrowser
+
     from sweeper.service import dashboard as served
     from sweeper.store.database import open_reader
 
@@ -179,7 +205,9 @@ def dashboard(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of study files, for editors."""
-    typer.echo(json.dumps(StudySpec.model_json_schema(), indent=2, ensure_ascii=False))
+    from sweeper.study.spec import json_schema
+
+    _print_json(json_schema())
 
 
 @app.command()
@@ -190,7 +218,7 @@ def studies(as_json: Json = False) -> None:
         _print_json(found)
         return
     for name, words in found.items():
-        console.print(f"{name:<14} {words}", soft_wrap=True)
+        typer.echo(f"{name:<14} {words}")
 
 
 def _first_comment(path: Path) -> str:
@@ -198,7 +226,9 @@ def _first_comment(path: Path) -> str:
     return first.removeprefix("#").strip()
 
 
-def _status(study: api.Study) -> dict[str, Any]:
+def _status(study: "api.Study") -> dict[str, Any]:
+    from sweeper.cli.tables import state_of
+
     best = study.best
     return {
         "study": study.name,
@@ -211,45 +241,56 @@ def _status(study: api.Study) -> dict[str, Any]:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _print_plan(plan: api.LaunchPlan, as_json: bool) -> None:
+def _print_plan(plan: "api.LaunchPlan", as_json: bool) -> None:
     asked = sum(point is None for point in plan.points)
     if as_json:
         facts = {"study": plan.name, "spec_hash": plan.spec_hash, "ended": plan.ended}
         _print_json({**facts, "trials": plan.trials, "points": list(plan.points)})
         return
-    console.print(
+    typer.echo(
         f"study {plan.name} ({plan.spec_hash[:12]}): {plan.trials} trials, {plan.ended} ended; "
         f"{plan.trials - asked} points are laid out, {asked} will be asked of "
-        f"{plan.spec.sampler.name}. Nothing was written.",
-        soft_wrap=True,
+        f"{plan.spec.sampler.name}. Nothing was written."
     )
 
 
-def _print_found(study: api.Study, plan: api.LaunchPlan, results: Path) -> None:
-    counts = study.progress()
-    if plan.ended == counts.trials:
-        console.print(
-            f"study {study.name} is finished: all {counts.trials} trials were done before. "
-            "Raise budget.trials (or --trials) to go on.",
-            soft_wrap=True,
-        )
-    elif not study.finished:
-        console.print(
-            f"study {study.name} stopped at {counts.ended} of {counts.trials} trials; "
-            "launch it again to go on.",
-            soft_wrap=True,
-        )
-    elif counts.ended < counts.trials:
-        console.print(
-            f"study {study.name} is finished at {counts.ended} of {counts.trials} trials: nothing "
-            f"better in the last {study.spec.budget.patience} (budget.patience).",
-            soft_wrap=True,
-        )
-    console.print(summary(study.frame()))
+def _print_found(study: "api.Study", plan: "api.LaunchPlan", results: Path) -> None:
+    from sweeper.cli.tables import summary
+
+    for line in _outcome(study, plan):
+        typer.echo(line)
+    _console().print(summary(study.frame()))
     for file in ("report.html", "best.json"):
         path = results / study.name / file
         if path.is_file():
-            console.print(str(path), soft_wrap=True)
+            typer.echo(path)
+
+
+def _outcome(study: "api.Study", plan: "api.LaunchPlan") -> Iterator[str]:
+    """Yield what there is to say beside the table: why it ended, and what failed."""
+    counts = study.progress()
+    if plan.ended == counts.trials:
+        yield (
+            f"study {study.name} is finished: all {counts.trials} trials were done before. "
+            "Raise budget.trials (or --trials) to go on."
+        )
+    elif not study.finished:
+        yield (
+            f"study {study.name} stopped at {counts.ended} of {counts.trials} trials; "
+            "launch it again to go on."
+        )
+    elif counts.ended < counts.trials:
+        yield (
+            f"study {study.name} is finished at {counts.ended} of {counts.trials} trials: nothing "
+            f"better in the last {study.spec.budget.patience} (budget.patience)."
+        )
+    trials = study.frame()
+    failed = trials[trials["state"] == "failed"]
+    for _, row in failed.head(1).iterrows():
+        yield (
+            f"{len(failed)} failed; trial {row['number']}: {row['failure']} "
+            f"(sweeper logs {study.name} {row['number']})"
+        )

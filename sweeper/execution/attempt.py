@@ -107,7 +107,8 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> tuple[int, bool]:
     if ticket.number == 0 or ticket.claims > 1:
         found = find_trial(study.optuna, ticket.number)
     if found is None:
-        return bear_trial(study.optuna, ticket.number, ticket.point), False
+        space = study.file.spec.space
+        return bear_trial(study.optuna, space, ticket.number, ticket.point), False
     return found._trial_id, found.state.is_finished()
 
 

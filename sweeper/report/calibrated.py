@@ -44,6 +44,11 @@ class Calibrated(NamedTuple):
         return not self.empty and _picks(self)[0]["number"] == _picks(self)[1]["number"]
 
     @property
+    def epsilons(self) -> Floats:
+        """The epsilon of every trial."""
+        return np.concatenate([np.empty(0), *(group.epsilon for group in self.groups)])
+
+    @property
     def values(self) -> Floats:
         """Both scores of all trials, one after the other."""
         return np.concatenate([np.empty(0), *(v for g in self.groups for v in (g.raw, g.scaled))])
@@ -65,8 +70,7 @@ def calibrated_figure(data: Calibrated) -> go.Figure:
     for side in ("raw", "scaled"):
         figure.add_traces([*_traces(data, side), *_marks(data, side)])
     low, high = scales.axis_range(data.values, data.limit)
-    epsilons = np.concatenate([np.empty(0), *(group.epsilon for group in data.groups)])
-    figure.update_xaxes(range=scales.epsilon_range(epsilons))
+    figure.update_xaxes(range=scales.epsilon_range(data.epsilons))
     # Room for the words below the optimum.
     figure.update_yaxes(range=(low - 0.12 * (high - low), high))
     figure.update_layout(_WIDE, annotations=list(_labels(data)), shapes=list(_baselines(data)))
@@ -181,6 +185,7 @@ def _labels(data: Calibrated) -> Iterator[dict[str, Any]]:
             "text": f"lowest: ε = {wording.epsilon(trial['epsilon'])}",
             "x": trial["epsilon"],
             "y": trial[column],
+            "xanchor": _anchor(trial["epsilon"] / scales.epsilon_range(data.epsilons)[1]),
             "xref": axes["xaxis"],
             "yref": axes["yaxis"],
             "ax": 0,
@@ -190,6 +195,11 @@ def _labels(data: Calibrated) -> Iterator[dict[str, Any]]:
             "standoff": 10,
             "arrowcolor": look.INK,
         }
+
+
+def _anchor(place: float) -> str:
+    # Words centred near an end of the axis would be cut off there.
+    return "left" if place < 0.2 else "right" if place > 0.8 else "center"
 
 
 def _same(data: Calibrated) -> str:

@@ -7,7 +7,7 @@ from sweeper.report.inputs import Floats
 
 # Tukey's far fence; and never a cut below this multiple of the third quartile.
 _FENCE = 3.0
-_ALWAYS_SHOWN = 1.5
+_ALWAYS_SHOWN = 3.0
 _FEWEST = 4
 # An axis for epsilon is at least so long: with the baseline alone it would have no length.
 _SHORTEST = 0.1

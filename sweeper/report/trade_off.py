@@ -15,7 +15,10 @@ _MOST_NAMED = 12
 
 
 class TradeOff(NamedTuple):
-    """Finished trials, (N,) each: error and ECE in percent, NLL in nats, `front` as a mask."""
+    """Finished trials, (N,) each: error and ECE in percent, NLL in nats, `front` as a mask.
+
+    `limits` are where the scales of error, NLL and ECE end.
+    """
 
     number: NDArray[np.int64]
     schedule: list[str]
@@ -24,7 +27,7 @@ class TradeOff(NamedTuple):
     ece: Floats
     front: NDArray[np.bool_]
     texts: list[str]
-    limits: tuple[float | None, float | None]
+    limits: tuple[float | None, float | None, float | None]
 
     @property
     def empty(self) -> bool:
@@ -44,15 +47,16 @@ def trade_off_data(trials: pd.DataFrame) -> TradeOff:
         ece=100 * costs[:, 2],
         front=scales.pareto_front(costs),
         texts=look.hovers(done.to_dict("records")),
-        limits=(scales.upper_limit(100 * costs[:, 1]), scales.upper_limit(costs[:, 0])),
+        limits=_limits(done),
     )
 
 
 def trade_off_figure(data: TradeOff) -> go.Figure:
     """Draw error by NLL, coloured by ECE, with a ring around each member of the front."""
-    figure = go.Figure(layout=look.layout(480, _NARROW, coloraxis=_COLOURS))
+    colours = {**_COLOURS, "cmin": 0, "cmax": _top_colour(data)}
+    figure = go.Figure(layout=look.layout(480, _NARROW, coloraxis=colours))
     figure.add_traces([_rings(data), *_traces(data)])
-    x, y = (scales.axis_range(*pair) for pair in zip(_axes(data), data.limits, strict=True))
+    x, y = (scales.axis_range(*pair) for pair in zip(_axes(data), data.limits[:2], strict=True))
     figure.update_xaxes(title="validation error (%)", range=x)
     figure.update_yaxes(title="validation NLL (nats)", range=y)
     return figure
@@ -60,7 +64,7 @@ def trade_off_figure(data: TradeOff) -> go.Figure:
 
 def trade_off_notes(data: TradeOff) -> tuple[str, ...]:
     """Name the members of the front and say how many lie beyond the axes."""
-    return tuple(filter(None, (_front_note(data), _limit_note(data))))
+    return tuple(filter(None, (_front_note(data), _limit_note(data), _colour_note(data))))
 
 
 _BAR = {"title": {"text": "ECE (%)"}, "thickness": 14, "outlinewidth": 0}
@@ -73,8 +77,21 @@ _NARROW = {
 }
 
 
+def _limits(done: pd.DataFrame) -> tuple[float | None, float | None, float | None]:
+    base = (done["epsilon"] == 0).to_numpy()
+    costs = (100 * (1 - done["accuracy"]), done["nll"], 100 * done["ece"])
+    values = [cost.to_numpy(float) for cost in costs]
+    error, nll, ece = (scales.upper_limit(cost, shown=tuple(cost[base])) for cost in values)
+    return error, nll, ece
+
+
 def _names(done: pd.DataFrame) -> Iterator[tuple[float, str]]:
     return zip(done["epsilon"], done["schedule"], strict=True)
+
+
+def _top_colour(data: TradeOff) -> float:
+    highest = float(data.ece.max(initial=0.0))
+    return (highest if data.limits[2] is None else data.limits[2]) or 1.0
 
 
 def _axes(data: TradeOff) -> tuple[Floats, Floats]:
@@ -83,7 +100,7 @@ def _axes(data: TradeOff) -> tuple[Floats, Floats]:
 
 def _rings(data: TradeOff) -> go.Scatter:
     ring = {"symbol": "circle-open", "size": 19, "color": look.INK, "line": {"width": 2}}
-    x, y = (scales.clipped(v, cut) for v, cut in zip(_axes(data), data.limits, strict=True))
+    x, y = (scales.clipped(v, cut) for v, cut in zip(_axes(data), data.limits[:2], strict=True))
     texts = [""] * int(data.front.sum())
     shown = {"name": "Pareto front", "hoverinfo": "skip", "legendrank": 2000}
     return look.dots(x[data.front], y[data.front], texts, marker=ring, **shown)
@@ -105,7 +122,9 @@ def _order(schedule: str) -> tuple[bool, tuple[int, str]]:
 def _trace(
     data: TradeOff, mask: NDArray[np.bool_], symbol: str, shown: dict[str, str]
 ) -> go.Scatter:
-    x, y = (scales.clipped(v, cut)[mask] for v, cut in zip(_axes(data), data.limits, strict=True))
+    x, y = (
+        scales.clipped(v, cut)[mask] for v, cut in zip(_axes(data), data.limits[:2], strict=True)
+    )
     texts = [_text(data, index) for index in np.flatnonzero(mask)]
     line = {"width": 1, "color": look.INK if symbol == "x" else look.FAINT}
     marker = {"symbol": symbol, "size": 10, "color": data.ece[mask], "coloraxis": "coloraxis"}
@@ -137,7 +156,7 @@ def _front_note(data: TradeOff) -> str:
 
 
 def _limit_note(data: TradeOff) -> str:
-    error, nll = data.limits
+    error, nll, _ = data.limits
     beyond = _beyond(data.error, error) | _beyond(data.nll, nll)
     if not beyond.any():
         return ""
@@ -145,6 +164,13 @@ def _limit_note(data: TradeOff) -> str:
     edges += [f"NLL {wording.nll(nll)}"] if nll is not None else []
     count = wording.counted(int(beyond.sum()), "trial")
     return f"Laid on the edge: {count} beyond {wording.listed(edges)}, so that the others show."
+
+
+def _colour_note(data: TradeOff) -> str:
+    ece = data.limits[2]
+    return (
+        "" if ece is None else f"The colour ends at an ECE of {ece:.1f} %; some trials have more."
+    )
 
 
 def _beyond(values: Floats, limit: float | None) -> NDArray[np.bool_]:

@@ -61,6 +61,8 @@ def figure(value: float) -> str:
     """Return two figures: for rates, temperatures and what a task yields beside."""
     if not math.isfinite(value):
         return _odd(value)
+    if 1 <= abs(value) < 9.95:
+        return f"{value:.1f}"
     return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.2g}"
 
 

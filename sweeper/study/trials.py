@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sweeper.errors import SweeperError
 from sweeper.store.database import Store
 from sweeper.study.sampler import REPORTS, make_pruner, make_sampler, warmup_steps
-from sweeper.study.space import Point, suggest
-from sweeper.study.spec import StudySpec
+from sweeper.study.space import Point, distributions, suggest
+from sweeper.study.spec import Space, StudySpec
 
 # The attribute that makes a trial ours. Trials without it are foreign: shown, never counted.
 TICKET: Final = "ticket"
@@ -61,15 +61,17 @@ def find_trial(study: optuna.Study, ticket: int) -> FrozenTrial | None:
     return None
 
 
-def bear_trial(study: optuna.Study, ticket: int, point: Point | None) -> int:
-    """Create a running trial in one commit with its ticket; return its id.
+def bear_trial(study: optuna.Study, space: Space, ticket: int, point: Point | None) -> int:
+    """Create a running trial in one commit with its ticket and its point; return its id.
 
     So a worker that dies at any moment leaves either no trial or one that is found again.
+    Without a point the sampler is asked later.
     """
     template = create_trial(
         state=TrialState.RUNNING,
         user_attrs={TICKET: ticket},
-        system_attrs={} if point is None else {"fixed_params": dict(point)},
+        params={} if point is None else dict(point),
+        distributions={} if point is None else distributions(space),
     )
     return study._storage.create_new_trial(study._study_id, template_trial=template)
 
