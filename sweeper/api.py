@@ -110,7 +110,11 @@ class Study:
 
     def report(self, path: str | Path) -> Path:
         """Write the report as one HTML file that opens offline; return its path."""
-        return write_report(Path(path), self._report_input())
+        ready = self._report_input()
+        try:
+            return write_report(Path(path), ready)
+        except OSError as error:
+            raise SweeperError(f"{path} cannot be written: {error.strerror}") from error
 
     def document(self) -> dict[str, Any]:
         """Return the best configuration as plain data; raises `SweeperError` without one."""

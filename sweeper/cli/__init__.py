@@ -50,5 +50,5 @@ def _complain(error: Exception) -> int:
 def _usage(error: Any) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "sweeper"
-    said = " ".join(error.format_message().split()).rstrip(".")
+    said = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
     return f"{said}; {command} --help says more"

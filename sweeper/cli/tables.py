@@ -15,11 +15,13 @@ def summary(trials: pd.DataFrame) -> Table:
     rows = [] if base is None else [base]
     rows += [row for _, row in best_by_schedule(trials).iterrows()]
     table = Table(
-        *("schedule", "ε", "rate"),
         title="validation split, NLL unsmoothed in nats",
         title_justify="left",
         title_style="dim",
     )
+    table.add_column("schedule", no_wrap=True)
+    table.add_column("ε")
+    table.add_column("rate")
     for heading in ("NLL", "NLL after T", "accuracy", "ECE", "trial"):
         table.add_column(heading, justify="right")
     for row in rows:

@@ -21,6 +21,9 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 READING: Final = re.compile(r"/(|favicon\.ico|(dashboard|static|api|csv|artifacts)(/.*)?)")
+# What a path may be spelt with to mean another one: empty segments, . and .., backslashes.
+DISGUISED: Final = re.compile(r"//|\\|/\.{1,2}(/|$)")
+METHODS: Final = ("GET", "HEAD")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -36,7 +39,8 @@ def read_only(application: Application, hosts: Iterable[str] = LOOPBACK) -> Appl
         refusal = _refusal(environ, ours)
         if refusal is None:
             return application(environ, start_response)
-        start_response(refusal, [("Content-Type", "text/plain; charset=utf-8")])
+        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Allow", ", ".join(METHODS))]
+        start_response(refusal, headers)
         return [f"{refusal}: this dashboard only reads\n".encode()]
 
     return filtered
@@ -59,12 +63,13 @@ def serve(application: Application, port: int, on_ready: Callable[[str], None]) 
 
 
 def _refusal(environ: Environ, hosts: frozenset[str]) -> str | None:
-    host = str(environ.get("HTTP_HOST", "")).rsplit(":", 1)[0]
+    host = re.sub(r":\d+$", "", str(environ.get("HTTP_HOST", "")))
     if host not in hosts:
         return "421 Misdirected Request"
-    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+    if environ["REQUEST_METHOD"] not in METHODS:
         return "405 Method Not Allowed"
-    if READING.fullmatch(environ.get("PATH_INFO", "/")) is None:
+    path = str(environ.get("PATH_INFO", "/"))
+    if READING.fullmatch(path) is None or DISGUISED.search(path):
         return "404 Not Found"
     return None
 

@@ -199,9 +199,13 @@ def _under(key: str) -> Iterator[None]:
 
 
 def _register(name: str, function: Any) -> None:
+    """Register a schedule in place of one that an edited or another file gave the same name."""
+    earlier = SCHEDULES.pop(name, None)
     try:
         register_schedule(name, function)
     except ValueError as error:
+        if earlier is not None:
+            SCHEDULES[name] = earlier
         raise SweeperError(str(error)) from None
 
 
@@ -275,6 +279,8 @@ def _exported(given: Any, folder: Path) -> dict[str, Any]:
     source = folder / given
     try:
         best = json.loads(source.read_text(encoding="utf-8"))
+        if not isinstance(best, dict):
+            raise ValueError("it holds no JSON object")
         if best["convention"] != "others":
             raise ValueError(f"its convention is {best['convention']!r}, a study's is 'others'")
         return {key: best[key] for key in ("epsilon", "schedule", "rate")} | dict(best["hparams"])

@@ -71,7 +71,7 @@ def _words(item: Mapping[str, Any], loc: tuple[Any, ...], schema: Any, cause: An
         case "value_error":
             return str(cause)
         case "extra_forbidden":
-            allowed = list(_node(schema, loc[:-1], schema).get("properties", {}))
+            allowed = _keys(schema, loc[:-1])
             near = nearest(str(loc[-1]), allowed)
             return f"unknown key{near}; allowed: {', '.join(allowed)}"
         case "missing":
@@ -84,7 +84,7 @@ def _words(item: Mapping[str, Any], loc: tuple[Any, ...], schema: Any, cause: An
 
 
 def _misspelt(given: Any, loc: tuple[Any, ...], schema: Any) -> str:
-    known = _node(schema, loc[:-1], schema).get("properties", {})
+    known = _keys(schema, loc[:-1])
     others = [key for key in given if key not in known] if isinstance(given, dict) else []
     near = nearest(str(loc[-1]), others).removeprefix(" (did you mean ").removesuffix("?)")
     return f" (is {near} it, misspelt?)" if near else ""
@@ -103,6 +103,12 @@ def _node(node: Any, loc: tuple[Any, ...], root: Any) -> Mapping[str, Any]:
         if isinstance(below, dict):
             return _node(below, loc[1:], root)
     return {}
+
+
+def _keys(root: Any, loc: tuple[Any, ...]) -> list[str]:
+    """Return the keys that the table at a location may have."""
+    forms = _forms(_node(root, loc, root))
+    return [key for form in forms for key in form.get("properties", {})]
 
 
 def _under(form: Mapping[str, Any], key: str) -> Any:

@@ -1,0 +1,434 @@
+"""The command line: what scripts read from it, what a terminal sees, and how soon it answers."""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import pytest
+
+from sweeper import api
+from sweeper.cli import app, main
+from sweeper.cli.progress import Clock, words
+from sweeper.execution import attempt
+from sweeper.store.urls import DEFAULT_STORAGE
+from sweeper.study.progress import Progress
+from tests.conftest import STUDY
+
+Write = Callable[..., Path]
+ANSI = re.compile(r"\x1b\[")
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What stands on stdout, which is JSON and nothing else."""
+        return json.loads(self.out, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def run(*arguments: object) -> Done:
+    """Run a command in this process, as `sweeper ARGUMENTS` would."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        patch.object(sys, "argv", ["sweeper", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "sweeper", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **kwargs,
+    )
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test stand in a folder of its own, with no setting from outside."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SWEEPER_STORAGE", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def finished(write_study: Write) -> Path:
+    """Return the file of a study that is finished in ./sweeper.db."""
+    path = write_study()
+    assert run("launch", path, "--workers", 0).status == 0
+    return path
+
+
+def files() -> dict[str, bytes]:
+    """Return every file below the current folder."""
+    found = [p for p in Path().rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return {str(path): path.read_bytes() for path in found}
+
+
+# ---- launch ------------------------------------------------------------------------------
+
+
+def test_a_launch_shows_plain_lines_a_table_and_its_files(write_study: Write) -> None:
+    done = run("launch", write_study(), "--workers", 0)
+    assert done.status == 0
+    assert "12/12" in done.out
+    assert "│ none " in done.out
+    assert done.out.rstrip().endswith("results/quick/report.html\nresults/quick/best.json")
+    assert Path("results/quick/report.html").is_file()
+    assert json.loads(Path("results/quick/best.json").read_text())["study"] == "quick"
+    assert done.err == ""
+
+
+def test_a_second_launch_says_it_is_finished_and_trains_nothing(finished: Path) -> None:
+    before = api.open_study("quick").frame()
+    with patch.object(attempt, "run_trial", side_effect=AssertionError("trained again")):
+        done = run("launch", finished, "--workers", 0)
+    assert done.status == 0
+    assert "is finished: all 12 trials were done before" in done.out
+    assert api.open_study("quick").frame().equals(before)
+
+
+def test_more_trials_continue_a_study(finished: Path) -> None:
+    before = api.open_study("quick").frame()
+    done = run("launch", finished, "--workers", 0, "--trials", 15)
+    after = api.open_study("quick").frame()
+    assert done.status == 0
+    assert after["number"].tolist() == list(range(15))
+    assert after.head(12).equals(before)
+    assert run("status", "quick", "--json").json["trials"] == 15
+
+
+def test_json_of_a_launch_is_all_of_stdout(write_study: Write) -> None:
+    done = run("launch", write_study(), "--workers", 0, "--json")
+    assert done.json["state"] == "finished"
+    assert done.json["complete"] + done.json["pruned"] == 12
+    assert done.json["trial_numbers"] == list(range(12))
+    assert "12/12" in done.err
+
+
+def test_a_dry_run_writes_nothing(write_study: Write) -> None:
+    path = write_study()
+    before = files()
+    done = run("launch", path, "--dry-run")
+    assert done.status == 0
+    assert "12 trials, 0 ended" in done.out
+    assert "Nothing was written" in done.out
+    assert files() == before
+
+
+def test_a_dry_run_on_a_study_changes_none_of_its_bytes(finished: Path) -> None:
+    run("status")  # whatever SQLite leaves when the last reader goes is there now
+    before = files()
+    done = run("launch", finished, "--dry-run", "--json", "--trials", 20)
+    assert done.json["trials"] == 20
+    assert done.json["ended"] == 12
+    assert len(done.json["points"]) == 20
+    assert done.json["points"][0]["epsilon"] == 0
+    assert len(done.json["spec_hash"]) == 64
+    after = files()
+    assert {name for name in after if not name.endswith(("-shm", "-wal"))} == {
+        name for name in before if not name.endswith(("-shm", "-wal"))
+    }
+    assert after["sweeper.db"] == before["sweeper.db"]
+
+
+def test_a_dry_run_on_a_fresh_postgresql_finds_nothing_there(
+    write_study: Write, postgresql: str
+) -> None:
+    done = run("launch", write_study(), "--dry-run", "--storage", postgresql)
+    assert done.status == 0
+    assert "0 ended" in done.out
+
+
+def test_a_timeout_stops_a_launch_that_goes_on_later(write_study: Write) -> None:
+    text = STUDY.replace("quick.py:train", "quick.py:slow") + (
+        "[task.options]\ntrace = 'trace'\npause = 0.1\n"
+    )
+    path = write_study(text)
+    done = run("launch", path, "--workers", 0, "--timeout", 1.5)
+    assert done.status == 0
+    assert "launch it again to go on" in done.out
+    assert run("status", "quick", "--json").json["state"] == "unfinished"
+
+
+def test_a_study_without_a_finished_trial_says_why(write_study: Write) -> None:
+    task = "\n\ndef broken(run):\n    raise RuntimeError('no such luck')\n    yield\n"
+    path = write_study(STUDY.replace("quick.py:train", "broken.py:broken"))
+    Path("broken.py").write_text(task)
+    done = run("launch", path, "--workers", 0)
+    assert done.status == 1
+    assert "12 failed; trial 0: RuntimeError: no such luck (sweeper logs quick 0)" in done.out
+    assert "Traceback" in run("logs", "quick", 0).out
+
+
+def test_the_note_says_what_was_found(finished: Path) -> None:
+    store = api.open_study("quick")._store
+    attrs = store.storage.get_study_system_attrs(store.storage.get_study_id_from_name("quick"))
+    [note] = [value for key, value in attrs.items() if key.startswith("dashboard:note_str")]
+    assert note.startswith("### Best so far: ε = 0.1")
+    assert "NLL" in note
+    assert "at ε = 0" in note
+
+
+# ---- the other commands ------------------------------------------------------------------
+
+
+def test_status_lists_studies(finished: Path) -> None:
+    assert "12/12" in run("status").out
+    listed = run("status", "--json").json
+    assert [study["study"] for study in listed] == ["quick"]
+    one = run("status", "quick", "--json").json
+    assert one == listed[0]
+    assert one["best_trial"] == api.open_study("quick").frame()["value"].argmin()
+
+
+def test_status_json_is_parseable_without_a_single_result(write_study: Write) -> None:
+    text = STUDY.replace("quick.py:train", "quick.py:diverge").replace("trials = 12", "trials = 1")
+    run("launch", write_study(text), "--workers", 0)
+    assert run("status", "--json").json[0]["trials"] == 1
+
+
+def test_report_writes_where_it_is_told(finished: Path) -> None:
+    done = run("report", "quick", "-o", "a/b [bold] :tram:.html")
+    assert done.out == "a/b [bold] :tram:.html\n"
+    assert Path("a/b [bold] :tram:.html").read_text().startswith("<!")
+
+
+def test_export_goes_to_stdout_or_to_a_file(finished: Path) -> None:
+    printed = run("export", "quick")
+    assert run("export", "quick", "-o", "x/best.json").out == "x/best.json\n"
+    written = json.loads(Path("x/best.json").read_text())
+    assert {**printed.json, "created": ""} == {**written, "created": ""}
+
+
+def test_logs_tell_what_a_trial_did(finished: Path) -> None:
+    said = run("logs", "quick", 0).out
+    assert said.startswith("trial 0: complete, epsilon 0, fixed\n")
+    assert "epoch   8" in said
+    assert "quick training begins" in said
+
+
+def test_delete_asks_first(finished: Path) -> None:
+    with patch("builtins.input", return_value="n"), patch("sys.stdin", io.StringIO("n\n")):
+        refused = run("delete", "quick")
+    assert refused.status == 1
+    assert "12 trials" in refused.out + refused.err
+    assert run("status", "quick").status == 0
+    assert run("delete", "quick", "--yes").out == "deleted quick\n"
+    assert run("status", "quick").status == 2
+    assert run("status", "--json").json == []
+
+
+def test_a_study_can_be_launched_again_after_it_was_deleted(finished: Path) -> None:
+    run("delete", "quick", "--yes")
+    again = run("launch", finished, "--workers", 0, "--json")
+    assert again.json["trial_numbers"] == list(range(12))
+
+
+def test_schema_and_studies_are_json(finished: Path) -> None:
+    assert run("schema").json["title"] == "StudySpec"
+    found = run("studies", "--json").json
+    assert "digits" in found
+    assert all(found.values())
+    assert run("studies").out.startswith("digits ")
+
+
+def test_the_storage_comes_from_the_environment(
+    write_study: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPER_STORAGE", "sqlite:///elsewhere.db")
+    run("launch", write_study(), "--workers", 0)
+    assert Path("elsewhere.db").is_file()
+    assert not Path("sweeper.db").exists()
+    assert run("status", "--storage", "sweeper.db").status == 2
+
+
+def test_the_default_storage_is_the_stores() -> None:
+    assert app.DEFAULT_STORAGE == DEFAULT_STORAGE
+
+
+def test_a_worker_makes_no_database(tmp_path: Path) -> None:
+    done = run("worker", "quick", "--storage", "none/sweeper.db")
+    assert done.status == 2
+    assert "there is no such file" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- terminals ---------------------------------------------------------------------------
+
+
+def test_wide_unicode_passes_through(write_study: Write) -> None:
+    folder = Path("研究 ünï 🎯")
+    folder.mkdir()
+    path = write_study()
+    for name in ("quick.py", path.name):
+        Path(name).rename(folder / name)
+    done = run("launch", folder / path.name, "--workers", 0, "--results", folder / "結果")
+    assert done.status == 0
+    assert f"{folder}/結果/quick/best.json" in done.out
+
+
+@pytest.fixture
+def in_terminal(finished: Path) -> Callable[..., str]:
+    """Return a function that runs a command on a pseudo-terminal and returns what it showed."""
+
+    def shown(*arguments: str, **environment: str) -> str:
+        ours, theirs = pty.openpty()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "sweeper", *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm-256color", **environment},
+        )
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # Linux's end of file on a pseudo-terminal
+            while part := os.read(ours, 65536):
+                text += part
+        os.close(ours)
+        assert child.wait(timeout=60) == 0
+        return text.decode()
+
+    return shown
+
+
+def test_colour_is_for_terminals_that_want_it(in_terminal: Callable[..., str]) -> None:
+    assert ANSI.search(in_terminal("status", "quick"))
+    assert not re.search(r"\x1b\[[0-9;]*3\dm", in_terminal("status", "quick", NO_COLOR="1"))
+
+
+def test_a_terminal_gets_a_live_bar(in_terminal: Callable[..., str]) -> None:
+    said = in_terminal("launch", "quick.toml", "--workers", "1", "--trials", "13")
+    assert "━" in said
+    assert "13/13" in said
+
+
+def test_nothing_but_text_without_a_terminal(finished: Path) -> None:
+    done = process("status", "quick")
+    assert done.returncode == 0
+    assert not ANSI.search(done.stdout + done.stderr)
+    help_text = process("launch", "--help").stdout
+    assert not ANSI.search(help_text)
+    assert "--dry-run" in help_text
+
+
+def test_workers_of_a_real_launch_finish_the_study(write_study: Write) -> None:
+    done = process("launch", write_study(), "--workers", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trial_numbers"] == list(range(12))
+    assert not ANSI.search(done.stderr)
+
+
+def test_shell_completion_is_offered() -> None:
+    assert "--install-completion" in run("--help").out
+    environment = {**os.environ, "_SWEEPER_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    offered = process(env={**environment, "COMP_WORDS": "sweeper la"}).stdout
+    assert offered.split() == ["launch"]
+
+
+# ---- how soon it answers -----------------------------------------------------------------
+
+HEAVY = ("torch", "optuna", "sqlalchemy", "pandas", "sklearn", "scipy", "plotly", "alembic")
+CHECK = """
+import sys
+from sweeper.cli import main
+sys.argv = ["sweeper", *{arguments!r}]
+try:
+    main()
+except SystemExit:
+    pass
+print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["launch", "--help"], ["studies"], ["launch", "digts"], ["status", "--jsn"]],
+)
+def test_small_questions_load_nothing_heavy(arguments: list[str]) -> None:
+    code = CHECK.format(arguments=arguments, heavy=HEAVY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_api_does_not_wait_for_the_dashboard() -> None:
+    code = "import sys, sweeper.api; print('optuna_dashboard' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+# ---- progress ----------------------------------------------------------------------------
+
+
+def counts(complete: int, **others: Any) -> Progress:
+    none: dict[str, Any] = {"pruned": 0, "failed": 0, "waiting": 0, "retried": 0}
+    known = {"trials": 10, "complete": complete, "running": 2, "best": None, "baseline": None}
+    return Progress(**{**none, **known, **others})
+
+
+def test_a_line_of_progress_leaves_out_what_is_not_known() -> None:
+    assert words(counts(0), "") == "0/10  0 done · 2 running · 0 pruned · 0 failed"
+    assert words(counts(3, pruned=1, best=0.12345), "9 s left") == (
+        "4/10  3 done · 2 running · 1 pruned · 0 failed · best NLL 0.1235 · 9 s left"
+    )
+
+
+def test_the_time_left_counts_only_what_this_launch_did() -> None:
+    clock = Clock()
+    with patch("sweeper.cli.progress.time.monotonic", side_effect=[100.0, 102.0, 700.0, 701.0]):
+        assert clock.left(counts(6)) == ""
+        assert clock.left(counts(7)) == "6 s left"
+        assert clock.left(counts(8)) == "10 min left"
+        assert clock.left(counts(10)) == ""
+
+
+def test_the_first_ctrl_c_ends_a_launch_that_can_go_on(write_study: Write) -> None:
+    text = STUDY.replace("quick.py:train", "quick.py:slow") + (
+        "[task.options]\ntrace = 'trace'\npause = 0.2\n"
+    )
+    path = write_study(text)
+    command = [sys.executable, "-m", "sweeper", "launch", str(path), "--workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        while not Path("trace").is_file():
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert b"launch it again to go on" in out
+    assert err == b""

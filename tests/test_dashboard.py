@@ -1,0 +1,360 @@
+"""optuna-dashboard behind the filter, over real HTTP: everything reads, nothing writes."""
+
+import http.client
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+import pytest
+from optuna_dashboard._app import create_app
+
+import sweeper
+from sweeper import Study, SweeperError
+from sweeper.service import dashboard as service
+from sweeper.store.database import open_reader
+from sweeper.study.note import note
+from tests.conftest import QUICK, STUDY
+from tests.test_cli import run
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Answer(NamedTuple):
+    """What came back over HTTP."""
+
+    status: int
+    body: bytes
+    headers: http.client.HTTPMessage
+
+
+class Site(NamedTuple):
+    """A dashboard that is being served, and the study behind it."""
+
+    address: str
+    study: Study
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rstrip("/").rsplit(":", 1)[1])
+
+    def ask(self, path: str, method: str = "GET", body: Any = None, host: str = "") -> Answer:
+        """Send a request whose path is not tidied up on the way."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.putrequest(method, path, skip_host=True)
+        connection.putheader("Host", host or f"127.0.0.1:{self.port}")
+        sent = json.dumps(body or {}).encode()
+        if method not in ("GET", "HEAD"):
+            connection.putheader("Content-Type", "application/json")
+            connection.putheader("Content-Length", str(len(sent)))
+        connection.endheaders(sent if method not in ("GET", "HEAD") else None)
+        response = connection.getresponse()
+        answer = Answer(response.status, response.read(), response.headers)
+        connection.close()
+        return answer
+
+    def content(self) -> list[str]:
+        """Return all that the database holds, as SQL."""
+        store = open_reader(self.study.storage)
+        try:
+            connection: Any = store.engine.raw_connection().driver_connection
+            return list(connection.iterdump())
+        finally:
+            store.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "quick.py").write_text(QUICK)
+    (folder / "quick.toml").write_text(STUDY)
+    storage = f"sqlite:///{folder}/sweeper.db"
+    study = sweeper.launch(folder / "quick.toml", workers=0, storage=storage, results=folder)
+    store = open_reader(storage)
+    found: list[str] = []
+    ready = threading.Event()
+
+    def on_ready(address: str) -> None:
+        found.append(address)
+        ready.set()
+
+    application = service.dashboard(store)
+    threading.Thread(target=service.serve, args=(application, 0, on_ready), daemon=True).start()
+    assert ready.wait(timeout=30)
+    yield Site(found[0], study)
+    store.close()
+
+
+# ---- what can be read --------------------------------------------------------------------
+
+
+def test_the_address_is_on_loopback_and_leads_to_the_dashboard(site: Site) -> None:
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", site.address)
+    first = site.ask("/")
+    assert first.status == 302
+    assert first.headers["Location"].endswith("/dashboard")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/dashboard", "text/html"),
+        ("/dashboard/studies/1", "text/html"),
+        ("/static/bundle.js", "javascript"),
+        ("/favicon.ico", "image"),
+        ("/api/meta", "application/json"),
+        ("/api/studies", "application/json"),
+        ("/api/studies/1", "application/json"),
+        ("/api/studies/1?after=3", "application/json"),
+        ("/api/studies/1/param_importances", "application/json"),
+        ("/api/studies/1/plot/contour", "application/json"),
+        ("/csv/1", "text/csv"),
+    ],
+)
+def test_what_the_pages_read_is_there(site: Site, path: str, kind: str) -> None:
+    answer = site.ask(path)
+    assert answer.status == 200, answer.body
+    assert kind in answer.headers["Content-Type"]
+    assert answer.body
+
+
+def test_head_is_reading_too(site: Site) -> None:
+    assert site.ask("/dashboard", "HEAD").status == 200
+
+
+def test_the_study_is_there_with_its_trials_and_its_note(site: Site) -> None:
+    [listed] = json.loads(site.ask("/api/studies").body)["study_summaries"]
+    assert listed["study_name"] == "quick"
+    detail = json.loads(site.ask("/api/studies/1").body)
+    assert [trial["number"] for trial in detail["trials"]] == list(range(12))
+    best = site.study.best
+    assert best is not None
+    assert [trial["number"] for trial in detail["best_trials"]] == [best["number"]]
+    assert detail["note"]["body"] == note(site.study.spec, site.study.frame())
+    assert f"{best['value']:.4f}" in detail["note"]["body"]
+
+
+def test_reading_changes_nothing(site: Site) -> None:
+    before = site.content()
+    for path in ("/dashboard", "/api/studies", "/api/studies/1", "/csv/1"):
+        site.ask(path)
+    assert site.content() == before
+
+
+# ---- what cannot be written --------------------------------------------------------------
+
+WRITING = sorted(
+    {
+        (route.method, re.sub(r"<[^>]*>", "1", route.rule))
+        for route in create_app(optuna.storages.InMemoryStorage()).routes
+        if route.method != "GET"
+    }
+)
+BODIES: list[dict[str, Any]] = [
+    {"state": "Complete", "values": [-99]},
+    {"study_name": "taken", "directions": ["minimize"]},
+    {"dst_study_name": "renamed"},
+    {"version": 99, "body": "overwritten", "user_attrs": {"a": 1}},
+]
+
+
+def test_the_writing_routes_are_known() -> None:
+    assert len(WRITING) >= 15
+    assert ("DELETE", "/api/studies/1") in WRITING
+
+
+@pytest.mark.parametrize(("method", "path"), WRITING)
+def test_a_writing_route_is_closed(site: Site, method: str, path: str) -> None:
+    before = site.content()
+    for body in BODIES:
+        answer = site.ask(path, method, body)
+        assert answer.status == 405
+        assert answer.headers["Allow"] == "GET, HEAD"
+    assert site.content() == before
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "MERGE"])
+def test_any_other_method_is_refused_everywhere(site: Site, method: str) -> None:
+    for path in ("/", "/dashboard", "/api/studies", "/nowhere"):
+        assert site.ask(path, method).status in (405, 501)
+
+
+def test_a_method_in_a_header_or_a_query_is_no_method(site: Site) -> None:
+    before = site.content()
+    site.ask("/api/studies/1?_method=DELETE")
+    application = service.dashboard(open_reader(site.study.storage))
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/api/studies/1",
+        "HTTP_HOST": "localhost",
+        "HTTP_X_HTTP_METHOD_OVERRIDE": "DELETE",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "wsgi.url_scheme": "http",
+    }
+    statuses: list[str] = []
+    b"".join(application(environ, lambda status, *_: statuses.append(status)))
+    assert statuses == ["200 OK"]
+    assert site.content() == before
+
+
+def test_the_storage_itself_refuses_to_write(site: Site) -> None:
+    store = open_reader(site.study.storage)
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        optuna.delete_study(study_name="quick", storage=store.storage)
+    store.close()
+    assert len(site.study.frame()) == 12
+
+
+# ---- who may ask, and for what -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "localhost:{port}", "[::1]:8"])
+def test_our_own_names_are_served(site: Site, host: str) -> None:
+    assert site.ask("/api/meta", host=host.format(port=site.port)).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:80",
+        "evil.example:127.0.0.1",
+        "localhost@evil.example",
+        "0.0.0.0",
+        "127.0.0.2",
+        " ",
+    ],
+)
+def test_a_foreign_host_is_misdirected(site: Site, host: str) -> None:
+    answer = site.ask("/api/studies", host=host.format(port=site.port))
+    assert answer.status == 421
+    assert b"quick" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere",
+        "/apix",
+        "/api2/studies",
+        "/incompatible-rdb-schema",
+        "//api/studies/../..//etc/passwd",
+        "/static/../api/studies",
+        "/static/..%2f..%2f_app.py",
+        "/static/%2e%2e/_app.py",
+        "/static/..",
+        "/static/.",
+        "/static//etc/passwd",
+        "/static/%2fetc/passwd",
+        "/static/..\\..\\_app.py",
+        "/api/./studies",
+        "/api//studies",
+        "/%2e%2e/etc/passwd",
+        "/dashboard/../nowhere",
+        "/static/a%0ab",
+        "/static/no-such-file.js",
+    ],
+)
+def test_other_paths_lead_nowhere(site: Site, path: str) -> None:
+    answer = site.ask(path)
+    assert answer.status == 404
+    assert b"root:" not in answer.body
+    assert b"import " not in answer.body
+
+
+# ---- the command -------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_one_line(site: Site) -> None:
+    with pytest.raises(SweeperError, match=rf"^port {site.port}: .*choose another with --port$"):
+        service.serve(service.dashboard(open_reader(site.study.storage)), site.port, print)
+
+
+def test_the_command_says_where_it_serves(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def served(_: Any, port: int, on_ready: Any) -> None:
+        assert port == 0
+        on_ready("http://127.0.0.1:1/")
+
+    opened: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(service, "serve", served)
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    storage = ["--storage", site.study.storage]
+    done = run("dashboard", "--port", 0, *storage)
+    assert done.out == "optuna-dashboard, read-only: http://127.0.0.1:1/ (Ctrl-C ends it)\n"
+    assert opened == ["http://127.0.0.1:1/"]
+    run("dashboard", "--port", 0, "--no-browser", *storage)
+    assert len(opened) == 1
+    assert run("dashboard", "--storage", "none.db").status == 2
+
+
+# ---- the note ----------------------------------------------------------------------------
+
+
+def test_the_note_of_a_study_without_a_result(site: Site) -> None:
+    frame = site.study.frame()
+    frame["state"] = "failed"
+    assert note(site.study.spec, frame) == "No trial has finished yet."
+
+
+def test_the_note_of_a_study_whose_baseline_failed(site: Site) -> None:
+    frame = site.study.frame()
+    frame.loc[0, "state"] = "failed"
+    said = note(site.study.spec, frame)
+    assert said.startswith("### Best so far: ε = 0.1")
+    assert "while ε = 0 has no result" in said
+
+
+def test_the_note_says_where_nothing_was_gained(site: Site) -> None:
+    frame = site.study.frame()
+    frame.loc[frame["number"] > 0, "value"] += 10
+    said = note(site.study.spec, frame)
+    assert said.startswith("### ε = 0 is best so far (NLL ")
+    assert "no benefit of smoothing found" in said
+    assert "| ε = 0 | " in said
+
+
+# ---- a browser ---------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+def test_the_studys_page_in_a_browser(site: Site, tmp_path: Path) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    failed: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.on("requestfailed", lambda request: failed.append(request.url))
+        page.on(
+            "response",
+            lambda response: failed.append(response.url) if response.status >= 400 else None,
+        )
+        page.goto(f"{site.address}dashboard/studies/1")
+        expect(page.get_by_text("quick").first).to_be_visible(timeout=30_000)
+        page.goto(f"{site.address}dashboard/studies/1/note")
+        expect(page.get_by_text("Best so far").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("lucky by selection").first).to_be_visible()
+        page.screenshot(path=tmp_path / "page.png")
+        browser.close()
+    assert [url for url in failed if url.startswith(site.address)] == []

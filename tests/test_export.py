@@ -1,0 +1,289 @@
+"""The export: its keys, its numbers, and the same loss in a training script as in the search."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch.nn import functional
+
+import sweeper
+from sweeper import Smoothing, SmoothingLoss, Study
+from sweeper.errors import SweeperError
+from sweeper.export import FORMATS, StudyFacts, best_document, render, write_text
+from sweeper.smoothing import to_uniform
+from sweeper.study.results import TRIAL_COLUMNS
+from sweeper.study.space import smoothing_of
+from tests.conftest import STUDY
+
+Write = Callable[..., Path]
+KEYS = {
+    *("study", "spec_hash", "trial", "metric", "convention", "epsilon", "label_smoothing"),
+    *("schedule", "rate", "classes", "scores", "baseline", "seed", "versions", "created"),
+}
+FACTS = StudyFacts(
+    name="tiny",
+    spec_hash="0" * 64,
+    metric="nll",
+    seed=1,
+    classes=10,
+    versions={"torch": "2"},
+    created="2026-01-01T00:00:00Z",
+)
+CONFIGURATIONS = [
+    (0.1, "fixed", None),
+    (0.3, "linear", 0.7),
+    (0.2, "cosine", 1.3),
+    (0.4, "exponential", 3.0),
+    (0.25, "step", 1.0),
+    (0.3, "confidence", 2.0),
+    (0.35, "error", 0.5),
+    (0.0, "fixed", None),
+]
+
+
+def trials(*rows: tuple[float, str, float | None, float], **columns: Any) -> pd.DataFrame:
+    """Return complete trials of (epsilon, schedule, rate, value)."""
+    found = [
+        {
+            **dict.fromkeys(TRIAL_COLUMNS, math.nan),
+            "number": number,
+            "ticket": number,
+            "state": "complete",
+            "epsilon": epsilon,
+            "schedule": schedule,
+            "rate": math.nan if rate is None else rate,
+            "value": value,
+            "label_smoothing": to_uniform(epsilon, 10),
+            "nll": value,
+            "accuracy": 0.9,
+            **columns,
+        }
+        for number, (epsilon, schedule, rate, value) in enumerate(rows)
+    ]
+    return pd.DataFrame(found)
+
+
+def document(epsilon: float, schedule: str, rate: float | None, **columns: Any) -> dict[str, Any]:
+    """Return the export of a study in which a configuration is the best."""
+    base = (0.0, "fixed", None, 0.5)
+    return best_document(FACTS, trials(base, (epsilon, schedule, rate, 0.25), **columns))
+
+
+def rows(classes: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(32, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(classes, (32,), generator=generator)
+
+
+def losses(loss: SmoothingLoss) -> list[float]:
+    """Return a loss's values over the training."""
+    found = []
+    for progress in (0.0, 0.2, 0.5, 0.8, 1.0):
+        loss.progress = progress
+        found.append(loss(*rows()).item())
+    return found
+
+
+# ---- a study that ran --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    from tests.conftest import QUICK
+
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "quick.py").write_text(QUICK)
+    (folder / "quick.toml").write_text(STUDY + "[space]\nlr = { low = 0.1, high = 1.0 }\n")
+    storage = f"sqlite:///{folder}/sweeper.db"
+    return sweeper.launch(
+        folder / "quick.toml", workers=0, storage=storage, results=folder / "results"
+    )
+
+
+def test_an_export_has_every_key(study: Study, tmp_path: Path) -> None:
+    found = json.loads(study.export(tmp_path / "best.json").read_text())
+    assert set(found) >= KEYS
+    frame = study.frame()
+    row = frame.iloc[frame["value"].argmin()]
+    assert found["study"] == "quick"
+    assert len(found["spec_hash"]) == 64
+    assert found["trial"] == row["number"]
+    assert found["convention"] == "others"
+    assert found["epsilon"] == row["epsilon"]
+    assert found["label_smoothing"] == to_uniform(row["epsilon"], 12)
+    assert found["schedule"] == row["schedule"]
+    assert found["classes"] == 12
+    assert found["seed"] == 3
+    assert found["scores"]["nll"] == row["nll"]
+    assert found["baseline"]["nll"] == frame["nll"][0]
+    assert set(found["baseline"]) == set(found["scores"])
+    assert found["hparams"] == {"lr": row["hp_lr"]}
+    assert found["scores"]["quality"] == row["extra_quality"]
+    assert {"python", "torch", "optuna", "sweeper"} <= set(found["versions"])
+    assert found["created"].endswith("Z")
+
+
+def test_the_files_loss_is_the_one_that_the_best_trial_had(study: Study, tmp_path: Path) -> None:
+    frame = study.frame()
+    best = frame.iloc[frame["value"].argmin()].to_dict()
+    searched = SmoothingLoss(smoothing_of({str(key): value for key, value in best.items()}))
+    exported = SmoothingLoss.from_file(study.export(tmp_path / "best.json"))
+    assert exported.smoothing == searched.smoothing
+    assert losses(exported) == losses(searched)
+
+
+def test_a_launch_leaves_the_export_beside_the_report(study: Study) -> None:
+    folder = Path(study.storage.removeprefix("sqlite:///")).parent
+    left = json.loads((folder / "results" / "quick" / "best.json").read_text())
+    assert {**left, "created": ""} == {**study.document(), "created": ""}
+
+
+# ---- the three forms ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_every_configuration_trains_the_same_from_json(
+    configuration: tuple[float, str, float | None], tmp_path: Path
+) -> None:
+    path = write_text(tmp_path / "best.json", render(document(*configuration), "json"))
+    expected = SmoothingLoss(Smoothing(*configuration))
+    assert losses(SmoothingLoss.from_file(path)) == losses(expected)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_every_configuration_trains_the_same_from_python(
+    configuration: tuple[float, str, float | None],
+) -> None:
+    module: dict[str, Any] = {}
+    exec(compile(render(document(*configuration), "python"), "best.py", "exec"), module)
+    assert module["SMOOTHING"] == Smoothing(*configuration)
+    assert losses(module["make_loss"]()) == losses(SmoothingLoss(Smoothing(*configuration)))
+    assert module["LABEL_SMOOTHING"] == to_uniform(configuration[0], 10)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_json_and_yaml_hold_the_same(configuration: tuple[float, str, float | None]) -> None:
+    whole = document(*configuration)
+    assert json.loads(render(whole, "json")) == whole
+    assert yaml.safe_load(render(whole, "yaml")) == whole
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_form_ends_with_a_line(form: Any) -> None:
+    text = render(document(0.1, "fixed", None), form)
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+
+
+def test_json_has_null_for_what_is_not_there() -> None:
+    text = render(document(0.1, "fixed", None), "json")
+
+    def fail(name: str) -> float:
+        raise AssertionError(name)
+
+    found = json.loads(text, parse_constant=fail)
+    assert found["rate"] is None
+    assert found["scores"]["ece"] is None
+
+
+def test_a_form_never_writes_what_json_cannot_hold() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render({"epsilon": math.inf}, "json")
+
+
+def test_the_python_form_holds_for_a_baseline_that_failed() -> None:
+    frame = trials((0.0, "fixed", None, 0.5), (0.1, "fixed", None, 0.25))
+    frame.loc[0, "state"] = "failed"
+    found = best_document(FACTS, frame)
+    assert found["baseline"] is None
+    text = render(found, "python")
+    assert "against nothing at epsilon 0" in text
+    exec(compile(text, "best.py", "exec"), {})
+
+
+def test_the_python_form_names_the_metric_that_was_searched() -> None:
+    facts = StudyFacts(**{**vars(FACTS), "metric": "nll_calibrated"})
+    frame = trials((0.0, "fixed", None, 0.5), (0.1, "fixed", None, 0.25), nll_calibrated=0.125)
+    assert "Validation nll_calibrated: 0.1250" in render(best_document(facts, frame), "python")
+
+
+# ---- torch's own argument ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.1, 0.4, 0.9])
+def test_label_smoothing_is_torchs_for_a_fixed_schedule(epsilon: float, tmp_path: Path) -> None:
+    found = document(epsilon, "fixed", None)
+    path = write_text(tmp_path / "best.json", render(found, "json"))
+    logits, labels = rows()
+    ours = SmoothingLoss.from_file(path)(logits, labels)
+    torchs = functional.cross_entropy(logits, labels, label_smoothing=found["label_smoothing"])
+    # the loss holds epsilon in float32, as it holds progress
+    torch.testing.assert_close(ours, torchs, rtol=1e-7, atol=0)
+
+
+# ---- which trial -------------------------------------------------------------------------
+
+
+def test_no_benefit_is_an_answer() -> None:
+    found = best_document(
+        FACTS, trials((0.0, "fixed", None, 0.25), (0.1, "linear", 1.0, 0.5), (0.2, "step", 1, 0.3))
+    )
+    assert found["trial"] == 0
+    assert found["epsilon"] == 0.0
+    assert found["label_smoothing"] == 0.0
+    assert found["scores"] == found["baseline"]
+    module: dict[str, Any] = {}
+    exec(compile(render(found, "python"), "best.py", "exec"), module)
+    logits, labels = rows()
+    plain = functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(module["make_loss"]()(logits, labels), plain)
+
+
+def test_pruned_and_running_trials_are_not_exported() -> None:
+    frame = trials(*[(0.1 * n, "fixed", None, 0.5 - 0.1 * n) for n in range(4)])
+    frame.loc[2, "state"] = "pruned"
+    frame.loc[3, "state"] = "running"
+    assert best_document(FACTS, frame)["trial"] == 1
+
+
+def test_a_tie_goes_to_the_smaller_number() -> None:
+    frame = trials((0.0, "fixed", None, 0.3), (0.1, "fixed", None, 0.3))
+    assert best_document(FACTS, frame)["trial"] == 0
+
+
+def test_without_a_finished_trial_there_is_no_export() -> None:
+    frame = trials((0.0, "fixed", None, 0.5))
+    frame["state"] = "failed"
+    with pytest.raises(SweeperError, match=r"^study 'tiny' has no finished trial to export yet$"):
+        best_document(FACTS, frame)
+
+
+def test_hyperparameters_keep_their_types() -> None:
+    found = document(0.1, "fixed", None, hp_width=64, hp_lr=0.5, hp_act="relu", hp_norm=True)
+    assert found["hparams"] == {"width": 64, "lr": 0.5, "act": "relu", "norm": True}
+    assert [type(value) for value in found["hparams"].values()] == [int, float, str, bool]
+    assert json.loads(render(found, "json"))["hparams"] == found["hparams"]
+
+
+# ---- writing -----------------------------------------------------------------------------
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_text(tmp_path / "best.json", "old")
+
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SweeperError, match=r"best\.json cannot be written: No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
