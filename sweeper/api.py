@@ -19,7 +19,7 @@ from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import work
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
 from sweeper.report import ReportInput, figures, write_report
-from sweeper.store.database import Store, open_reader, open_writer
+from sweeper.store.database import NothingLaunched, Store, open_reader, open_writer
 from sweeper.store.records import Result, read_results
 from sweeper.store.studies import StudyRecord, all_studies, delete_study, find_study, get_study
 from sweeper.store.urls import DEFAULT_STORAGE, absolute, parse_url, sqlite_path
@@ -331,10 +331,8 @@ def _read(study: str | Path, trials: int | None) -> StudyFile:
 def _ended(file: StudyFile, storage: str) -> int:
     try:
         reader = open_reader(storage)
-    except SweeperError as error:
-        if error.__cause__ is None:  # nothing was launched there yet
-            return 0
-        raise
+    except NothingLaunched:
+        return 0
     try:
         record = find_study(reader, file.name)
         if record is None:

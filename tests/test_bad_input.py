@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from sweeper import api
+from sweeper.errors import SweeperError
 from sweeper.store import database
 from tests.conftest import STUDY
 from tests.test_cli import Done, process, run
@@ -541,6 +542,14 @@ def test_a_study_that_differs_from_the_stored_one(
     )
     assert api.open_study("quick").frame().equals(before)
     assert results == {p: p.read_bytes() for p in Path("results").rglob("*") if p.is_file()}
+
+
+def test_a_launch_from_python_compares_specs_too(finished: Path, write_study: Write) -> None:
+    before = api.open_study("quick").spec
+    path = write_study(STUDY.replace("seed = 3", "seed = 4"))
+    with pytest.raises(SweeperError, match=r"another spec \(study\.seed: 3 -> 4\)"):
+        api.launch(path, workers=0)
+    assert api.open_study("quick").spec == before
 
 
 def test_a_task_file_that_changed_since_the_launch(finished: Path) -> None:

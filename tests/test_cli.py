@@ -26,6 +26,7 @@ from tests.conftest import STUDY
 
 Write = Callable[..., Path]
 ANSI = re.compile(r"\x1b\[")
+COLOUR = re.compile(r"\x1b\[(\d+;)*[349]\d(;\d+)*m")
 
 
 class Done(NamedTuple):
@@ -323,14 +324,16 @@ def in_terminal(finished: Path) -> Callable[..., str]:
 
 
 def test_colour_is_for_terminals_that_want_it(in_terminal: Callable[..., str]) -> None:
-    assert ANSI.search(in_terminal("status", "quick"))
-    assert not re.search(r"\x1b\[[0-9;]*3\dm", in_terminal("status", "quick", NO_COLOR="1"))
+    assert COLOUR.search(in_terminal("launch", "--help"))
+    assert not COLOUR.search(in_terminal("launch", "--help", NO_COLOR="1"))
+    assert not COLOUR.search(in_terminal("status", "quick", NO_COLOR="1"))
 
 
 def test_a_terminal_gets_a_live_bar(in_terminal: Callable[..., str]) -> None:
     said = in_terminal("launch", "quick.toml", "--workers", "1", "--trials", "13")
     assert "━" in said
     assert "13/13" in said
+    assert COLOUR.search(said)
 
 
 def test_nothing_but_text_without_a_terminal(finished: Path) -> None:

@@ -125,3 +125,10 @@ def test_whole_numbers_stay_whole() -> None:
     laid = points("qmc", 60, space=space)
     assert {point["layers"] for point in laid} == {1, 2, 3, 4}
     assert all(isinstance(point["layers"], int) for point in laid)
+
+
+def test_a_whole_number_of_the_task_stays_whole_at_the_edge_of_its_range() -> None:
+    space = {"width": {"low": 16, "high": 64, "integer": True}}
+    first = plan(spec(space=space), {"width": 128})[0]
+    assert first is not None
+    assert repr(first["width"]) == "64"

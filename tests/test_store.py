@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from filelock import FileLock
 from sqlalchemy import inspect, text, update
 
 from sweeper.errors import SweeperError
+from sweeper.store import database
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.records import (
     EpochRow,
@@ -306,3 +308,20 @@ def test_a_url_that_is_not_served_is_refused_without_its_password(given: str) ->
     with pytest.raises(SweeperError, match="allowed") as refusal:
         parse_url(given)
     assert "secret" not in str(refusal.value)
+
+
+def test_a_password_with_an_at_sign_is_not_taken_for_a_host() -> None:
+    with pytest.raises(SweeperError, match="%40") as refusal:
+        parse_url("postgresql://u:se@kret@h/d")
+    assert "kret" not in str(refusal.value)
+
+
+def test_a_lock_that_another_launch_keeps_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_SECONDS", 0.2)
+    with (
+        FileLock(f"{tmp_path}/s.db.lock"),
+        pytest.raises(SweeperError, match=r"s\.db\.lock was held by another launch"),
+    ):
+        open_writer(f"{tmp_path}/s.db")

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
@@ -31,6 +31,7 @@ from sweeper.study.trials import (
     Reports,
     bear_trial,
     find_trial,
+    finished_trials,
     open_optuna_study,
     open_trial,
     point_of,
@@ -120,7 +121,8 @@ def _told(study: OpenStudy, ticket: Ticket, trial_id: int, stop: StopRequest) ->
     twin = _finished_twin(study, point)
     if twin is not None:
         return _copied(study, twin)
-    start_attempt(study.store, ticket)
+    if ticket.claims > 1:
+        start_attempt(study.store, ticket)
     watch = _Watch(study, ticket, trial, stop)
     outcome = run_trial(study.file.task.trainer, _run(study, point), watch, watch.calibrate)
     return _from_outcome(study, outcome)
@@ -204,7 +206,8 @@ def _from_outcome(study: OpenStudy, outcome: Outcome) -> Told:
 
 
 def _shown(scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: scores[name] for name in SHOWN}
+    # One attribute, since each is a commit.
+    return {"scores": {name: scores[name] for name in SHOWN}}
 
 
 def _failed(reason: str) -> Told:
@@ -214,9 +217,8 @@ def _failed(reason: str) -> Told:
 def _finished_twin(study: OpenStudy, point: Point) -> FrozenTrial | None:
     """Return a finished trial of ours that trained the same configuration, or None."""
     key = canonical(point)
-    for trial in study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        alike = TICKET in trial.user_attrs and trial.params["epsilon"] == point["epsilon"]
-        if alike and canonical(trial.params) == key:
+    for trial in finished_trials(study.optuna):
+        if trial.params["epsilon"] == point["epsilon"] and canonical(trial.params) == key:
             return trial
     return None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +21,10 @@ Role = Literal["writer", "reader"]
 LOCK_TIMEOUT_SECONDS: Final = 30
 # "swpr" as a number: the one lock that makes the schema, for every sweeper on the server.
 _ADVISORY_LOCK: Final = 0x73777072
+
+
+class NothingLaunched(SweeperError):
+    """The database is not there yet, or no sweeper has used it."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,12 @@ def open_reader(storage: str) -> Store:
     url = parse_url(storage)
     path = sqlite_path(url)
     if path is not None and not path.is_file():
-        raise SweeperError(
+        raise NothingLaunched(
             f"{masked(url)}: there is no such file; launch a study first, or name another --storage"
         )
     with readable_errors(url):
         if not _has_schema(url):
-            raise SweeperError(
+            raise NothingLaunched(
                 f"{masked(url)} holds no sweeper studies; launch one first, "
                 "or name another --storage"
             )
@@ -150,7 +154,14 @@ def _has_schema(url: URL) -> bool:
 def _lock(url: URL) -> Iterator[None]:
     path = sqlite_path(url)
     if path is not None:
-        with FileLock(f"{path}.lock"):
+        try:
+            lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_SECONDS).acquire()
+        except Timeout:
+            raise SweeperError(
+                f"{masked(url)}: {path}.lock was held by another launch for more than "
+                f"{LOCK_TIMEOUT_SECONDS} s; end that process, or try again"
+            ) from None
+        with lock:
             yield
         return
     engine = _engine(url).execution_options(isolation_level="AUTOCOMMIT")

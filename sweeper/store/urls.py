@@ -31,6 +31,8 @@ def parse_url(text: str) -> URL:
             "the storage is not a database URL; allowed: a file path, sqlite:///FILE or "
             "postgresql://USER@HOST/DATABASE"
         ) from None
+    if "@" in (url.host or ""):
+        raise SweeperError("storage: a password with an @ in it is written with %40 in its place")
     if url.drivername not in DRIVERS:
         raise SweeperError(
             f"storage: {url.drivername!r} databases are not served; allowed: sqlite, postgresql"

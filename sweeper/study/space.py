@@ -109,7 +109,8 @@ def _settled(value: Any, dimension: Dimension) -> Any:
         return value if value in dimension else dimension[0]
     if value is None:
         return _between(dimension, 0.5)
-    return min(max(value, dimension.low), dimension.high)
+    clamped = min(max(value, dimension.low), dimension.high)
+    return round(clamped) if dimension.integer else clamped
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -53,6 +53,13 @@ def open_optuna_study(store: Store, spec: StudySpec) -> optuna.Study:
         )
 
 
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return our trials that ran to the end, as of when the open trial was opened."""
+    states = (TrialState.COMPLETE,)
+    trials = study._get_trials(deepcopy=False, states=states, use_cache=True)
+    return [trial for trial in trials if TICKET in trial.user_attrs]
+
+
 def find_trial(study: optuna.Study, ticket: int) -> FrozenTrial | None:
     """Return the trial that was born with a ticket, or None."""
     for trial in study.get_trials(deepcopy=False):
@@ -91,6 +98,8 @@ def point_of(trial: Trial, spec: StudySpec) -> dict[str, Any]:
 class Reports:
     """Reports one trial to Optuna at most `REPORTS` times and asks whether to prune it.
 
+    Nothing is reported before the pruner's warm-up is over: each report is a commit, and no
+    pruner reads those. Every epoch is in our own table.
     A trial that starts again after its worker died is reported only past its last stored
     step: Optuna ignores a step that it has.
     """
@@ -104,7 +113,8 @@ class Reports:
 
     def due(self, progress: float) -> bool:
         """Return whether an evaluation at that progress will be reported."""
-        return _step(progress) > self._last
+        step = _step(progress)
+        return step > self._last and step >= self._warmup
 
     def report(self, progress: float, value: float) -> bool:
         """Report a value where one is due; return whether the trial should be pruned.
@@ -115,7 +125,7 @@ class Reports:
             return False
         self._last = _step(progress)
         self._trial.report(value, self._last)
-        asked = self._prunable and self._warmup <= self._last < REPORTS
+        asked = self._prunable and self._last < REPORTS
         return asked and self._trial.should_prune()
 
 
@@ -130,15 +140,13 @@ def tell(
     value: float | None,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Finish a trial; no-op where it is finished already."""
-    trial = study._storage.get_trial(trial_id)
-    if trial.state.is_finished():
-        return
+    """Finish a running trial; raises Optuna's `UpdateFinishedTrialError` for a finished one."""
     for key, attribute in attributes.items():
         study._storage.set_trial_user_attr(trial_id, key, attribute)
     values = None if state != "complete" or value is None else value
     with quiet():
-        study.tell(trial.number, values, state=STATES[state], skip_if_finished=True)
+        number = study._storage.get_trial_number_from_id(trial_id)
+        study.tell(number, values, state=STATES[state], skip_if_finished=True)
 
 
 @contextmanager
