@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import torch
 from sqlalchemy import create_engine, make_url, text
 
 # A user's own loop, without training: logits whose NLL depends on ε, schedule and seed, so
@@ -82,6 +83,15 @@ def write_study(tmp_path: Path) -> Write:
 def storage(tmp_path: Path) -> str:
     """Return the URL of an SQLite file that is not there yet."""
     return f"sqlite:///{tmp_path}/sweeper.db"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Train on one thread: two on a busy machine are many times slower for tiny models."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +17,9 @@ from sweeper import Study, SweeperError
 from sweeper.service import dashboard as service
 from sweeper.store.database import open_reader
 from sweeper.study.note import note
+from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
 from tests.conftest import QUICK, STUDY
 from tests.test_cli import run
-
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class Answer(NamedTuple):
@@ -337,7 +326,7 @@ def test_the_note_says_where_nothing_was_gained(site: Site) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+@needs_chromium
 def test_the_studys_page_in_a_browser(site: Site, tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 

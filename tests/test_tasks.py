@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,14 @@ def not_a_loop(run):
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Train on one thread: two on a busy machine are many times slower for tiny models."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "own.py").write_text(OWN_TASK)
     (tmp_path / "loop.py").write_text(OWN_LOOP)
     return tmp_path
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_run(seed: int = 0, **changes: Any) -> TrainingRun:

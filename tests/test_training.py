@@ -19,14 +19,7 @@ from sweeper.training.loop import batch_order, predict
 ROWS, BATCH, EPOCHS = 70, 16, 3
 STEPS = 5 * EPOCHS  # four batches of 16 and one of 6
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Train on one thread: two on a busy machine are many times slower for tiny models."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_splits(data_seed: int) -> Splits:

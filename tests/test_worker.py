@@ -1,5 +1,6 @@
 """One worker, in this process: what each trial leaves behind, and what stops it."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -312,7 +313,7 @@ def test_a_task_file_that_changed_is_refused_before_a_trial_runs(
     store.close()
 
 
-def test_the_thread_count_of_the_caller_is_left_alone(write_study: Write, storage: str) -> None:
-    before = torch.get_num_threads()
+def test_the_callers_process_is_left_as_it_was(write_study: Write, storage: str) -> None:
+    before = torch.get_num_threads(), gc.get_freeze_count()
     run(write_study(text(trials=1)), storage)
-    assert torch.get_num_threads() == before
+    assert (torch.get_num_threads(), gc.get_freeze_count()) == before

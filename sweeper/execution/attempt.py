@@ -1,7 +1,8 @@
 """One attempt at a ticket: its trial is found or born, trained, and told exactly once."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -136,11 +137,11 @@ class _Watch:
     ticket: Ticket
     trial: Trial
     stop: StopRequest
-    reports: Reports = field(init=False)
 
-    def __post_init__(self) -> None:
-        reports = Reports(self.trial, self.study.file.spec, prunable=self.ticket.number != 0)
-        object.__setattr__(self, "reports", reports)
+    @cached_property
+    def reports(self) -> Reports:
+        """The trial's reports to Optuna; ε = 0 is never pruned."""
+        return Reports(self.trial, self.study.file.spec, prunable=self.ticket.number != 0)
 
     def __call__(self, epoch: Epoch) -> bool:
         """Store an epoch; return whether the trial is pruned. Raises `Stopped`."""
@@ -227,13 +228,7 @@ def _copied(study: OpenStudy, twin: FrozenTrial) -> Told:
     """Return the stored result of a trial that trained the same: nothing is trained twice."""
     number = twin.user_attrs[TICKET]
     stored = read_results(study.store, study.record)[number]
-    result = Result(
-        scores=stored.scores,
-        extra=stored.extra,
-        environment=stored.environment,
-        classes=stored.classes,
-        copied_from=number,
-    )
+    result = replace(stored, copied_from=number, epochs=0, seconds=0.0, log="")
     return Told(
         "complete",
         twin.value,

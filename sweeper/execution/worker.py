@@ -33,21 +33,24 @@ class Ended(Enum):
 def work(store: Store, record: StudyRecord, stop: StopRequest) -> Ended:
     """Run trials of a study until it is finished or a stop is asked for."""
     worker, spec = worker_name(), read_stored(record.spec).spec
-    budget = spec.budget
     with _threads(spec.task.threads), renewed_leases(store, worker):
         study = open_for_work(store, record)
-        # Full collections over all that is imported by now cost 3 % of a short trial.
-        gc.freeze()
-        while not stop:
-            if out_of_patience(study.optuna, budget.patience):
-                return Ended.FINISHED
-            ticket = claim(store, record.id, worker, below=budget.trials)
-            if ticket is not None:
-                _attempt(study, ticket, stop)
-            elif all_closed(store, record, budget.trials):
-                return Ended.FINISHED
-            else:
-                stop.wait(IDLE_SECONDS)
+        with _imports_frozen():
+            return _work(study, worker, stop)
+
+
+def _work(study: OpenStudy, worker: str, stop: StopRequest) -> Ended:
+    store, record, budget = study.store, study.record, study.file.spec.budget
+    while not stop:
+        if out_of_patience(study.optuna, budget.patience):
+            return Ended.FINISHED
+        ticket = claim(store, record.id, worker, below=budget.trials)
+        if ticket is not None:
+            _attempt(study, ticket, stop)
+        elif all_closed(store, record, budget.trials):
+            return Ended.FINISHED
+        else:
+            stop.wait(IDLE_SECONDS)
     return Ended.STOPPED
 
 
@@ -71,3 +74,14 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _imports_frozen() -> Iterator[None]:
+    # Full collections over all that is imported by now cost 3 % of a short trial. Undone at the
+    # end, since the process may be a notebook.
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
