@@ -36,7 +36,7 @@ class TestAgainstScikitLearn:
     def test_scores(self, classes: int) -> None:
         logits, labels = batch(300, classes)
         p, every = logits.softmax(1).numpy(), list(range(classes))
-        ours = score(logits, labels, calibrate=False)
+        ours = score(logits, labels, full=False)
         assert ours.nll == pytest.approx(log_loss(labels, p, labels=every))
         assert ours.accuracy == accuracy_score(labels, p.argmax(1))
         shown = p if classes > 2 else p[:, 1]
@@ -96,17 +96,17 @@ class TestScores:
     def test_narrow_logits_are_scored_in_float64(self, dtype: torch.dtype) -> None:
         logits, labels = batch(50, 3000)
         narrow = (0.01 * logits).to(dtype)
-        assert score(narrow, labels.int(), calibrate=False) == score(
-            narrow.double(), labels, calibrate=False
+        assert score(narrow, labels.int(), full=False) == score(
+            narrow.double(), labels, full=False
         )
 
     def test_a_confident_mistake_is_not_infinite(self) -> None:
-        ours = score(torch.tensor([[0.0, 2000.0]]), torch.tensor([0]), calibrate=False)
+        ours = score(torch.tensor([[0.0, 2000.0]]), torch.tensor([0]), full=False)
         assert ours.nll == pytest.approx(2000.0)
 
     def test_ties_go_to_the_lower_class(self) -> None:
         logits = torch.zeros(12, 12)
-        ours = score(logits, torch.arange(12), calibrate=False)
+        ours = score(logits, torch.arange(12), full=False)
         assert ours.accuracy == pytest.approx(1 / 12)
         assert ours.accuracy_top5 == pytest.approx(5 / 12)
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
@@ -25,17 +24,17 @@ from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import Ticket
 from sweeper.study.load import StudyFile, stored_study
 from sweeper.study.objective import Epoch, Outcome, metric_of, run_trial
+from sweeper.study.sampler import propose
 from sweeper.study.space import Point, canonical, hparams_of, smoothing_of
 from sweeper.study.trials import (
     COPIED_FROM,
     TICKET,
+    BornTrial,
     Reports,
     bear_trial,
     find_trial,
     finished_trials,
     open_optuna_study,
-    open_trial,
-    point_of,
     tell,
 )
 from sweeper.training.device import environment, pick_device
@@ -92,41 +91,45 @@ def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
     Raises `Stopped` where the worker is asked to stop before that, `LeaseLost` and Optuna's
     `UpdateFinishedTrialError` where another worker has the ticket by now.
     """
-    trial_id, finished = _trial_of(study, ticket)
-    if not finished:
-        told = _told(study, ticket, trial_id, stop)
+    trial = _trial_of(study, ticket)
+    if not trial.finished:
+        told = _told(study, ticket, trial, stop)
         # Our row first: a worker that dies before Optuna is told leaves a trial to be run
         # again, one that dies after it leaves only a ticket to be closed.
         write_result(study.store, ticket, told.result)
-        tell(study.optuna, trial_id, told.state, told.value, told.attributes)
+        tell(study.optuna, trial.id, told.state, told.value, told.attributes)
     close_ticket(study.store, ticket)
 
 
-def _trial_of(study: OpenStudy, ticket: Ticket) -> tuple[int, bool]:
-    """Return the id of the ticket's trial, born now if need be, and whether it is finished."""
+def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
+    """Return the ticket's trial, born now if need be."""
     found = None
+    study.optuna._thread_local.cached_all_trials = None  # read once a ticket, as Study.ask does
     # The launch bears trial 0; any other can only be there after an earlier claim.
     if ticket.number == 0 or ticket.claims > 1:
         found = find_trial(study.optuna, ticket.number)
-    if found is None:
-        space = study.file.spec.space
-        return bear_trial(study.optuna, space, ticket.number, ticket.point), False
-    return found._trial_id, found.state.is_finished()
+    if found is not None:
+        return found
+    spec, point = study.file.spec, ticket.point
+    if point is None:
+        point = propose(study.optuna, spec, ticket.number)
+    return bear_trial(study.optuna, spec.space, ticket.number, point)
 
 
-def _told(study: OpenStudy, ticket: Ticket, trial_id: int, stop: StopRequest) -> Told:
-    trial = open_trial(study.optuna, study.file.spec, ticket.number, trial_id)
-    point = point_of(trial, study.file.spec)
+def _told(study: OpenStudy, ticket: Ticket, trial: BornTrial, stop: StopRequest) -> Told:
     if ticket.attempts > MAX_ATTEMPTS:
         return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
-    twin = _finished_twin(study, point)
+    twin = _finished_twin(study, trial.point)
     if twin is not None:
         return _copied(study, twin)
     if ticket.claims > 1:
         start_attempt(study.store, ticket)
-    watch = _Watch(study, ticket, trial, stop)
-    outcome = run_trial(study.file.task.trainer, _run(study, point), watch, watch.calibrate)
-    return _from_outcome(study, outcome)
+    # ε = 0 is never pruned.
+    reports = Reports(study.optuna, trial, study.file.spec, prunable=ticket.number != 0)
+    watch = _Watch(study, ticket, reports, stop)
+    run = _run(study, trial.point)
+    outcome = run_trial(study.file.task.trainer, run, watch, watch.in_full)
+    return _from_outcome(study, outcome, reports.last)
 
 
 @dataclass(frozen=True)
@@ -135,13 +138,8 @@ class _Watch:
 
     study: OpenStudy
     ticket: Ticket
-    trial: Trial
+    reports: Reports
     stop: StopRequest
-
-    @cached_property
-    def reports(self) -> Reports:
-        """The trial's reports to Optuna; ε = 0 is never pruned."""
-        return Reports(self.trial, self.study.file.spec, prunable=self.ticket.number != 0)
 
     def __call__(self, epoch: Epoch) -> bool:
         """Store an epoch; return whether the trial is pruned. Raises `Stopped`."""
@@ -153,8 +151,8 @@ class _Watch:
             return False
         return self.reports.report(progress, metric_of(epoch.scores, self._metric))
 
-    def calibrate(self, evaluation: Evaluation) -> bool:
-        """Return whether the metric of an evaluation needs a temperature."""
+    def in_full(self, evaluation: Evaluation) -> bool:
+        """Return whether the metric of an evaluation needs its scores in full."""
         return self._metric == "nll_calibrated" and self.reports.due(evaluation.progress)
 
     @property
@@ -188,7 +186,7 @@ def _epoch_row(epoch: Epoch) -> EpochRow:
     )
 
 
-def _from_outcome(study: OpenStudy, outcome: Outcome) -> Told:
+def _from_outcome(study: OpenStudy, outcome: Outcome, reported: float | None) -> Told:
     scores = {} if outcome.scores is None else asdict(outcome.scores)
     complete = outcome.state == "complete" and outcome.scores is not None
     metric = study.file.spec.objective.metric
@@ -203,6 +201,8 @@ def _from_outcome(study: OpenStudy, outcome: Outcome) -> Told:
         log=outcome.log,
     )
     value = metric_of(outcome.scores, metric) if complete and outcome.scores else None
+    if outcome.state == "pruned":
+        value = reported
     return Told(outcome.state, value, result, _shown(scores) if complete else {})
 
 

@@ -27,9 +27,9 @@ class Scores:
 
     nll: float
     accuracy: float
-    accuracy_top5: float | None
     brier: float
     ece: float
+    accuracy_top5: float | None = None
     temperature: float | None = None
     nll_calibrated: float | None = None
 
@@ -38,58 +38,54 @@ class Scores:
         return asdict(self)
 
 
-def score(logits: Tensor, labels: Tensor, *, calibrate: bool = True) -> Scores:
+def score(logits: Tensor, labels: Tensor, *, full: bool = True) -> Scores:
     """Return the scores of logits (N, K) against hard labels (N,).
 
-    Any float type and device; computed in float64 on the CPU. `calibrate` adds temperature and
-    nll_calibrated. A logit of -inf masks its class. Ties go to the lower class. Raises
-    ValueError for other shapes and types, no samples, and labels outside [0, K); NaN and +inf
-    give NaN.
+    Any float type and device; computed in float64 on the CPU. `full` adds accuracy_top5,
+    temperature and nll_calibrated. A logit of -inf masks its class. Ties go to the lower class.
+    Raises ValueError for other shapes and types, no samples, and labels outside [0, K); NaN and
+    +inf give NaN.
     """
     logits, labels = checked(logits, labels)
-    scores = _scores(logits, labels)
-    if not calibrate:
+    log_p = logits.log_softmax(1)
+    own = log_p.gather(1, labels.unsqueeze(1))
+    scores = _scores(log_p, own, labels)
+    if not full:
         return scores
     beta = fitted_beta(margins(logits, labels))
     return replace(
         scores,
+        accuracy_top5=_top_accuracy(log_p, own, labels),
         temperature=1 / beta,
         nll_calibrated=cross_fitted_nll(logits, labels, start=beta),
     )
 
 
-def _scores(logits: Tensor, labels: Tensor) -> Scores:
-    log_p = logits.log_softmax(1)
-    own = log_p.gather(1, labels.unsqueeze(1))
-    nll = -own.mean().item()
+def _scores(log_p: Tensor, own: Tensor, labels: Tensor) -> Scores:
+    # Runs every epoch, where each operation costs more than its arithmetic: few of them.
+    count = len(labels)
+    nll = -own.sum().item() / count
     if math.isnan(nll):
-        return _diverged(logits.shape[1])
+        return Scores(math.nan, math.nan, math.nan, math.nan)
     p = log_p.exp()
     confidence, predicted = p.max(1)
     correct = predicted == labels
+    # Σ (p - q)² with q one-hot is Σ p² - 2·p_y + 1 (Brier 1950).
+    squares = p.square().sum().item() - 2 * own.exp().sum().item()
     return Scores(
         nll=nll,
-        accuracy=correct.double().mean().item(),
-        accuracy_top5=_top_accuracy(log_p, own, labels),
-        brier=_brier(p, own.exp()),
+        accuracy=correct.sum().item() / count,
+        brier=squares / count + 1,
         ece=binned_gap(confidence, correct),
     )
-
-
-def _diverged(classes: int) -> Scores:
-    top = math.nan if classes >= _FEWEST_CLASSES_FOR_TOP else None
-    return Scores(math.nan, math.nan, top, math.nan, math.nan)
 
 
 def _top_accuracy(log_p: Tensor, own: Tensor, labels: Tensor) -> float | None:
     classes = log_p.shape[1]
     if classes < _FEWEST_CLASSES_FOR_TOP:
         return None
+    if own.isnan().any():
+        return math.nan
     tied_before = (log_p == own) & (torch.arange(classes) < labels.unsqueeze(1))
     rank = ((log_p > own) | tied_before).sum(1)
     return (rank < _TOP).double().mean().item()
-
-
-def _brier(p: Tensor, own: Tensor) -> float:
-    """Return mean Σ (p - q)² with q one-hot, as Σ p² - 2·p_y + 1 (Brier 1950)."""
-    return (p.square().sum(1, keepdim=True) - 2 * own).mean().item() + 1

@@ -85,9 +85,8 @@ def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
     bound: Any = compiled.construct_params(_plain(values))
     if compiled.positiontup is not None:
         bound = tuple(bound[name] for name in compiled.positiontup)
-    with store.begin() as connection:
-        if connection.exec_driver_sql(compiled.string, bound).rowcount != 1:
-            raise _lost(ticket)
+    if store.run_alone(compiled.string, bound) != 1:
+        raise _lost(ticket)
 
 
 def write_result(store: Store, ticket: Ticket, result: Result) -> None:

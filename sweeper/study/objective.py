@@ -48,8 +48,8 @@ class Outcome:
 
 # Called after each epoch; True stops the training: the trial is pruned.
 OnEpoch = Callable[[Epoch], bool]
-# Whether an epoch needs the scores after temperature scaling.
-Calibrate = Callable[[Evaluation], bool]
+# Whether an epoch needs its scores in full.
+InFull = Callable[[Evaluation], bool]
 
 
 class Failed(Exception):
@@ -57,7 +57,7 @@ class Failed(Exception):
 
 
 def run_trial(
-    trainer: Trainer, run: TrainingRun, on_epoch: OnEpoch, calibrate: Calibrate
+    trainer: Trainer, run: TrainingRun, on_epoch: OnEpoch, in_full: InFull
 ) -> Outcome:
     """Train one configuration and score every evaluation.
 
@@ -68,14 +68,14 @@ def run_trial(
     state: Literal["complete", "pruned", "failed"] = "complete"
     failure, last = "", None
     try:
-        for last in _epochs(trainer, run, calibrate, log):
+        for last in _epochs(trainer, run, in_full, log):
             if on_epoch(last):
                 state = "pruned"
                 break
         if last is None:
             raise Failed("the training loop yielded no Evaluation; yield one after each epoch")
         if state == "complete":
-            last = _in_full(last)
+            last = _completed(last)
     except Failed as error:
         state, failure = "failed", str(error)
     return Outcome(
@@ -99,7 +99,7 @@ def metric_of(scores: Scores, metric: Metric) -> float:
 
 
 def _epochs(
-    trainer: Trainer, run: TrainingRun, calibrate: Calibrate, log: StringIO
+    trainer: Trainer, run: TrainingRun, in_full: InFull, log: StringIO
 ) -> Iterator[Epoch]:
     with _failing(), _captured(log):
         evaluations = iter(trainer(run))
@@ -111,7 +111,7 @@ def _epochs(
                 if evaluation is None:
                     return
                 number += 1
-                yielded = _scored(number, evaluation, run, calibrate(_checked(evaluation)))
+                yielded = _scored(number, evaluation, run, in_full(_checked(evaluation)))
             yield yielded
     finally:
         close = getattr(evaluations, "close", None)
@@ -128,19 +128,19 @@ def _checked(evaluation: object) -> Evaluation:
     return evaluation
 
 
-def _scored(number: int, evaluation: Evaluation, run: TrainingRun, calibrate: bool) -> Epoch:
-    scores = score(evaluation.logits, evaluation.labels, calibrate=calibrate)
+def _scored(number: int, evaluation: Evaluation, run: TrainingRun, full: bool) -> Epoch:
+    scores = score(evaluation.logits, evaluation.labels, full=full)
     epsilon = run.smoothing.at(evaluation.progress)
     if not math.isfinite(scores.nll):
         raise Failed(f"the training diverged: validation NLL is {scores.nll} at epoch {number}")
     return Epoch(number, evaluation, scores, epsilon)
 
 
-def _in_full(epoch: Epoch) -> Epoch:
+def _completed(epoch: Epoch) -> Epoch:
     if epoch.scores.nll_calibrated is not None:
         return epoch
     evaluation = epoch.evaluation
-    return replace(epoch, scores=score(evaluation.logits, evaluation.labels, calibrate=True))
+    return replace(epoch, scores=score(evaluation.logits, evaluation.labels))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from sweeper.store.studies import StudyRecord, add_study, find_study, update_spe
 from sweeper.store.tickets import add_tickets
 from sweeper.study.load import StudyFile, read_stored
 from sweeper.study.plan import plan
+from sweeper.study.space import Point
 from sweeper.study.spec import differences, identity
 from sweeper.study.trials import (
     bear_trial,
@@ -68,10 +69,10 @@ def _add(store: Store, study: StudyFile) -> StudyRecord:
     )
 
 
-def _bear_baseline(store: Store, study: StudyFile, point: Mapping[str, Any] | None) -> None:
+def _bear_baseline(store: Store, study: StudyFile, point: Point | None) -> None:
     # So that ε = 0 is trial 0 whichever worker is the first to ask.
     optuna_study = open_optuna_study(store, study.spec)
-    if find_trial(optuna_study, 0) is None:
+    if point is not None and find_trial(optuna_study, 0) is None:
         bear_trial(optuna_study, study.spec.space, 0, point)
 
 

@@ -1,11 +1,14 @@
 """Optuna's sampler and pruner, made afresh from the spec: Optuna itself stores neither."""
 
 import warnings
+from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState, create_trial
 
+from sweeper.study.space import distributions, from_unit
 from sweeper.study.spec import PrunerSection, StudySpec
 from sweeper.training.seeding import derive_seed
 
@@ -13,18 +16,29 @@ from sweeper.training.seeding import derive_seed
 REPORTS = 8
 
 
-def make_sampler(spec: StudySpec, ticket: int) -> BaseSampler:
-    """Return the sampler for one ticket, seeded by its number.
+def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]:
+    """Ask TPE for the point of one ticket, before there is a trial for it.
 
-    One seed for a whole worker would make two workers, or a worker started again, propose
-    the same points.
+    So the trial is born whole, in one commit, and other workers see all of its point or
+    nothing. The sampler is seeded by the ticket: one seed for a whole worker would make two
+    workers, or a worker started again, propose the same points.
     """
     seed = derive_seed(spec.study.seed, "sampler", ticket) % 2**32
-    if spec.sampler.name != "tpe":
-        return RandomSampler(seed)  # never asked: the plan gives every point
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, n_startup_trials=spec.sampler.startup)
+        sampler = TPESampler(seed=seed, multivariate=True, n_startup_trials=spec.sampler.startup)
+    space = {name: of for name, of in distributions(spec.space).items() if not of.single()}
+    unborn = create_trial(state=TrialState.RUNNING)
+    # Not the public `sample_relative`: it also writes the point down on a trial that exists,
+    # for workers that would otherwise see its parameters one by one.
+    joint = sampler._sample_relative(study, unborn, space)
+    # Where too few trials of the start have a value to model, one by one, at random.
+    proposed = {
+        name: joint[name] if joint else sampler.sample_independent(study, unborn, name, of)
+        for name, of in space.items()
+    }
+    single = from_unit(spec.space, dict.fromkeys(spec.space.dimensions, 0.0))
+    return single | proposed
 
 
 def make_pruner(section: PrunerSection) -> BasePruner:

@@ -10,7 +10,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import Trial
 
 from sweeper.smoothing import Smoothing
 from sweeper.study.spec import Dimension, Range, Space
@@ -25,11 +24,6 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     every trial has.
     """
     return {name: _distribution(dimension) for name, dimension in space.dimensions.items()}
-
-
-def suggest(trial: Trial, space: Space) -> dict[str, Any]:
-    """Ask a trial for a value of every dimension; those it was born with stay."""
-    return {name: _suggest(trial, name, of) for name, of in space.dimensions.items()}
 
 
 def smoothing_of(point: Point) -> Smoothing:
@@ -119,11 +113,3 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.integer:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _suggest(trial: Trial, name: str, dimension: Dimension) -> Any:
-    if not isinstance(dimension, Range):
-        return trial.suggest_categorical(name, dimension)
-    if dimension.integer:
-        return trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.log)
-    return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)

@@ -4,15 +4,16 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.errors import SweeperError
 from sweeper.store.database import Store
-from sweeper.study.sampler import REPORTS, make_pruner, make_sampler, warmup_steps
-from sweeper.study.space import Point, distributions, suggest
+from sweeper.study.sampler import REPORTS, make_pruner, warmup_steps
+from sweeper.study.space import Point, distributions
 from sweeper.study.spec import Space, StudySpec
 
 # The attribute that makes a trial ours. Trials without it are foreign: shown, never counted.
@@ -54,79 +55,88 @@ def open_optuna_study(store: Store, spec: StudySpec) -> optuna.Study:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return our trials that ran to the end, as of when the open trial was opened."""
+    """Return our trials that ran to the end, as of when the sampler was asked or now."""
     states = (TrialState.COMPLETE,)
     trials = study._get_trials(deepcopy=False, states=states, use_cache=True)
     return [trial for trial in trials if TICKET in trial.user_attrs]
 
 
-def find_trial(study: optuna.Study, ticket: int) -> FrozenTrial | None:
+@dataclass(frozen=True)
+class BornTrial:
+    """A trial in Optuna's tables; `reported` are the values stored so far, by step."""
+
+    id: int
+    point: Point
+    reported: Mapping[int, float] = field(default_factory=dict)
+    finished: bool = False
+
+
+def find_trial(study: optuna.Study, ticket: int) -> BornTrial | None:
     """Return the trial that was born with a ticket, or None."""
     for trial in study.get_trials(deepcopy=False):
         if trial.user_attrs.get(TICKET) == ticket:
-            return trial
+            reported, finished = trial.intermediate_values, trial.state.is_finished()
+            return BornTrial(trial._trial_id, trial.params, reported, finished)
     return None
 
 
-def bear_trial(study: optuna.Study, space: Space, ticket: int, point: Point | None) -> int:
-    """Create a running trial in one commit with its ticket and its point; return its id.
+def bear_trial(study: optuna.Study, space: Space, ticket: int, point: Point) -> BornTrial:
+    """Create a running trial in one commit with its ticket and its point.
 
     So a worker that dies at any moment leaves either no trial or one that is found again.
-    Without a point the sampler is asked later.
     """
     template = create_trial(
         state=TrialState.RUNNING,
         user_attrs={TICKET: ticket},
-        params={} if point is None else dict(point),
-        distributions={} if point is None else distributions(space),
+        params=dict(point),
+        distributions=distributions(space),
     )
-    return study._storage.create_new_trial(study._study_id, template_trial=template)
-
-
-def open_trial(study: optuna.Study, spec: StudySpec, ticket: int, trial_id: int) -> Trial:
-    """Open a running trial in this process, with the sampler of its ticket."""
-    study.sampler = make_sampler(spec, ticket)
-    study._thread_local.cached_all_trials = None  # as Study.ask does: see what others finished
-    return Trial(study, trial_id)
-
-
-def point_of(trial: Trial, spec: StudySpec) -> dict[str, Any]:
-    """Return the trial's point, asking the sampler for what is still open."""
-    return suggest(trial, spec.space)
+    return BornTrial(study._storage.create_new_trial(study._study_id, template), point)
 
 
 class Reports:
-    """Reports one trial to Optuna at most `REPORTS` times and asks whether to prune it.
+    """Reports one trial to Optuna, fewer than `REPORTS` times, and asks whether to prune it.
 
-    Nothing is reported before the pruner's warm-up is over: each report is a commit, and no
-    pruner reads those. Every epoch is in our own table.
+    Only what a pruner reads is reported, since each report is a commit: nothing without a
+    pruner, nothing before its warm-up is over, and nothing at the end, when all of the training
+    is paid for. Every epoch is in our own table.
     A trial that starts again after its worker died is reported only past its last stored
-    step: Optuna ignores a step that it has.
+    step: what others were compared with stays as it was.
     """
 
-    def __init__(self, trial: Trial, spec: StudySpec, *, prunable: bool) -> None:
-        stored = trial.storage.get_trial(trial._trial_id).last_step
-        self._trial = trial
-        self._last = stored or 0
+    def __init__(
+        self, study: optuna.Study, trial: BornTrial, spec: StudySpec, *, prunable: bool
+    ) -> None:
+        self._study = study
+        self._id = trial.id
+        self._values = dict(trial.reported)
         self._warmup = warmup_steps(spec.pruner)
-        self._prunable = prunable and spec.pruner.name != "none"
+        self._read = spec.pruner.name != "none"
+        self._prunable = prunable
+
+    @property
+    def last(self) -> float | None:
+        """The value reported last: what Optuna takes for that of a pruned trial."""
+        return self._values[max(self._values)] if self._values else None
 
     def due(self, progress: float) -> bool:
         """Return whether an evaluation at that progress will be reported."""
         step = _step(progress)
-        return step > self._last and step >= self._warmup
+        new = step > max(self._values, default=0)
+        return self._read and new and self._warmup <= step < REPORTS
 
     def report(self, progress: float, value: float) -> bool:
-        """Report a value where one is due; return whether the trial should be pruned.
-
-        The last step is not asked about: all of the training is paid for by then.
-        """
+        """Report a value where one is due; return whether the trial should be pruned."""
         if not self.due(progress):
             return False
-        self._last = _step(progress)
-        self._trial.report(value, self._last)
-        asked = self._prunable and self._last < REPORTS
-        return asked and self._trial.should_prune()
+        step = _step(progress)
+        self._study._storage.set_trial_intermediate_value(self._id, step, value)
+        self._values[step] = value
+        return self._prunable and self._falls_behind()
+
+    def _falls_behind(self) -> bool:
+        trial = create_trial(state=TrialState.RUNNING, intermediate_values=dict(self._values))
+        return self._study.pruner.prune(self._study, trial)
 
 
 def _step(progress: float) -> int:
@@ -143,10 +153,8 @@ def tell(
     """Finish a running trial; raises Optuna's `UpdateFinishedTrialError` for a finished one."""
     for key, attribute in attributes.items():
         study._storage.set_trial_user_attr(trial_id, key, attribute)
-    values = None if state != "complete" or value is None else value
-    with quiet():
-        number = study._storage.get_trial_number_from_id(trial_id)
-        study.tell(number, values, state=STATES[state], skip_if_finished=True)
+    values = None if value is None else [value]
+    study._storage.set_trial_state_values(trial_id, STATES[state], values)
 
 
 @contextmanager
