@@ -1,13 +1,15 @@
 """What each ticket tries: laid out before any worker starts, the same for every launch."""
 
+import statistics
 from collections import Counter
 from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import create_trial
 
 from sweeper.study.plan import plan
-from sweeper.study.sampler import make_sampler
+from sweeper.study.sampler import propose
 from sweeper.study.space import Point, canonical, distributions
 from sweeper.study.spec import StudySpec
 
@@ -113,11 +115,26 @@ def test_the_seed_decides() -> None:
 
 def test_no_two_tickets_share_a_sampler_seed() -> None:
     def draw(ticket: int) -> float:
-        study = optuna.create_study(sampler=make_sampler(spec(), ticket))
-        return study.ask().suggest_float("x", 0.0, 1.0)
+        return float(propose(optuna.create_study(), spec(), ticket)["epsilon"])
 
     assert len({draw(ticket) for ticket in range(20)}) == 20
     assert draw(3) == draw(3)
+
+
+def test_tpe_proposes_near_what_was_best() -> None:
+    of = spec(space={"epsilon": {"low": 0.0, "high": 0.4}, "schedule": ["fixed"]})
+    study = optuna.create_study()
+    for epsilon in (0.01 * index for index in range(40)):
+        study.add_trial(
+            create_trial(
+                params={"epsilon": epsilon, "schedule": "fixed", "rate": 1.0},
+                distributions=distributions(of.space),
+                value=abs(epsilon - 0.3),
+            )
+        )
+    proposed = [propose(study, of, ticket) for ticket in range(20)]
+    assert all(point["schedule"] == "fixed" for point in proposed)
+    assert statistics.median(abs(point["epsilon"] - 0.3) for point in proposed) < 0.05
 
 
 def test_whole_numbers_stay_whole() -> None:

@@ -1,6 +1,7 @@
 """Scores against scikit-learn, SciPy and cases that a hand can count."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class TestAgainstScikitLearn:
     def test_scores(self, classes: int) -> None:
         logits, labels = batch(300, classes)
         p, every = logits.softmax(1).numpy(), list(range(classes))
-        ours = score(logits, labels, full=False)
+        ours = score(logits, labels)
         assert ours.nll == pytest.approx(log_loss(labels, p, labels=every))
         assert ours.accuracy == accuracy_score(labels, p.argmax(1))
         shown = p if classes > 2 else p[:, 1]
@@ -79,26 +80,24 @@ class TestScores:
         assert list(ours.to_dict()) == [
             "nll",
             "accuracy",
-            "accuracy_top5",
             "brier",
             "ece",
+            "accuracy_top5",
             "temperature",
             "nll_calibrated",
         ]
 
-    def test_without_calibration(self) -> None:
-        logits, labels = batch(20, 3)
-        plain, calibrated = (score(logits, labels, calibrate=c) for c in (False, True))
-        assert (plain.temperature, plain.nll_calibrated) == (None, None)
-        assert (plain.nll, plain.ece) == (calibrated.nll, calibrated.ece)
+    def test_what_is_not_asked_for_is_left_out_and_the_rest_is_the_same(self) -> None:
+        short, full = (score(*batch(20, 12), full=full) for full in (False, True))
+        assert (short.accuracy_top5, short.temperature, short.nll_calibrated) == (None,) * 3
+        assert None not in full.to_dict().values()
+        assert short == replace(full, accuracy_top5=None, temperature=None, nll_calibrated=None)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     def test_narrow_logits_are_scored_in_float64(self, dtype: torch.dtype) -> None:
         logits, labels = batch(50, 3000)
         narrow = (0.01 * logits).to(dtype)
-        assert score(narrow, labels.int(), full=False) == score(
-            narrow.double(), labels, full=False
-        )
+        assert score(narrow, labels.int(), full=False) == score(narrow.double(), labels, full=False)
 
     def test_a_confident_mistake_is_not_infinite(self) -> None:
         ours = score(torch.tensor([[0.0, 2000.0]]), torch.tensor([0]), full=False)
@@ -106,7 +105,7 @@ class TestScores:
 
     def test_ties_go_to_the_lower_class(self) -> None:
         logits = torch.zeros(12, 12)
-        ours = score(logits, torch.arange(12), full=False)
+        ours = score(logits, torch.arange(12))
         assert ours.accuracy == pytest.approx(1 / 12)
         assert ours.accuracy_top5 == pytest.approx(5 / 12)
 

@@ -21,7 +21,6 @@ from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import claim, free_leases, ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
-from sweeper.study.sampler import REPORTS
 from sweeper.study.trials import TICKET
 
 Write = Callable[..., Path]
@@ -89,13 +88,20 @@ def test_any_optuna_program_can_open_the_study(write_study: Write, storage: str)
     assert min(value for value in values if value is not None) == best["value"]
 
 
-def test_every_epoch_is_stored_and_optuna_gets_few_reports(
-    write_study: Write, storage: str
+@pytest.mark.parametrize(
+    ("pruner", "steps"),
+    [("name = 'none'", []), ("name = 'median'\nwarmup = 0.25", [2, 3, 4, 5, 6, 7])],
+)
+def test_every_epoch_is_stored_and_optuna_gets_what_the_pruner_reads(
+    write_study: Write, storage: str, pruner: str, steps: list[int]
 ) -> None:
-    study = run(write_study(text(rest="[pruner]\nname = 'none'", trials=3)), storage)
+    study = run(write_study(text(rest=f"[pruner]\n{pruner}", trials=3)), storage)
     epochs = study.epochs()
     assert epochs.groupby("number").size().tolist() == [8, 8, 8]
-    assert all(len(trial.intermediate_values) <= REPORTS for trial in raw(storage))
+    stored = epochs.pivot(index="number", columns="epoch", values="nll")
+    assert [trial.intermediate_values for trial in raw(storage)] == [
+        {step: stored.loc[number, step] for step in steps} for number in range(3)
+    ]
     last = epochs[epochs["epoch"] == 8].set_index("number")["nll"]
     assert last.tolist() == study.frame()["nll"].tolist()
 

@@ -52,7 +52,7 @@ _EPOCH: Final = insert(epochs).from_select(
         tickets.c.study_id == bindparam("study_id"),
         tickets.c.phase == bindparam("phase"),
         tickets.c.number == bindparam("number"),
-        tickets.c.state == "open",
+        tickets.c.state == bindparam("state"),
         tickets.c.worker == bindparam("holder"),
         tickets.c.claims == bindparam("claim"),
     )
@@ -80,9 +80,9 @@ def start_attempt(store: Store, ticket: Ticket) -> None:
 
 def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
     """Store one evaluation; raises `LeaseLost` where the ticket is another worker's by now."""
-    values = {**_key(ticket), "holder": ticket.worker, "claim": ticket.claims, **vars(row)}
+    held = {"state": "open", "holder": ticket.worker, "claim": ticket.claims}
+    bound: Any = _plain({**_key(ticket), **held, **vars(row)})
     compiled = _compiled_epoch(store.engine.dialect)
-    bound: Any = compiled.construct_params(_plain(values))
     if compiled.positiontup is not None:
         bound = tuple(bound[name] for name in compiled.positiontup)
     if store.run_alone(compiled.string, bound) != 1:
@@ -153,8 +153,8 @@ def _of(table: Any, ticket: Ticket) -> Any:
 
 def _plain(value: Any) -> Any:
     """Return the value with NaN and infinities as None: no SQL database has them in JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     return value

@@ -56,9 +56,7 @@ class Failed(Exception):
     """A trial that cannot have a value; the text is recorded with it."""
 
 
-def run_trial(
-    trainer: Trainer, run: TrainingRun, on_epoch: OnEpoch, in_full: InFull
-) -> Outcome:
+def run_trial(trainer: Trainer, run: TrainingRun, on_epoch: OnEpoch, in_full: InFull) -> Outcome:
     """Train one configuration and score every evaluation.
 
     What the loop raises, and a training that diverges, is an outcome and not an error. What
@@ -98,9 +96,7 @@ def metric_of(scores: Scores, metric: Metric) -> float:
     return value
 
 
-def _epochs(
-    trainer: Trainer, run: TrainingRun, in_full: InFull, log: StringIO
-) -> Iterator[Epoch]:
+def _epochs(trainer: Trainer, run: TrainingRun, in_full: InFull, log: StringIO) -> Iterator[Epoch]:
     with _failing(), _captured(log):
         evaluations = iter(trainer(run))
     number = 0
