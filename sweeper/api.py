@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,13 @@ from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import work
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
 from sweeper.report import ReportInput, figures, write_report
-from sweeper.store.database import NothingLaunched, Store, open_reader, open_writer
+from sweeper.store.database import (
+    PATIENCE_SECONDS,
+    NothingLaunched,
+    Store,
+    open_reader,
+    open_writer,
+)
 from sweeper.store.records import Result, read_results
 from sweeper.store.studies import StudyRecord, all_studies, delete_study, find_study, get_study
 from sweeper.store.urls import DEFAULT_STORAGE, absolute, parse_url, sqlite_path
@@ -286,7 +292,7 @@ def _run(
     run_launch(
         Launch(
             writer=writer,
-            reader=study._store,
+            reader=replace(study._store, patience=PATIENCE_SECONDS),
             record=record,
             storage=absolute(study.storage),
             trials=study.spec.budget.trials,

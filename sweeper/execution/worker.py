@@ -7,11 +7,10 @@ from enum import Enum
 from typing import Final
 
 import torch
-from optuna.exceptions import UpdateFinishedTrialError
 
 from sweeper.execution.attempt import OpenStudy, Stopped, open_for_work, run_ticket
 from sweeper.execution.identity import worker_name
-from sweeper.execution.lease import renewed_leases
+from sweeper.execution.lease import Leases, renewed_leases
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord
@@ -33,20 +32,21 @@ class Ended(Enum):
 def work(store: Store, record: StudyRecord, stop: StopRequest) -> Ended:
     """Run trials of a study until it is finished or a stop is asked for."""
     worker, spec = worker_name(), read_stored(record.spec).spec
-    with _threads(spec.task.threads), renewed_leases(store, worker):
+    with _threads(spec.task.threads), renewed_leases(store) as leases:
         study = open_for_work(store, record)
         with _imports_frozen():
-            return _work(study, worker, stop)
+            return _work(study, worker, leases, stop)
 
 
-def _work(study: OpenStudy, worker: str, stop: StopRequest) -> Ended:
+def _work(study: OpenStudy, worker: str, leases: Leases, stop: StopRequest) -> Ended:
     store, record, budget = study.store, study.record, study.file.spec.budget
     while not stop:
-        if out_of_patience(study.optuna, budget.patience):
+        if store.call(lambda: out_of_patience(study.optuna, budget.patience)):
             return Ended.FINISHED
         ticket = claim(store, record.id, worker, below=budget.trials)
         if ticket is not None:
-            _attempt(study, ticket, stop)
+            with leases.held(ticket):
+                _attempt(study, ticket, stop)
         elif all_closed(store, record, budget.trials):
             return Ended.FINISHED
         else:
@@ -57,7 +57,7 @@ def _work(study: OpenStudy, worker: str, stop: StopRequest) -> Ended:
 def _attempt(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
     try:
         run_ticket(study, ticket, stop)
-    except (LeaseLost, UpdateFinishedTrialError):
+    except LeaseLost:
         pass  # another worker has the ticket; its result is the one that counts
     except Stopped:
         hand_back(study.store, ticket)

@@ -52,12 +52,13 @@ def score(logits: Tensor, labels: Tensor, *, full: bool = True) -> Scores:
     scores = _scores(log_p, own, labels)
     if not full:
         return scores
-    beta = fitted_beta(margins(logits, labels))
+    rows = margins(logits, labels)
+    beta = fitted_beta(rows)
     return replace(
         scores,
         accuracy_top5=_top_accuracy(log_p, own, labels),
         temperature=1 / beta,
-        nll_calibrated=cross_fitted_nll(logits, labels, start=beta),
+        nll_calibrated=cross_fitted_nll(rows, start=beta),
     )
 
 

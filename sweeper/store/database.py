@@ -1,9 +1,11 @@
 """Opening a database: a writer for workers and launches, a reader for everyone else."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 import optuna
 from filelock import FileLock, Timeout
@@ -13,12 +15,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sweeper.errors import SweeperError
 from sweeper.store.migrate import is_current, upgrade
+from sweeper.store.retry import retried
 from sweeper.store.urls import masked, parse_url, sqlite_path
 
 Role = Literal["writer", "reader"]
+T = TypeVar("T")
+P = ParamSpec("P")
 
 # Longer than any transaction of ours or Optuna's; a lock held longer is somebody else's.
 LOCK_TIMEOUT_SECONDS: Final = 30
+# A server that is restarted or moved is back by then; a worker that gives up has to be replaced.
+PATIENCE_SECONDS: Final = 600
 # "swpr" as a number: the one lock that makes the schema, for every sweeper on the server.
 _ADVISORY_LOCK: Final = 0x73777072
 
@@ -34,6 +41,10 @@ class Store:
     url: URL
     role: Role
     storage: optuna.storages.RDBStorage
+    # Seconds for which a database that went away is waited for.
+    patience: float = 0.0
+    # A connection of each thread's own for `run_alone`, kept from one statement to the next.
+    _own: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     @property
     def engine(self) -> Engine:
@@ -43,29 +54,62 @@ class Store:
     def __str__(self) -> str:
         return masked(self.url)
 
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """Open a transaction on our tables; never call Optuna inside (it would wait for it)."""
-        with readable_errors(self.url), self.engine.begin() as connection:
-            yield connection
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run work on our tables as one transaction; it must not call Optuna.
+
+        (On SQLite Optuna would wait for the lock that we hold.)
+        """
+
+        def once() -> T:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        return self.call(once)
 
     def run_alone(self, statement: str, parameters: Any) -> int:
         """Run one statement of the driver's own as a transaction; return how many rows it met.
 
-        For what runs every epoch: SQLAlchemy's way there costs several times the database's.
+        For what runs every epoch: SQLAlchemy's way there, and the pool's, cost twice the
+        database's. A statement that was committed though its answer was lost counts as run.
         """
-        with readable_errors(self.url):
-            raw = self.engine.raw_connection()
+        failed = False
+
+        def once() -> int:
+            nonlocal failed
             try:
-                cursor = raw.cursor()
-                cursor.execute(statement, parameters)
-                raw.commit()
-                return cursor.rowcount
-            except self.engine.dialect.loaded_dbapi.Error as error:
-                raw.invalidate(error)
-                raise DBAPIError(statement, parameters, error) from error
-            finally:
-                raw.close()
+                return self._run_on_own(statement, parameters)
+            except self._driver.IntegrityError:
+                if failed:
+                    return 1
+                raise
+            except self._driver.Error as error:
+                failed = True
+                raise DBAPIError(statement, None, error) from error
+
+        return self.call(once)
+
+    def _run_on_own(self, statement: str, parameters: Any) -> int:
+        raw = getattr(self._own, "raw", None)
+        if raw is None:
+            raw = self._own.raw = self.engine.raw_connection()
+        try:
+            cursor = raw.cursor()
+            cursor.execute(statement, parameters)
+            raw.commit()
+        except BaseException:
+            self._own.raw = None
+            raw.invalidate()
+            raise
+        return int(cursor.rowcount)
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run work on the database, Optuna's or ours, again where what fails it passes."""
+        with readable_errors(self.url):
+            return retried(work, patience=self.patience, database=str(self))
+
+    @property
+    def _driver(self) -> Any:
+        return self.engine.dialect.loaded_dbapi
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -75,16 +119,35 @@ class Store:
 
     def close(self) -> None:
         """Give the connections back."""
+        raw = vars(self._own).pop("raw", None)
+        if raw is not None:
+            raw.close()
         self.storage.remove_session()
         self.engine.dispose()
 
 
+def transaction(
+    work: Callable[Concatenate[Connection, P], T],
+) -> Callable[Concatenate[Store, P], T]:
+    """Make a function of a connection one of a store: each call is a transaction of its own."""
+
+    @wraps(work)
+    def run(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return store.transact(lambda connection: work(connection, *args, **kwargs))
+
+    return run
+
+
 def open_writer(storage: str) -> Store:
-    """Open a database for a worker or a launch, and make its schema if it has none."""
+    """Open a database for a worker or a launch, and make its schema if it has none.
+
+    A database that cannot be reached is an error at once; one that goes away later is waited
+    for, `PATIENCE_SECONDS` at most.
+    """
     url = parse_url(storage)
     with readable_errors(url):
         ensure_schema(url)
-        return Store(url, "writer", _storage(url, "writer"))
+        return Store(url, "writer", _storage(url, "writer"), PATIENCE_SECONDS)
 
 
 def open_reader(storage: str) -> Store:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from sweeper.store.database import Store
+from sweeper.store.database import Store, transaction
 from sweeper.store.schema import epochs, results, tickets
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import SEARCH, LeaseLost, Ticket
@@ -70,12 +70,12 @@ def _compiled_epoch(dialect: Dialect) -> SQLCompiler:
     return _EPOCH.compile(dialect=dialect)
 
 
-def start_attempt(store: Store, ticket: Ticket) -> None:
+@transaction
+def start_attempt(connection: Connection, ticket: Ticket) -> None:
     """Drop what an earlier attempt wrote: a trial that starts again writes its rows over."""
-    with store.begin() as connection:
-        _check_held(connection, ticket)
-        for table in (epochs, results):
-            connection.execute(delete(table).where(_of(table, ticket)))
+    _check_held(connection, ticket)
+    for table in (epochs, results):
+        connection.execute(delete(table).where(_of(table, ticket)))
 
 
 def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
@@ -89,38 +89,42 @@ def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
         raise _lost(ticket)
 
 
-def write_result(store: Store, ticket: Ticket, result: Result) -> None:
+@transaction
+def write_result(connection: Connection, ticket: Ticket, result: Result) -> None:
     """Store what a trial found, before Optuna is told; raises `LeaseLost`."""
-    with store.begin() as connection:
-        _check_held(connection, ticket)
-        connection.execute(delete(results).where(_of(results, ticket)))
-        connection.execute(insert(results).values(**_key(ticket), **_plain(asdict(result))))
+    _check_held(connection, ticket)
+    connection.execute(delete(results).where(_of(results, ticket)))
+    connection.execute(insert(results).values(**_key(ticket), **_plain(asdict(result))))
 
 
-def close_ticket(store: Store, ticket: Ticket) -> None:
+@transaction
+def close_ticket(connection: Connection, ticket: Ticket) -> None:
     """End a ticket for good, after Optuna was told."""
-    with store.begin() as connection:
-        connection.execute(
-            update(tickets).where(ticket.held()).values(state="closed", lease_until=None)
-        )
+    connection.execute(
+        update(tickets).where(ticket.held()).values(state="closed", lease_until=None)
+    )
 
 
-def read_results(store: Store, study: StudyRecord, phase: str = SEARCH) -> dict[int, Result]:
+@transaction
+def read_results(
+    connection: Connection, study: StudyRecord, phase: str = SEARCH
+) -> dict[int, Result]:
     """Return the results of a study by ticket number."""
     query = select(results).where(results.c.study_id == study.id, results.c.phase == phase)
-    with store.begin() as connection:
-        return {row.number: _result(dict(row._mapping)) for row in connection.execute(query)}
+    return {row.number: _result(dict(row._mapping)) for row in connection.execute(query)}
 
 
-def read_epochs(store: Store, study: StudyRecord, phase: str = SEARCH) -> list[dict[str, Any]]:
+@transaction
+def read_epochs(
+    connection: Connection, study: StudyRecord, phase: str = SEARCH
+) -> list[dict[str, Any]]:
     """Return every stored evaluation of a study, by ticket number and epoch."""
     query = (
         select(epochs)
         .where(epochs.c.study_id == study.id, epochs.c.phase == phase)
         .order_by(epochs.c.number, epochs.c.epoch)
     )
-    with store.begin() as connection:
-        return [dict(row._mapping) for row in connection.execute(query)]
+    return [dict(row._mapping) for row in connection.execute(query)]
 
 
 def _result(row: Mapping[str, Any]) -> Result:
@@ -128,7 +132,7 @@ def _result(row: Mapping[str, Any]) -> Result:
     return Result(**{name: row[name] for name in names})
 
 
-def _check_held(connection: Any, ticket: Ticket) -> None:
+def _check_held(connection: Connection, ticket: Ticket) -> None:
     # FOR UPDATE so that on a server the lease cannot pass on before this transaction ends.
     query = select(tickets.c.number).where(ticket.held()).with_for_update()
     if connection.execute(query).one_or_none() is None:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from sweeper.errors import SweeperError, nearest
-from sweeper.store.database import Store
+from sweeper.store.database import Store, transaction
 from sweeper.store.schema import now, studies
 
 
@@ -22,20 +22,20 @@ class StudyRecord:
     created: float
 
 
-def all_studies(store: Store) -> list[StudyRecord]:
+@transaction
+def all_studies(connection: Connection) -> list[StudyRecord]:
     """Return every study, newest first."""
-    with store.begin() as connection:
-        rows = connection.execute(
-            select(studies).order_by(studies.c.created.desc(), studies.c.id.desc())
-        )
-        return [StudyRecord(**row._mapping) for row in rows]
+    rows = connection.execute(
+        select(studies).order_by(studies.c.created.desc(), studies.c.id.desc())
+    )
+    return [StudyRecord(**row._mapping) for row in rows]
 
 
-def find_study(store: Store, name: str) -> StudyRecord | None:
+@transaction
+def find_study(connection: Connection, name: str) -> StudyRecord | None:
     """Return the study of that name, or None."""
-    with store.begin() as connection:
-        row = connection.execute(select(studies).where(studies.c.name == name)).one_or_none()
-        return None if row is None else StudyRecord(**row._mapping)
+    row = connection.execute(select(studies).where(studies.c.name == name)).one_or_none()
+    return None if row is None else StudyRecord(**row._mapping)
 
 
 def get_study(store: Store, name: str) -> StudyRecord:
@@ -48,26 +48,29 @@ def get_study(store: Store, name: str) -> StudyRecord:
     return record
 
 
+@transaction
 def add_study(
-    store: Store, name: str, *, spec: str, spec_hash: str, folder: str, version: str
+    connection: Connection, name: str, *, spec: str, spec_hash: str, folder: str, version: str
 ) -> StudyRecord:
     """Record a new study."""
     row = {"name": name, "spec": spec, "spec_hash": spec_hash, "folder": folder, "version": version}
-    with store.begin() as connection:
-        connection.execute(insert(studies).values(**row, created=now()))
-    return get_study(store, name)
+    connection.execute(insert(studies).values(**row, created=now()))
+    added = connection.execute(select(studies).where(studies.c.name == name)).one()
+    return StudyRecord(**added._mapping)
 
 
-def update_spec(store: Store, study: StudyRecord, *, spec: str, folder: str) -> StudyRecord:
+@transaction
+def update_spec(
+    connection: Connection, study: StudyRecord, *, spec: str, folder: str
+) -> StudyRecord:
     """Store what may change when a study goes on; its hash stays as it is."""
-    with store.begin() as connection:
-        connection.execute(
-            update(studies).where(studies.c.id == study.id).values(spec=spec, folder=folder)
-        )
+    connection.execute(
+        update(studies).where(studies.c.id == study.id).values(spec=spec, folder=folder)
+    )
     return replace(study, spec=spec, folder=folder)
 
 
-def delete_study(store: Store, study: StudyRecord) -> None:
+@transaction
+def delete_study(connection: Connection, study: StudyRecord) -> None:
     """Remove the study with its tickets, epochs and results."""
-    with store.begin() as connection:
-        connection.execute(delete(studies).where(studies.c.id == study.id))
+    connection.execute(delete(studies).where(studies.c.id == study.id))

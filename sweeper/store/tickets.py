@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
-from sweeper.store.database import Store
+from sweeper.store.database import transaction
 from sweeper.store.schema import now, tickets
 from sweeper.store.studies import StudyRecord
 
@@ -69,34 +69,35 @@ class TicketState:
     attempts: int
 
 
+@transaction
 def add_tickets(
-    store: Store, study: StudyRecord, points: Sequence[Point | None], phase: str = SEARCH
+    connection: Connection, study: StudyRecord, points: Sequence[Point | None], phase: str = SEARCH
 ) -> int:
     """Lay out the tickets that are not there yet; return how many were added."""
     count = func.count().label("count")
     here = and_(tickets.c.study_id == study.id, tickets.c.phase == phase)
-    with store.begin() as connection:
-        have = connection.execute(select(count).where(here)).scalar_one()
-        rows = [
-            {
-                "study_id": study.id,
-                "phase": phase,
-                "number": number,
-                "state": "open",
-                "params": None if point is None else dict(point),
-                "claims": 0,
-                "returned": 0,
-            }
-            for number, point in enumerate(points)
-            if number >= have
-        ]
-        if rows:
-            connection.execute(insert(tickets), rows)
+    have = connection.execute(select(count).where(here)).scalar_one()
+    rows = [
+        {
+            "study_id": study.id,
+            "phase": phase,
+            "number": number,
+            "state": "open",
+            "params": None if point is None else dict(point),
+            "claims": 0,
+            "returned": 0,
+        }
+        for number, point in enumerate(points)
+        if number >= have
+    ]
+    if rows:
+        connection.execute(insert(tickets), rows)
     return len(rows)
 
 
+@transaction
 def claim(
-    store: Store, study_id: int, worker: str, *, below: int, phase: str = SEARCH
+    connection: Connection, study_id: int, worker: str, *, below: int, phase: str = SEARCH
 ) -> Ticket | None:
     """Take the first ticket under `below` that nobody holds; None when there is none now."""
     free = and_(
@@ -107,48 +108,48 @@ def claim(
         or_(tickets.c.lease_until.is_(None), tickets.c.lease_until < now()),
     )
     first = select(tickets).where(free).order_by(tickets.c.number).limit(1)
-    with store.begin() as connection:
-        row = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
-        if row is None:
-            return None
-        claims = row.claims + 1
-        attempts = claims - row.returned
-        ticket = Ticket(study_id, phase, row.number, row.params, worker, claims, attempts)
-        connection.execute(
-            update(tickets)
-            .where(ticket.row())
-            .values(worker=worker, claims=claims, lease_until=now() + LEASE_SECONDS)
-        )
-        return ticket
+    row = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
+    if row is None:
+        return None
+    claims = row.claims + 1
+    attempts = claims - row.returned
+    ticket = Ticket(study_id, phase, row.number, row.params, worker, claims, attempts)
+    connection.execute(
+        update(tickets)
+        .where(ticket.row())
+        .values(worker=worker, claims=claims, lease_until=now() + LEASE_SECONDS)
+    )
+    return ticket
 
 
-def renew(store: Store, worker: str) -> None:
-    """Extend every lease of a worker."""
-    mine = and_(tickets.c.worker == worker, tickets.c.state == "open")
-    with store.begin() as connection:
-        connection.execute(update(tickets).where(mine).values(lease_until=now() + LEASE_SECONDS))
+@transaction
+def renew(connection: Connection, held: Sequence[Ticket]) -> None:
+    """Extend the leases of tickets that are still their claimer's."""
+    mine = or_(*(ticket.held() for ticket in held))
+    connection.execute(update(tickets).where(mine).values(lease_until=now() + LEASE_SECONDS))
 
 
-def hand_back(store: Store, ticket: Ticket) -> None:
+@transaction
+def hand_back(connection: Connection, ticket: Ticket) -> None:
     """Return a ticket unfinished, for any worker to go on with; the attempt does not count."""
-    with store.begin() as connection:
-        connection.execute(
-            update(tickets)
-            .where(ticket.held())
-            .values(worker=None, lease_until=None, returned=tickets.c.returned + 1)
-        )
+    connection.execute(
+        update(tickets)
+        .where(ticket.held())
+        .values(worker=None, lease_until=None, returned=tickets.c.returned + 1)
+    )
 
 
-def free_leases(store: Store, workers: Iterable[str]) -> int:
+@transaction
+def free_leases(connection: Connection, workers: Iterable[str]) -> int:
     """End the leases of workers that are known to be dead; return how many there were."""
     theirs = and_(tickets.c.worker.in_(list(workers)), tickets.c.state == "open")
-    with store.begin() as connection:
-        return connection.execute(
-            update(tickets).where(theirs).values(worker=None, lease_until=None)
-        ).rowcount
+    return connection.execute(
+        update(tickets).where(theirs).values(worker=None, lease_until=None)
+    ).rowcount
 
 
-def all_closed(store: Store, study: StudyRecord, below: int, phase: str = SEARCH) -> bool:
+@transaction
+def all_closed(connection: Connection, study: StudyRecord, below: int, phase: str = SEARCH) -> bool:
     """Return whether every ticket under `below` has come to its end."""
     still_open = and_(
         tickets.c.study_id == study.id,
@@ -156,12 +157,14 @@ def all_closed(store: Store, study: StudyRecord, below: int, phase: str = SEARCH
         tickets.c.number < below,
         tickets.c.state == "open",
     )
-    with store.begin() as connection:
-        query = select(tickets.c.number).where(still_open).limit(1)
-        return connection.execute(query).one_or_none() is None
+    query = select(tickets.c.number).where(still_open).limit(1)
+    return connection.execute(query).one_or_none() is None
 
 
-def ticket_states(store: Store, study: StudyRecord, phase: str = SEARCH) -> list[TicketState]:
+@transaction
+def ticket_states(
+    connection: Connection, study: StudyRecord, phase: str = SEARCH
+) -> list[TicketState]:
     """Return a study's tickets in order."""
     query = (
         select(
@@ -174,8 +177,7 @@ def ticket_states(store: Store, study: StudyRecord, phase: str = SEARCH) -> list
         .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
         .order_by(tickets.c.number)
     )
-    with store.begin() as connection:
-        return [
-            TicketState(row.number, bool(row.closed), bool(row.leased), row.worker, row.attempts)
-            for row in connection.execute(query)
-        ]
+    return [
+        TicketState(row.number, bool(row.closed), bool(row.leased), row.worker, row.attempts)
+        for row in connection.execute(query)
+    ]

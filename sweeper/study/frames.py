@@ -30,11 +30,15 @@ _NO_RESULT = Result()
 
 def our_trials(store: Store, name: str) -> list[FrozenTrial]:
     """Return the study's trials that were born with a ticket, in Optuna's order."""
-    try:
+
+    def once() -> list[FrozenTrial]:
         study = optuna.load_study(study_name=name, storage=store.storage)
+        return study.get_trials(deepcopy=False)
+
+    try:
+        return [trial for trial in store.call(once) if TICKET in trial.user_attrs]
     except KeyError:
         return []  # a launch is just writing it
-    return [trial for trial in study.get_trials(deepcopy=False) if TICKET in trial.user_attrs]
 
 
 def trials_frame(store: Store, study: StudyRecord) -> pd.DataFrame:

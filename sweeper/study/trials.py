@@ -126,16 +126,21 @@ class Reports:
         return self._read and new and self._warmup <= step < REPORTS
 
     def report(self, progress: float, value: float) -> bool:
-        """Report a value where one is due; return whether the trial should be pruned."""
+        """Report a value where one is due; return whether the trial should be pruned.
+
+        A call that the database failed may be made again.
+        """
         if not self.due(progress):
             return False
         step = _step(progress)
+        values = {**self._values, step: value}
         self._study._storage.set_trial_intermediate_value(self._id, step, value)
-        self._values[step] = value
-        return self._prunable and self._falls_behind()
+        behind = self._prunable and self._falls_behind(values)
+        self._values = values
+        return behind
 
-    def _falls_behind(self) -> bool:
-        trial = create_trial(state=TrialState.RUNNING, intermediate_values=dict(self._values))
+    def _falls_behind(self, values: dict[int, float]) -> bool:
+        trial = create_trial(state=TrialState.RUNNING, intermediate_values=values)
         return self._study.pruner.prune(self._study, trial)
 
 
