@@ -20,7 +20,7 @@ from sweeper.execution.worker import work
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
 from sweeper.report import ReportInput, figures, write_report
 from sweeper.store.database import (
-    PATIENCE_SECONDS,
+    OUTAGE_SECONDS,
     NothingLaunched,
     Store,
     open_reader,
@@ -292,7 +292,7 @@ def _run(
     run_launch(
         Launch(
             writer=writer,
-            reader=replace(study._store, patience=PATIENCE_SECONDS),
+            reader=replace(study._store, outage_seconds=OUTAGE_SECONDS),
             record=record,
             storage=absolute(study.storage),
             trials=study.spec.budget.trials,

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.execution import launcher
 from sweeper.study.progress import Progress
+from tests.conftest import Server
 
 Write = Callable[..., Path]
+Start = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.chaos
 
 SLOW = """
@@ -37,18 +40,16 @@ def slow(write_study: Write, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(
-    slow: Path, storage: str, tmp_path: Path
-) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def start(slow: Path, storage: str, tmp_path: Path) -> Iterator[Start]:
     """Start `sweeper launch` as a process; whatever is left of it is killed at the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def launch() -> subprocess.Popen[str]:
+    def launch(url: str = storage) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "sweeper", "launch", str(slow), "--workers", "2"]
         process = subprocess.Popen(
             command,
             cwd=tmp_path,
-            env={**os.environ, "SWEEPER_STORAGE": storage},
+            env={**os.environ, "SWEEPER_STORAGE": url},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -97,7 +98,7 @@ def check_exact(study: Study, tmp_path: Path, *, again: int) -> None:
 
 
 def test_a_killed_launcher_leaves_nothing_behind_and_the_next_one_goes_on(
-    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+    start: Start, storage: str, tmp_path: Path
 ) -> None:
     first = start()
     study = wait_until(first, storage, 6)
@@ -115,7 +116,7 @@ def test_a_killed_launcher_leaves_nothing_behind_and_the_next_one_goes_on(
 
 
 def test_everything_killed_at_once_is_finished_by_the_next_launch_without_waiting_for_leases(
-    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+    start: Start, storage: str, tmp_path: Path
 ) -> None:
     first = start()
     study = wait_until(first, storage, 6)
@@ -133,7 +134,7 @@ def test_everything_killed_at_once_is_finished_by_the_next_launch_without_waitin
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_goes_on(
-    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+    start: Start, storage: str, tmp_path: Path
 ) -> None:
     process = start()
     study = wait_until(process, storage, 4)
@@ -143,8 +144,24 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(
     check_exact(study, tmp_path, again=1)
 
 
+@pytest.mark.parametrize("seconds", [0, 20, 60])
+def test_postgresql_stopped_in_mid_sweep_loses_no_worker_and_no_result(
+    start: Start, own_server: Server, tmp_path: Path, seconds: float
+) -> None:
+    process = start(own_server.url)
+    study = wait_until(process, own_server.url, 5)
+    own_server.stop()
+    time.sleep(seconds)  # the outage
+    own_server.start()
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert len(list((tmp_path / "results" / "slow" / "logs").glob("worker-*.log"))) == 2
+    check_exact(study, tmp_path, again=2)
+    study._store.close()
+
+
 def test_ctrl_c_hands_running_trials_back_and_a_launch_continues(
-    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+    start: Start, storage: str, tmp_path: Path
 ) -> None:
     first = start()
     study = wait_until(first, storage, 5)
@@ -162,7 +179,7 @@ def test_ctrl_c_hands_running_trials_back_and_a_launch_continues(
 
 
 def test_two_launches_at_once_share_one_exact_study(
-    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
+    start: Start, storage: str, tmp_path: Path
 ) -> None:
     both = [start(), start()]
     outputs = [process.communicate(timeout=180)[0] for process in both]
@@ -170,9 +187,7 @@ def test_two_launches_at_once_share_one_exact_study(
     check_exact(Study("slow", storage), tmp_path, again=0)
 
 
-def test_status_of_a_running_study(
-    start: Callable[[], subprocess.Popen[str]], storage: str, tmp_path: Path
-) -> None:
+def test_status_of_a_running_study(start: Start, storage: str, tmp_path: Path) -> None:
     process = start()
     wait_until(process, storage, 3)
     command = [sys.executable, "-m", "sweeper", "status", "slow", "--json", "--storage", storage]

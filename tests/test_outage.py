@@ -1,80 +1,26 @@
-"""A database that goes away in mid-sweep and comes back."""
+"""A database that does not answer: what is done again, and what is not."""
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DBAPIError
+from optuna.exceptions import StorageInternalError
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from sweeper.api import Study
 from sweeper.errors import SweeperError
+from sweeper.execution import attempt
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import work as run_worker
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.retry import is_transient
-from tests.conftest import Server
+from sweeper.study.load import read_study
+from sweeper.study.registration import register
 
 Write = Callable[..., Path]
-
-SLOW = """
-[study]
-name = "slow"
-[task]
-use = "quick.py:slow"
-options = {{ trace = '{trace}', pause = 0.05 }}
-[budget]
-trials = 24
-"""
-
-
-def wait_for(study: Study, ended: int, launch: subprocess.Popen[str]) -> None:
-    """Look until so many trials have ended, for as long as the launch lives."""
-    while launch.poll() is None:
-        try:
-            if study.progress().ended >= ended:
-                return
-        except SweeperError:
-            pass  # not made yet
-        time.sleep(0.02)
-    raise AssertionError(launch.communicate()[0])
-
-
-@pytest.mark.chaos
-@pytest.mark.parametrize("seconds", [0, 20, 60])
-def test_postgresql_stopped_in_mid_sweep_loses_no_worker_and_no_result(
-    write_study: Write, own_server: Server, tmp_path: Path, seconds: float
-) -> None:
-    trace = tmp_path / "trace"
-    file = write_study(SLOW.format(trace=trace), "slow.toml")
-    launch = subprocess.Popen(
-        [sys.executable, "-m", "sweeper", "launch", str(file), "--workers", "2"],
-        cwd=tmp_path,
-        env={**os.environ, "SWEEPER_STORAGE": own_server.url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    study = Study("slow", own_server.url)
-    try:
-        wait_for(study, 5, launch)
-        own_server.stop()
-        time.sleep(seconds)  # the outage
-        own_server.start()
-        output = launch.communicate(timeout=120)[0]
-    finally:
-        launch.kill()
-        launch.communicate()
-    assert launch.returncode == 0, output
-    frame = study.frame()
-    assert frame["number"].tolist() == list(range(24))
-    assert sorted(frame["ticket"]) == list(range(24))
-    assert set(frame["state"]) <= {"complete", "pruned"}
-    # No worker was replaced, and none trained anything again but what it was at.
-    assert len(list((tmp_path / "results" / "slow" / "logs").glob("worker-*.log"))) == 2
-    assert 24 <= len(trace.read_text().split()) <= 26
 
 
 @pytest.fixture
@@ -100,11 +46,11 @@ def cut(store: Store) -> None:
 def test_work_is_done_again_when_its_connection_is_cut(store: Store) -> None:
     calls = []
 
-    def work(connection: object) -> int:
+    def work(connection: Connection) -> int:
         calls.append(1)
         if len(calls) == 1:
             cut(store)
-        return int(connection.execute(text("select 42")).scalar_one())  # type: ignore[attr-defined]
+        return int(connection.execute(text("select 42")).scalar_one())
 
     assert store.transact(work) == 42
     assert len(calls) == 2
@@ -113,9 +59,9 @@ def test_work_is_done_again_when_its_connection_is_cut(store: Store) -> None:
 def test_what_does_not_pass_is_not_tried_again(store: Store) -> None:
     calls = []
 
-    def work(connection: object) -> None:
+    def work(connection: Connection) -> None:
         calls.append(1)
-        connection.execute(text("select * from nothing"))  # type: ignore[attr-defined]
+        connection.execute(text("select * from nothing"))
 
     with pytest.raises(SweeperError, match="nothing"):
         store.transact(work)
@@ -127,15 +73,63 @@ def test_a_reader_does_not_wait(postgresql: str) -> None:
     reader = open_reader(postgresql)
     calls = []
 
-    def work(connection: object) -> None:
+    def work(connection: Connection) -> None:
         calls.append(1)
         cut(reader)
-        connection.execute(text("select 1"))  # type: ignore[attr-defined]
+        connection.execute(text("select 1"))
 
     with pytest.raises(SweeperError):
         reader.transact(work)
     reader.close()
     assert len(calls) == 1
+
+
+def losing_the_first_answer(function: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """Do as the function does, but let its first call end as when the connection is cut."""
+    calls = []
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return result
+
+    return called
+
+
+CUT = psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.fixture
+def stored_error() -> Exception:
+    """Return what Optuna makes of a cut connection."""
+    error = StorageInternalError()
+    error.__cause__ = OperationalError("commit", None, CUT)
+    return error
+
+
+@pytest.mark.parametrize("lost", ["row", "birth", "tell"])
+def test_a_write_whose_answer_was_lost_is_there_once(
+    lost: str,
+    write_study: Write,
+    store: Store,
+    stored_error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner, name, error = {
+        "row": (Store, "_run_on_own", CUT),
+        "birth": (attempt, "bear_trial", stored_error),
+        "tell": (attempt, "tell", stored_error),
+    }[lost]
+    record = register(store, read_study(write_study()))
+    monkeypatch.setattr(owner, name, losing_the_first_answer(getattr(owner, name), error))
+    run_worker(store, record, StopRequest())
+    study = Study("quick", store.url.render_as_string(hide_password=False))
+    assert study.frame()["ticket"].tolist() == list(range(12))
+    assert set(study.frame()["state"]) <= {"complete", "pruned"}
+    assert study.epochs().groupby("number").size().tolist() == study.frame()["epochs"].tolist()
+    study._store.close()
 
 
 class Numbered(Exception):

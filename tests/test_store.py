@@ -163,6 +163,14 @@ class DatabaseContract:
         renew(store, [held])
         assert claim(store, study.id, "other", below=100) is None
 
+    def test_only_the_tickets_that_are_named_are_renewed(self, store: Store) -> None:
+        study = new_study(store, points=2)
+        named, other = take(store, study), take(store, study)
+        let_expire(store, named)
+        let_expire(store, other)
+        renew(store, [named])
+        assert take(store, study).number == other.number
+
     def test_a_lease_is_for_thirty_seconds_of_the_databases_clock(self, store: Store) -> None:
         study = new_study(store, points=1)
         take(store, study)

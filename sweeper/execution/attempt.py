@@ -37,6 +37,7 @@ from sweeper.study.trials import (
     find_trial,
     finished_trials,
     open_optuna_study,
+    read_anew,
     tell,
 )
 from sweeper.training.device import environment, pick_device
@@ -112,7 +113,7 @@ def _tell(study: OpenStudy, trial: BornTrial, told: Told) -> None:
 
 def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
     """Return the ticket's trial, born now if need be."""
-    study.optuna._thread_local.cached_all_trials = None  # read once a ticket, as Study.ask does
+    read_anew(study.optuna)
     # The launch bears trial 0; any other can only be there after an earlier claim.
     maybe_born = ticket.number == 0 or ticket.claims > 1
 

@@ -44,13 +44,13 @@ class Leases:
 def renewed_leases(store: Store) -> Iterator[Leases]:
     """Renew leases until the block ends; they outlive errors of the database."""
     done, leases = threading.Event(), Leases()
-    impatient = replace(store, patience=0.0)
+    unwaiting = replace(store, outage_seconds=0.0)
 
     def renewing() -> None:
         pause = RENEW_SECONDS
         while not done.wait(pause):
             try:
-                leases.renew(impatient)
+                leases.renew(unwaiting)
                 pause = RENEW_SECONDS
             except SweeperError:
                 pause = RETRY_SECONDS

@@ -25,7 +25,7 @@ P = ParamSpec("P")
 # Longer than any transaction of ours or Optuna's; a lock held longer is somebody else's.
 LOCK_TIMEOUT_SECONDS: Final = 30
 # A server that is restarted or moved is back by then; a worker that gives up has to be replaced.
-PATIENCE_SECONDS: Final = 600
+OUTAGE_SECONDS: Final = 600
 # "swpr" as a number: the one lock that makes the schema, for every sweeper on the server.
 _ADVISORY_LOCK: Final = 0x73777072
 
@@ -41,8 +41,8 @@ class Store:
     url: URL
     role: Role
     storage: optuna.storages.RDBStorage
-    # Seconds for which a database that went away is waited for.
-    patience: float = 0.0
+    # How long a database that went away is waited for.
+    outage_seconds: float = 0.0
     # A connection of each thread's own for `run_alone`, kept from one statement to the next.
     _own: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
@@ -104,8 +104,17 @@ class Store:
 
     def call(self, work: Callable[[], T]) -> T:
         """Run work on the database, Optuna's or ours, again where what fails it passes."""
+
+        def once() -> T:
+            try:
+                return work()
+            except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
+                # Optuna leaves its session in a transaction that can only be rolled back.
+                self.storage.remove_session()
+                raise
+
         with readable_errors(self.url):
-            return retried(work, patience=self.patience, database=str(self))
+            return retried(once, seconds=self.outage_seconds, database=str(self))
 
     @property
     def _driver(self) -> Any:
@@ -142,12 +151,12 @@ def open_writer(storage: str) -> Store:
     """Open a database for a worker or a launch, and make its schema if it has none.
 
     A database that cannot be reached is an error at once; one that goes away later is waited
-    for, `PATIENCE_SECONDS` at most.
+    for, `OUTAGE_SECONDS` at most.
     """
     url = parse_url(storage)
     with readable_errors(url):
         ensure_schema(url)
-        return Store(url, "writer", _storage(url, "writer"), PATIENCE_SECONDS)
+        return Store(url, "writer", _storage(url, "writer"), OUTAGE_SECONDS)
 
 
 def open_reader(storage: str) -> Store:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import optuna
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 5.0
@@ -25,14 +25,14 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def retried(work: Callable[[], T], *, patience: float, database: str) -> T:
-    """Return what `work` returns, called again for at most `patience` seconds.
+def retried(work: Callable[[], T], *, seconds: float, database: str) -> T:
+    """Return what `work` returns, called again for at most `seconds`.
 
     Only errors that pass by themselves are met with another call, after 0.1 to 5 s that grow
     and vary, so that many workers do not come back at once. `work` may have been committed by
     a call whose answer was lost: it has to bear being called again.
     """
-    deadline, delay, said = time.monotonic() + patience, FIRST_DELAY, False
+    deadline, delay, said = time.monotonic() + seconds, FIRST_DELAY, False
     while True:
         try:
             return work()
@@ -40,7 +40,7 @@ def retried(work: Callable[[], T], *, patience: float, database: str) -> T:
             if not is_transient(error) or time.monotonic() + delay > deadline:
                 raise
             if not said:
-                _log.warning("%s does not answer; trying again for %.0f s", database, patience)
+                _log.warning("%s does not answer; trying again for %.0f s", database, seconds)
                 said = True
         time.sleep(delay * random.uniform(0.5, 1.0))
         delay = min(2 * delay, LONGEST_DELAY)
@@ -53,6 +53,9 @@ def is_transient(error: BaseException) -> bool:
     """
     while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
         error = error.__cause__
+    # Optuna met a cut connection, and went on in the transaction that was cut with it.
+    if isinstance(error, PendingRollbackError):
+        return True
     if not isinstance(error, DBAPIError):
         return False
     state = getattr(error.orig, "sqlstate", None)

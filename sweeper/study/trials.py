@@ -54,8 +54,13 @@ def open_optuna_study(store: Store, spec: StudySpec) -> optuna.Study:
         )
 
 
+def read_anew(study: optuna.Study) -> None:
+    """Let the next look at the study see what others finished, as `Study.ask` does."""
+    study._thread_local.cached_all_trials = None
+
+
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return our trials that ran to the end, as of when the sampler was asked or now."""
+    """Return our trials that ran to the end, as of the first look since `read_anew`."""
     states = (TrialState.COMPLETE,)
     trials = study._get_trials(deepcopy=False, states=states, use_cache=True)
     return [trial for trial in trials if TICKET in trial.user_attrs]
