@@ -72,18 +72,26 @@ class Store:
         For what runs every epoch: SQLAlchemy's way there, and the pool's, cost twice the
         database's. A statement that was committed though its answer was lost counts as run.
         """
-        failed = False
+        try:
+            return self._run_on_own(statement, parameters)
+        except self._driver.IntegrityError:
+            raise
+        except (self._driver.Error, SQLAlchemyError) as error:
+            return self._run_again(statement, parameters, error)
+
+    def _run_again(self, statement: str, parameters: Any, failure: Exception) -> int:
+        pending: Exception | None = failure
 
         def once() -> int:
-            nonlocal failed
+            nonlocal pending
             try:
+                if pending is not None:
+                    raised, pending = pending, None
+                    raise raised
                 return self._run_on_own(statement, parameters)
             except self._driver.IntegrityError:
-                if failed:
-                    return 1
-                raise
+                return 1  # the statement that failed was committed
             except self._driver.Error as error:
-                failed = True
                 raise DBAPIError(statement, None, error) from error
 
         return self.call(once)

@@ -81,7 +81,8 @@ def start_attempt(connection: Connection, ticket: Ticket) -> None:
 def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
     """Store one evaluation; raises `LeaseLost` where the ticket is another worker's by now."""
     held = {"state": "open", "holder": ticket.worker, "claim": ticket.claims}
-    bound: Any = _plain({**_key(ticket), **held, **vars(row)})
+    scores = {name: _finite(value) for name, value in vars(row).items()}
+    bound: Any = {**_key(ticket), **held, **scores}
     compiled = _compiled_epoch(store.engine.dialect)
     if compiled.positiontup is not None:
         bound = tuple(bound[name] for name in compiled.positiontup)
@@ -157,8 +158,10 @@ def _of(table: Any, ticket: Ticket) -> Any:
 
 def _plain(value: Any) -> Any:
     """Return the value with NaN and infinities as None: no SQL database has them in JSON."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    return _finite(value)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

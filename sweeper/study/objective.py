@@ -5,10 +5,10 @@ unsmoothed, so that trials of different ε compare.
 """
 
 import math
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Literal
@@ -97,12 +97,13 @@ def metric_of(scores: Scores, metric: Metric) -> float:
 
 
 def _epochs(trainer: Trainer, run: TrainingRun, in_full: InFull, log: StringIO) -> Iterator[Epoch]:
-    with _failing(), _captured(log):
+    fence = _Fence(log)
+    with fence:
         evaluations = iter(trainer(run))
     number = 0
     try:
         while True:
-            with _failing(), _captured(log):
+            with fence:
                 evaluation = next(evaluations, None)
                 if evaluation is None:
                     return
@@ -139,20 +140,22 @@ def _completed(epoch: Epoch) -> Epoch:
     return replace(epoch, scores=score(evaluation.logits, evaluation.labels))
 
 
-@contextmanager
-def _failing() -> Iterator[None]:
-    """Make whatever the user's code raises the outcome of its trial."""
-    try:
-        yield
-    except Failed:
-        raise
-    except SweeperError as error:
-        raise Failed(str(error)) from error
-    except Exception as error:
-        raise Failed(traceback.format_exc()) from error
+class _Fence:
+    """Keeps what the user's code prints, and makes what it raises the outcome of its trial.
 
+    Entered once an epoch: a class, since nested generators cost as much as a row in the database.
+    """
 
-@contextmanager
-def _captured(log: StringIO) -> Iterator[None]:
-    with redirect_stdout(log), redirect_stderr(log):
-        yield
+    def __init__(self, log: StringIO) -> None:
+        self._log = log
+
+    def __enter__(self) -> None:
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = self._log
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        sys.stdout, sys.stderr = self._streams
+        if isinstance(error, SweeperError):
+            raise Failed(str(error)) from error
+        if isinstance(error, Exception) and not isinstance(error, Failed):
+            raise Failed("".join(traceback.format_exception(error))) from error

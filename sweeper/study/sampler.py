@@ -1,12 +1,13 @@
 """Optuna's sampler and pruner, made afresh from the spec: Optuna itself stores neither."""
 
 import warnings
-from typing import Any
+from collections.abc import Container
+from typing import Any, cast
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
 from optuna.samplers import TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.study.space import distributions, from_unit
 from sweeper.study.spec import PrunerSection, StudySpec
@@ -31,14 +32,33 @@ def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]
     unborn = create_trial(state=TrialState.RUNNING)
     # Not the public `sample_relative`: it also writes the point down on a trial that exists,
     # for workers that would otherwise see its parameters one by one.
-    joint = sampler._sample_relative(study, unborn, space)
+    seen = cast(optuna.Study, _ReadOnce(study))
+    joint = sampler._sample_relative(seen, unborn, space)
     # Where too few trials of the start have a value to model, one by one, at random.
     proposed = {
-        name: joint[name] if joint else sampler.sample_independent(study, unborn, name, of)
+        name: joint[name] if joint else sampler.sample_independent(seen, unborn, name, of)
         for name, of in space.items()
     }
     single = from_unit(spec.space, dict.fromkeys(spec.space.dimensions, 0.0))
     return single | proposed
+
+
+class _ReadOnce:
+    """A study whose trials are read once: TPE reads all of them twice for each proposal."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        return self._study._get_trials(deepcopy, states, use_cache=True)
 
 
 def make_pruner(section: PrunerSection) -> BasePruner:
