@@ -23,7 +23,7 @@ from sweeper.store.records import (
     write_result,
 )
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import Ticket
+from sweeper.store.tickets import Ticket, laid_points
 from sweeper.study.load import StudyFile, stored_study
 from sweeper.study.objective import Epoch, Outcome, metric_of, run_trial
 from sweeper.study.sampler import propose
@@ -62,6 +62,8 @@ class OpenStudy:
     optuna: optuna.Study
     device: torch.device
     environment: Mapping[str, str]
+    # Tickets whose point was laid into an earlier one too.
+    repeated: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,13 @@ def open_for_work(store: Store, record: StudyRecord) -> OpenStudy:
         open_optuna_study(store, file.spec),
         device,
         environment(device, file.folder),
+        _repeated(laid_points(store, record)),
     )
+
+
+def _repeated(points: Mapping[int, Point]) -> frozenset[int]:
+    first: dict[Any, int] = {}
+    return frozenset(n for n, point in points.items() if first.setdefault(canonical(point), n) != n)
 
 
 def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
@@ -134,9 +142,10 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
 def _told(study: OpenStudy, ticket: Ticket, trial: BornTrial, stop: StopRequest) -> Told:
     if ticket.attempts > MAX_ATTEMPTS:
         return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
-    twin = study.store.call(lambda: _finished_twin(study, trial.point))
-    if twin is not None:
-        return _copied(study, twin)
+    if _may_have_twin(study, ticket):
+        twin = study.store.call(lambda: _finished_twin(study, trial.point))
+        if twin is not None:
+            return _copied(study, twin)
     if ticket.claims > 1:
         start_attempt(study.store, ticket)
     # ε = 0 is never pruned.
@@ -229,6 +238,15 @@ def _shown(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def _failed(reason: str) -> Told:
     return Told("failed", None, Result(failure=reason))
+
+
+def _may_have_twin(study: OpenStudy, ticket: Ticket) -> bool:
+    """Return whether a finished trial can equal this one: to look costs a reading of them all.
+
+    What the sampler proposes comes after all that was laid, so a laid point that is claimed
+    for the first time can only equal one laid before it.
+    """
+    return ticket.point is None or ticket.claims > 1 or ticket.number in study.repeated
 
 
 def _finished_twin(study: OpenStudy, point: Point) -> FrozenTrial | None:

@@ -47,18 +47,19 @@ def score(logits: Tensor, labels: Tensor, *, full: bool = True) -> Scores:
     +inf give NaN.
     """
     logits, labels = checked(logits, labels)
-    log_p = logits.log_softmax(1)
-    own = log_p.gather(1, labels.unsqueeze(1))
+    # Classes first: a softmax over few classes is vectorised only over the samples.
+    log_p = logits.t().contiguous().log_softmax(0)
+    own = log_p.gather(0, labels.unsqueeze(0))
     scores = _scores(log_p, own, labels)
     if not full:
         return scores
-    rows = margins(logits, labels)
-    beta = fitted_beta(rows)
+    shifted = margins(logits, labels)
+    beta = fitted_beta(shifted)
     return replace(
         scores,
         accuracy_top5=_top_accuracy(log_p, own, labels),
         temperature=1 / beta,
-        nll_calibrated=cross_fitted_nll(rows, start=beta),
+        nll_calibrated=cross_fitted_nll(shifted, start=beta),
     )
 
 
@@ -69,7 +70,7 @@ def _scores(log_p: Tensor, own: Tensor, labels: Tensor) -> Scores:
     if math.isnan(nll):
         return Scores(math.nan, math.nan, math.nan, math.nan)
     p = log_p.exp()
-    confidence, predicted = p.max(1)
+    confidence, predicted = p.max(0)
     correct = predicted == labels
     # Σ (p - q)² with q one-hot is Σ p² - 2·p_y + 1 (Brier 1950).
     squares = p.square().sum().item() - 2 * own.exp().sum().item()
@@ -82,11 +83,11 @@ def _scores(log_p: Tensor, own: Tensor, labels: Tensor) -> Scores:
 
 
 def _top_accuracy(log_p: Tensor, own: Tensor, labels: Tensor) -> float | None:
-    classes = log_p.shape[1]
+    classes = len(log_p)
     if classes < _FEWEST_CLASSES_FOR_TOP:
         return None
     if own.isnan().any():
         return math.nan
-    tied_before = (log_p == own) & (torch.arange(classes) < labels.unsqueeze(1))
-    rank = ((log_p > own) | tied_before).sum(1)
+    tied_before = (log_p == own) & (torch.arange(classes).unsqueeze(1) < labels)
+    rank = ((log_p > own) | tied_before).sum(0)
     return (rank < _TOP).double().mean().item()

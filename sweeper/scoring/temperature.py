@@ -28,18 +28,18 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 1 / fitted_beta(margins(*checked(logits, labels)))
 
 
-def cross_fitted_nll(rows: Tensor, start: float = 1.0) -> float:
+def cross_fitted_nll(shifted: Tensor, start: float = 1.0) -> float:
     """Return the mean NLL, in nats, with each half scaled by the temperature of the other.
 
     Takes what `margins` gives. The halves come from a fixed permutation. A half without samples
     has temperature 1.
     """
-    order = _order(len(rows))
-    first, second = rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
+    count = shifted.shape[1]
+    first, second = shifted[:, _order(count)].tensor_split([count // 2], dim=1)
     total = _nll_sum(first, fitted_beta(second, start)) + _nll_sum(
         second, fitted_beta(first, start)
     )
-    return total / len(rows)
+    return total / count
 
 
 @lru_cache(maxsize=1)
@@ -48,32 +48,34 @@ def _order(count: int) -> Tensor:
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return z - z_y, (N, K): NaN where z is NaN or +inf, all inf where the label is masked."""
-    own = logits.gather(1, labels.unsqueeze(1))
-    rows = torch.where(own == -math.inf, math.inf, logits - own)
+    """Return z - z_y, (K, N): NaN where z is NaN or +inf, all inf where the label is masked."""
+    # Classes first: a softmax over few classes is vectorised only over the samples.
+    logits = logits.t().contiguous()
+    own = logits.gather(0, labels.unsqueeze(0))
+    shifted = torch.where(own == -math.inf, math.inf, logits - own)
     # A finite stand-in for a masked class: its p underflows to 0, and 0·(-inf) would be NaN.
-    rows = rows.clamp(min=-_MASKED)
-    return rows.where(logits < math.inf, math.nan)
+    shifted = shifted.clamp(min=-_MASKED)
+    return shifted.where(logits < math.inf, math.nan)
 
 
-def fitted_beta(rows: Tensor, start: float = 1.0) -> float:
+def fitted_beta(shifted: Tensor, start: float = 1.0) -> float:
     """Return the β in [0.01, 100] with the least NLL; 1 if nothing depends on it, NaN with NaN."""
     # A label on a masked class (z_y = -inf) costs infinity at every temperature.
-    rows = rows[~(rows == math.inf).any(1)]
-    if not rows.any():
+    shifted = shifted[:, ~(shifted == math.inf).any(0)]
+    if not shifted.any():
         return 1.0
-    slope, _ = _derivatives(rows, 1 / LOWEST)
+    slope, _ = _derivatives(shifted, 1 / LOWEST)
     if math.isnan(slope):
         return math.nan
     # Separable data: the NLL falls for ever, until the float is 0.
-    return 1 / LOWEST if slope <= 0 else _newton(rows, start)
+    return 1 / LOWEST if slope <= 0 else _newton(shifted, start)
 
 
-def _newton(rows: Tensor, beta: float) -> float:
+def _newton(shifted: Tensor, beta: float) -> float:
     """Return the root of L' between the limits: a Newton step if it stays inside the bracket."""
     low, high = 1 / HIGHEST, 1 / LOWEST
     for _ in range(_STEPS):
-        slope, curvature = _derivatives(rows, beta)
+        slope, curvature = _derivatives(shifted, beta)
         low, high = (beta, high) if slope < 0 else (low, beta)
         proposed = beta - slope / curvature if curvature > 0 else math.nan
         if not low <= proposed <= high:
@@ -84,14 +86,14 @@ def _newton(rows: Tensor, beta: float) -> float:
     return beta
 
 
-def _derivatives(rows: Tensor, beta: float) -> tuple[float, float]:
+def _derivatives(shifted: Tensor, beta: float) -> tuple[float, float]:
     """Return L' and L'' at β of the mean NLL."""
-    p = (beta * rows).softmax(1)
-    weighted = p * rows
-    mean = weighted.sum(1)
-    square = (weighted * rows).sum(1)
+    p = (beta * shifted).softmax(0)
+    weighted = p * shifted
+    mean = weighted.sum(0)
+    square = (weighted * shifted).sum(0)
     return mean.mean().item(), (square - mean**2).mean().item()
 
 
-def _nll_sum(rows: Tensor, beta: float) -> float:
-    return (beta * rows).logsumexp(1).sum().item()
+def _nll_sum(shifted: Tensor, beta: float) -> float:
+    return (beta * shifted).logsumexp(0).sum().item()

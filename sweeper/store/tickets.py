@@ -96,6 +96,20 @@ def add_tickets(
 
 
 @transaction
+def laid_points(
+    connection: Connection, study: StudyRecord, phase: str = SEARCH
+) -> dict[int, Point]:
+    """Return the points that the launch laid into tickets, by number."""
+    query = (
+        select(tickets.c.number, tickets.c.params)
+        .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
+        .order_by(tickets.c.number)
+    )
+    rows = connection.execute(query)
+    return {row.number: row.params for row in rows if row.params is not None}
+
+
+@transaction
 def claim(
     connection: Connection, study_id: int, worker: str, *, below: int, phase: str = SEARCH
 ) -> Ticket | None:
