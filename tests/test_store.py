@@ -34,6 +34,7 @@ from sweeper.store.tickets import (
     claim,
     free_leases,
     hand_back,
+    laid_points,
     renew,
     ticket_states,
 )
@@ -212,6 +213,7 @@ class DatabaseContract:
         assert add_tickets(store, study, [None] * 3) == 0
         assert add_tickets(store, study, [None] * 5) == 2
         assert [t.number for t in ticket_states(store, study)] == [0, 1, 2, 3, 4]
+        assert [p["epsilon"] for p in laid_points(store, study).values()] == [0.0, 0.1, 0.2]
 
     def test_results_come_back_as_they_went(self, store: Store) -> None:
         study = new_study(store, points=1)
