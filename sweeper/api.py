@@ -14,7 +14,8 @@ import pandas as pd
 
 from sweeper.errors import SweeperError
 from sweeper.execution.executors.local import LocalExecutor
-from sweeper.execution.launcher import Launch, free_dead, run_launch
+from sweeper.execution.launcher import Launch, run_launch
+from sweeper.execution.presence import WorkerState, free_dead, read_workers
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import work
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
@@ -109,6 +110,10 @@ class Study:
     def progress(self) -> Progress:
         """Count the trials that are done, running, pruned, failed and waiting."""
         return read_progress(self._store, self._record, self.spec.budget.trials)
+
+    def workers(self) -> list[WorkerState]:
+        """Return the workers that are at a trial now, also those that have fallen silent."""
+        return read_workers(self._store, self._record)
 
     def figures(self) -> "dict[str, Figure]":
         """Return the report's figures by name."""

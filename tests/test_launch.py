@@ -16,6 +16,7 @@ import sweeper
 from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.execution import launcher
+from sweeper.execution.attempt import MAX_ATTEMPTS
 from sweeper.study.progress import Progress
 from tests.conftest import Server
 
@@ -220,6 +221,23 @@ def test_workers_that_keep_dying_end_the_launch(
     task.write_text(
         task.read_text() + "\nimport os\nif 'SWEEPER_STORAGE' in os.environ: os._exit(9)\n"
     )
-    monkeypatch.setattr(launcher, "MAX_REPLACEMENTS", 1)
-    with pytest.raises(SweeperError, match="2 workers died in this launch"):
+    monkeypatch.setattr(launcher, "MAX_DEATHS", 1)
+    with pytest.raises(SweeperError, match="2 workers died and no trial ended"):
         sweeper.launch(slow, workers=1, storage=storage, results=tmp_path / "r")
+
+
+def test_a_trial_that_kills_its_workers_does_not_end_the_launch(
+    slow: Path, storage: str, tmp_path: Path
+) -> None:
+    poison = "if run.smoothing.epsilon == 0:\n        import os\n        os._exit(9)\n    "
+    task = tmp_path / "quick.py"
+    text = task.read_text()
+    begin = text.index(":\n", text.index("def slow(")) + 2
+    body = begin + text[begin:].index("    ") + 4
+    task.write_text(text[:body] + poison + text[body:])
+    study = sweeper.launch(slow, workers=2, storage=storage, results=tmp_path / "r")
+    frame = study.frame()
+    assert frame["number"].tolist() == list(range(study.spec.budget.trials))
+    assert frame["state"].tolist().count("failed") == 1
+    assert "died 5 times" in frame.iloc[0]["failure"]
+    assert study.progress().retried == MAX_ATTEMPTS

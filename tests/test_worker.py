@@ -2,6 +2,10 @@
 
 import gc
 import json
+import os
+import socket
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,16 +13,19 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from sqlalchemy import update
 
 import sweeper
 from sweeper.api import Study
 from sweeper.execution import attempt
 from sweeper.execution.attempt import MAX_ATTEMPTS, open_for_work, run_ticket
+from sweeper.execution.identity import worker_name
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Ended, work
 from sweeper.store.database import Store, open_writer
+from sweeper.store.schema import now, tickets
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import claim, free_leases, ticket_states
+from sweeper.store.tickets import LEASE_SECONDS, claim, free_leases, ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
 from sweeper.study.trials import TICKET
@@ -323,3 +330,33 @@ def test_the_callers_process_is_left_as_it_was(write_study: Write, storage: str)
     before = torch.get_num_threads(), gc.get_freeze_count()
     run(write_study(text(trials=1)), storage)
     assert (torch.get_num_threads(), gc.get_freeze_count()) == before
+
+
+def test_readers_see_who_is_at_a_trial_and_who_fell_silent(
+    write_study: Write, storage: str
+) -> None:
+    store, record = registered(write_study(text(trials=3)), storage)
+    name = worker_name()
+    assert claim(store, record.id, name, below=3) is not None
+    assert claim(store, record.id, "elsewhere:77:1.00:ab", below=3) is not None
+    late = update(tickets).where(tickets.c.number == 1).values(lease_until=now() - 60)
+    store.transact(lambda connection: connection.execute(late))
+    here, silent = Study("quick", storage).workers()
+    assert (here.pid, here.trial, here.attempt, here.stale) == (os.getpid(), 0, 1, False)
+    assert 0 <= here.unseen < 30
+    assert (silent.host, silent.pid, silent.trial, silent.stale) == ("elsewhere", 77, None, True)
+    assert 90 <= silent.unseen < 120
+    store.close()
+
+
+def test_a_worker_takes_over_from_a_dead_one_without_waiting_for_its_lease(
+    write_study: Write, storage: str
+) -> None:
+    store, record = registered(write_study(text(trials=1)), storage)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = socket.gethostname()
+    assert claim(store, record.id, f"{host}:{gone.pid}:1.00:ab", below=1) is not None
+    stop = StopRequest(deadline=time.monotonic() + LEASE_SECONDS / 2)
+    assert work(store, record, stop) is Ended.FINISHED
+    store.close()

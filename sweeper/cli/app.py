@@ -114,7 +114,7 @@ def status(
 ) -> None:
     """Say how far studies are."""
     from sweeper import api
-    from sweeper.cli.tables import listing, summary
+    from sweeper.cli.tables import listing, summary, workers_at
 
     found = [api.open_study(name, storage)] if name else api.studies(storage)
     if as_json:
@@ -125,6 +125,9 @@ def status(
     console.print(listing(found))
     if name:
         console.print(summary(found[0].frame()))
+        present = found[0].workers()
+        if present:
+            console.print(workers_at(present))
 
 
 @app.command()
@@ -235,6 +238,7 @@ def _status(study: "api.Study") -> dict[str, Any]:
         "state": state_of(study),
         "metric": study.spec.objective.metric,
         **study.progress().to_dict(),
+        "workers": [worker.to_dict() for worker in study.workers()],
         "trial_numbers": study.frame()["number"].tolist(),
         "best_trial": None if best is None else int(best["number"]),
     }

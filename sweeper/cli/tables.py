@@ -6,6 +6,7 @@ import pandas as pd
 from rich.table import Table
 
 from sweeper.api import Study
+from sweeper.execution.presence import WorkerState
 from sweeper.study.results import baseline, best_by_schedule
 
 
@@ -42,6 +43,19 @@ def listing(studies: Iterable[Study]) -> Table:
             str(counts.failed),
             _value(counts.best),
             _value(counts.baseline),
+        )
+    return table
+
+
+def workers_at(workers: Iterable[WorkerState]) -> Table:
+    """Return one line a worker that holds a trial; a stale one is dead or cut off."""
+    table = Table("worker", "trial", "attempt", "last seen")
+    for worker in workers:
+        table.add_row(
+            f"{worker.host}, process {worker.pid}",
+            "" if worker.trial is None else str(worker.trial),
+            str(worker.attempt),
+            f"{worker.unseen:.0f} s ago{', stale' if worker.stale else ''}",
         )
     return table
 

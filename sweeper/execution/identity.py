@@ -12,6 +12,12 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}:{os.urandom(2).hex()}"
 
 
+def host_and_pid(worker: str) -> tuple[str, int]:
+    """Return the two parts of a worker's name that a person can act on."""
+    host, pid, _, _ = worker.rsplit(":", 3)
+    return host, int(pid)
+
+
 def is_dead(worker: str) -> bool:
     """Return whether the worker was a process of this host that is no more."""
     host, pid, started, _ = worker.rsplit(":", 3)

@@ -9,16 +9,19 @@ from typing import Final
 
 from sweeper.errors import SweeperError
 from sweeper.execution.executors.base import Executor, Job, JobState
-from sweeper.execution.identity import is_dead
+from sweeper.execution.presence import free_dead
 from sweeper.execution.worker import Ended
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import free_leases, ticket_states
 from sweeper.study.progress import Progress, read_progress
 
 POLL_SECONDS: Final = 0.5
-# Workers started anew in one launch before it gives up on them.
-MAX_REPLACEMENTS: Final = 10
+# Deaths a worker, without a trial ending in between, before a launch gives up. More than a
+# poison trial can kill: the study goes on after it.
+MAX_DEATHS: Final = 7
+# Before a dead worker is replaced.
+FIRST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 5.0
 
 OnProgress = Callable[[Progress], None]
 
@@ -60,45 +63,68 @@ def run_launch(launch: Launch, parent: int, on_progress: OnProgress) -> Ended:
         _end(launch, jobs, on_progress)
 
 
-def free_dead(store: Store, record: StudyRecord) -> int:
-    """Free the leases of workers of this host that are no more; return how many."""
-    holders = {ticket.worker for ticket in ticket_states(store, record) if ticket.leased}
-    dead = [worker for worker in holders if worker and is_dead(worker)]
-    return free_leases(store, dead) if dead else 0
-
-
 def _start(launch: Launch, parent: int, count: int) -> Sequence[Job]:
     env = {"SWEEPER_STORAGE": launch.storage}
     return launch.executor.start(launch.command(parent), env, count, launch.logs)
 
 
 def _watch(launch: Launch, parent: int, jobs: list[Job], on_progress: OnProgress) -> Ended:
-    replaced = 0
+    deaths = _Deaths(MAX_DEATHS * launch.workers)
     while True:
-        on_progress(read_progress(launch.reader, launch.record, launch.trials))
+        progress = read_progress(launch.reader, launch.record, launch.trials)
+        on_progress(progress)
         if launch.deadline is not None and time.monotonic() >= launch.deadline:
             return Ended.STOPPED
-        lost = [job for job in jobs if job.state() is JobState.FAILED]
-        for job in lost:
-            replaced += 1
-            _check_worth(job, replaced)
+        for job in [job for job in jobs if job.state() is JobState.FAILED]:
             jobs.remove(job)
+            deaths.count(job, progress.ended)
             free_dead(launch.writer, launch.record)
-            jobs.extend(_start(launch, parent, 1))
-        if all(job.state() is JobState.SUCCEEDED for job in jobs):
+        jobs.extend(_start(launch, parent, deaths.replacements()))
+        if not deaths.waiting and all(job.state() is JobState.SUCCEEDED for job in jobs):
             return Ended.FINISHED
         time.sleep(POLL_SECONDS)
 
 
-def _check_worth(job: Job, replaced: int) -> None:
+class _Deaths:
+    """Workers that died, each replaced after a pause that grows until a trial ends again."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_a_row = 0
+        self._ended = 0
+        self._due: list[float] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a worker is still to be replaced."""
+        return bool(self._due)
+
+    def count(self, job: Job, ended: int) -> None:
+        """Take note of a dead worker; raises where no other would fare better."""
+        self._in_a_row = self._in_a_row + 1 if ended == self._ended else 1
+        self._ended = ended
+        _check_worth(job, self._in_a_row, self._limit)
+        pause = min(FIRST_PAUSE * 2 ** (self._in_a_row - 1), LONGEST_PAUSE)
+        self._due.append(time.monotonic() + pause)
+
+    def replacements(self) -> int:
+        """Return how many workers are to be started now."""
+        now = time.monotonic()
+        still = [due for due in self._due if due > now]
+        count = len(self._due) - len(still)
+        self._due = still
+        return count
+
+
+def _check_worth(job: Job, in_a_row: int, limit: int) -> None:
     """Raise where another worker would end like this one: it refused, or too many have died."""
     said = job.log().strip()
     refusal = said.rsplit("error: ", 1)
     if len(refusal) == 2 and "Traceback" not in refusal[1]:
         raise SweeperError(refusal[1])
-    if replaced > MAX_REPLACEMENTS:
+    if in_a_row > limit:
         raise SweeperError(
-            f"{replaced} workers died in this launch; the last one said: "
+            f"{in_a_row} workers died and no trial ended in between; the last one said: "
             f"{said.splitlines()[-1] if said else 'nothing'}"
         )
 

@@ -11,6 +11,7 @@ import torch
 from sweeper.execution.attempt import OpenStudy, Stopped, open_for_work, run_ticket
 from sweeper.execution.identity import worker_name
 from sweeper.execution.lease import Leases, renewed_leases
+from sweeper.execution.presence import free_dead
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord
@@ -49,7 +50,7 @@ def _work(study: OpenStudy, worker: str, leases: Leases, stop: StopRequest) -> E
                 _attempt(study, ticket, stop)
         elif all_closed(store, record, budget.trials):
             return Ended.FINISHED
-        else:
+        elif not free_dead(store, record):
             stop.wait(IDLE_SECONDS)
     return Ended.STOPPED
 

@@ -60,13 +60,18 @@ class Ticket:
 
 @dataclass(frozen=True)
 class TicketState:
-    """A ticket as a reader sees it; `leased` while a worker's lease runs."""
+    """A ticket as a reader sees it; `leased` while a worker's lease runs.
+
+    `unseen` is how many seconds ago the worker last renewed its lease, by the database's
+    clock, and None where no worker is at the ticket.
+    """
 
     number: int
     closed: bool
     leased: bool
     worker: str | None
     attempts: int
+    unseen: float | None
 
 
 @transaction
@@ -187,11 +192,14 @@ def ticket_states(
             and_(tickets.c.state == "open", tickets.c.lease_until >= now()).label("leased"),
             tickets.c.worker,
             (tickets.c.claims - tickets.c.returned).label("attempts"),
+            (now() + LEASE_SECONDS - tickets.c.lease_until).label("unseen"),
         )
         .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
         .order_by(tickets.c.number)
     )
     return [
-        TicketState(row.number, bool(row.closed), bool(row.leased), row.worker, row.attempts)
+        TicketState(
+            row.number, bool(row.closed), bool(row.leased), row.worker, row.attempts, row.unseen
+        )
         for row in connection.execute(query)
     ]

@@ -1,0 +1,54 @@
+"""Which workers are at a study, as its database knows it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sweeper.execution.identity import host_and_pid, is_dead
+from sweeper.store.database import Store
+from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import free_leases, ticket_states
+from sweeper.study.frames import our_trials
+from sweeper.study.trials import TICKET
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """A worker that holds a ticket; `trial` is None before its trial is born.
+
+    `unseen` is how many seconds ago it renewed its lease; `stale` after it ran out: the worker is
+    dead or cut off, and the next writer that looks takes the ticket over.
+    """
+
+    host: str
+    pid: int
+    trial: int | None
+    attempt: int
+    unseen: float
+    stale: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+def read_workers(store: Store, study: StudyRecord) -> list[WorkerState]:
+    """Return the workers that hold a ticket of a study, by ticket."""
+    born = {trial.user_attrs[TICKET]: trial.number for trial in our_trials(store, study.name)}
+    return [
+        WorkerState(
+            *host_and_pid(ticket.worker),
+            trial=born.get(ticket.number),
+            attempt=ticket.attempts,
+            unseen=round(ticket.unseen, 1),
+            stale=not ticket.leased,
+        )
+        for ticket in ticket_states(store, study)
+        if ticket.worker is not None and ticket.unseen is not None and not ticket.closed
+    ]
+
+
+def free_dead(store: Store, study: StudyRecord) -> int:
+    """Free the leases of workers of this host that are no more; return how many."""
+    holders = {ticket.worker for ticket in ticket_states(store, study) if ticket.leased}
+    dead = [worker for worker in holders if worker and is_dead(worker)]
+    return free_leases(store, dead) if dead else 0
