@@ -164,9 +164,12 @@ def test_postgresql_stopped_in_mid_sweep_loses_no_worker_and_no_result(
 def test_ctrl_c_hands_running_trials_back_and_a_launch_continues(
     start: Start, storage: str, tmp_path: Path
 ) -> None:
+    hold = tmp_path / "trace.hold"  # however busy the machine: not finished before the signal
+    hold.touch()
     first = start()
     study = wait_until(first, storage, 5)
     first.send_signal(signal.SIGINT)
+    hold.unlink()
     output = first.communicate(timeout=60)[0]
     assert first.returncode == 130, output
     assert "launch it again to go on" in output
