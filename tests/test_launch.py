@@ -233,11 +233,8 @@ def test_a_trial_that_kills_its_workers_does_not_end_the_launch(
     slow: Path, storage: str, tmp_path: Path
 ) -> None:
     poison = "if run.smoothing.epsilon == 0:\n        import os\n        os._exit(9)\n    "
-    task = tmp_path / "quick.py"
-    text = task.read_text()
-    begin = text.index(":\n", text.index("def slow(")) + 2
-    body = begin + text[begin:].index("    ") + 4
-    task.write_text(text[:body] + poison + text[body:])
+    task, start = tmp_path / "quick.py", "import pathlib, time\n"
+    task.write_text(task.read_text().replace(start, poison + start))
     study = sweeper.launch(slow, workers=2, storage=storage, results=tmp_path / "r")
     frame = study.frame()
     assert frame["number"].tolist() == list(range(study.spec.budget.trials))

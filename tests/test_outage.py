@@ -118,7 +118,7 @@ def test_a_write_whose_answer_was_lost_is_there_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     owner, name, error = {
-        "row": (Store, "_run_on_own", CUT),
+        "row": (Store, "_run_on_own", OperationalError("insert", None, CUT)),
         "birth": (attempt, "bear_trial", stored_error),
         "tell": (attempt, "tell", stored_error),
     }[lost]

@@ -92,6 +92,7 @@ def open_for_work(store: Store, record: StudyRecord) -> OpenStudy:
 
 
 def _repeated(points: Mapping[int, Point]) -> frozenset[int]:
+    """Return the tickets whose configuration an earlier one has already."""
     first: dict[Any, int] = {}
     return frozenset(n for n, point in points.items() if first.setdefault(canonical(point), n) != n)
 
@@ -142,10 +143,9 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
 def _told(study: OpenStudy, ticket: Ticket, trial: BornTrial, stop: StopRequest) -> Told:
     if ticket.attempts > MAX_ATTEMPTS:
         return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
-    if _may_have_twin(study, ticket):
-        twin = study.store.call(lambda: _finished_twin(study, trial.point))
-        if twin is not None:
-            return _copied(study, twin)
+    twin = study.store.call(lambda: _finished_twin(study, ticket, trial.point))
+    if twin is not None:
+        return _copied(study, twin)
     if ticket.claims > 1:
         start_attempt(study.store, ticket)
     # ε = 0 is never pruned.
@@ -249,8 +249,10 @@ def _may_have_twin(study: OpenStudy, ticket: Ticket) -> bool:
     return ticket.point is None or ticket.claims > 1 or ticket.number in study.repeated
 
 
-def _finished_twin(study: OpenStudy, point: Point) -> FrozenTrial | None:
+def _finished_twin(study: OpenStudy, ticket: Ticket, point: Point) -> FrozenTrial | None:
     """Return a finished trial of ours that trained the same configuration, or None."""
+    if not _may_have_twin(study, ticket):
+        return None
     key = canonical(point)
     for trial in finished_trials(study.optuna):
         if trial.params["epsilon"] == point["epsilon"] and canonical(trial.params) == key:

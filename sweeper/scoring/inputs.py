@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float64 logits (N, K) and int64 labels (N,) on the CPU.
+    """Return float64 logits with classes first, (K, N), and int64 labels (N,), on the CPU.
 
     Raises ValueError for other shapes and types, no samples, fewer than 2 classes, or a label
     outside [0, K). The values of the logits are not checked.
@@ -20,7 +20,8 @@ def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             f"labels run from {low} to {high}; for logits of {classes} classes "
             f"they lie in [0, {classes - 1}]"
         )
-    return logits, labels
+    # A softmax over few classes is vectorised only over the samples.
+    return logits.t().contiguous(), labels
 
 
 def _check_shapes(logits: Tensor, labels: Tensor) -> None:

@@ -47,8 +47,7 @@ def score(logits: Tensor, labels: Tensor, *, full: bool = True) -> Scores:
     +inf give NaN.
     """
     logits, labels = checked(logits, labels)
-    # Classes first: a softmax over few classes is vectorised only over the samples.
-    log_p = logits.t().contiguous().log_softmax(0)
+    log_p = logits.log_softmax(0)
     own = log_p.gather(0, labels.unsqueeze(0))
     scores = _scores(log_p, own, labels)
     if not full:

@@ -48,9 +48,7 @@ def _order(count: int) -> Tensor:
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return z - z_y, (K, N): NaN where z is NaN or +inf, all inf where the label is masked."""
-    # Classes first: a softmax over few classes is vectorised only over the samples.
-    logits = logits.t().contiguous()
+    """Return z - z_y of logits (K, N): NaN for NaN or +inf, all inf where the label is masked."""
     own = logits.gather(0, labels.unsqueeze(0))
     shifted = torch.where(own == -math.inf, math.inf, logits - own)
     # A finite stand-in for a masked class: its p underflows to 0, and 0·(-inf) would be NaN.

@@ -11,11 +11,11 @@ import optuna
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from sweeper.errors import SweeperError
 from sweeper.store.migrate import is_current, upgrade
-from sweeper.store.retry import retried
+from sweeper.store.retry import is_transient, retried
 from sweeper.store.urls import masked, parse_url, sqlite_path
 
 Role = Literal["writer", "reader"]
@@ -74,27 +74,17 @@ class Store:
         """
         try:
             return self._run_on_own(statement, parameters)
-        except self._driver.IntegrityError:
-            raise
-        except (self._driver.Error, SQLAlchemyError) as error:
-            return self._run_again(statement, parameters, error)
+        except SQLAlchemyError as error:
+            with readable_errors(self.url):
+                if not is_transient(error):
+                    raise
+        return self.call(lambda: self._run_again(statement, parameters))
 
-    def _run_again(self, statement: str, parameters: Any, failure: Exception) -> int:
-        pending: Exception | None = failure
-
-        def once() -> int:
-            nonlocal pending
-            try:
-                if pending is not None:
-                    raised, pending = pending, None
-                    raise raised
-                return self._run_on_own(statement, parameters)
-            except self._driver.IntegrityError:
-                return 1  # the statement that failed was committed
-            except self._driver.Error as error:
-                raise DBAPIError(statement, None, error) from error
-
-        return self.call(once)
+    def _run_again(self, statement: str, parameters: Any) -> int:
+        try:
+            return self._run_on_own(statement, parameters)
+        except IntegrityError:
+            return 1  # committed by the call whose answer was lost
 
     def _run_on_own(self, statement: str, parameters: Any) -> int:
         raw = getattr(self._own, "raw", None)
@@ -104,9 +94,11 @@ class Store:
             cursor = raw.cursor()
             cursor.execute(statement, parameters)
             raw.commit()
-        except BaseException:
+        except BaseException as error:
             self._own.raw = None
             raw.invalidate()
+            if isinstance(error, self._driver.Error):
+                raise DBAPIError.instance(statement, None, error, self._driver.Error) from error
             raise
         return int(cursor.rowcount)
 
