@@ -50,11 +50,7 @@ def slow(run):
     import pathlib, time
     with (pathlib.Path(run.options["trace"])).open("a") as trace:
         trace.write(f"{run.smoothing.epsilon}\\n")
-    hold = pathlib.Path(run.options["trace"] + ".hold")
-    late = len(pathlib.Path(run.options["trace"]).read_text().splitlines()) > 10
     for evaluation in train(run):
-        while late and hold.exists():
-            time.sleep(0.01)
         time.sleep(run.options.get("pause", 0.05))
         yield evaluation
 '''

@@ -87,19 +87,19 @@ class Store:
             return 1  # committed by the call whose answer was lost
 
     def _run_on_own(self, statement: str, parameters: Any) -> int:
-        raw = getattr(self._own, "raw", None)
-        if raw is None:
-            raw = self._own.raw = self.engine.raw_connection()
+        raw = vars(self._own).pop("raw", None)
         try:
+            raw = raw or self.engine.raw_connection()
             cursor = raw.cursor()
             cursor.execute(statement, parameters)
             raw.commit()
         except BaseException as error:
-            self._own.raw = None
-            raw.invalidate()
+            if raw is not None:
+                raw.invalidate()
             if isinstance(error, self._driver.Error):
                 raise DBAPIError.instance(statement, None, error, self._driver.Error) from error
             raise
+        self._own.raw = raw
         return int(cursor.rowcount)
 
     def call(self, work: Callable[[], T]) -> T:
