@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,10 +220,30 @@ class DatabaseContract:
         study = new_study(store, points=1)
         ticket = take(store, study)
         nan = float("nan")
-        write_result(store, ticket, Result(scores={"nll": 0.5, "ece": nan}, log="ε\n"))
-        write_result(store, ticket, Result(scores={"nll": 0.25, "ece": nan}, log="ε\n"))
-        found = read_results(store, study)
-        assert found == {0: Result(scores={"nll": 0.25, "ece": None}, log="ε\n")}
+        given = Result(
+            scores={"nll": 0.25, "ece": nan},
+            extra={"size": 3.0, "worst": float("inf")},
+            environment={"cpu": "naïve ε '\"; --"},
+            classes=10,
+            epochs=4,
+            seconds=0.125,
+            copied_from=0,
+            failure="line 1\nline 2: 50 %",
+            log="ε\n",
+        )
+        write_result(store, ticket, given)
+        found = read_results(store, study)[0]
+        assert found.scores == {"nll": 0.25, "ece": None}
+        assert found.extra == {"size": 3.0, "worst": None}
+        assert replace(found, scores={}, extra={}) == replace(given, scores={}, extra={})
+
+    def test_a_later_claim_writes_its_result_over(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        first = take(store, study)
+        write_result(store, first, Result(scores={"nll": 0.5}))
+        hand_back(store, first)
+        write_result(store, take(store, study), Result(scores={"nll": 0.25}))
+        assert read_results(store, study) == {0: Result(scores={"nll": 0.25})}
 
     def test_a_reader_reads_while_a_writer_writes_and_cannot_write(
         self, store: Store, url: str

@@ -16,7 +16,7 @@ from sweeper.smoothing.conventions import (
     is_number,
     to_uniform,
 )
-from sweeper.smoothing.schedules import schedule_named
+from sweeper.smoothing.schedules import ADAPTIVE, schedule_named
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Smoothing:
     def at(self, progress: float) -> float:
         """Return epsilon at a progress in [0, 1]; of an adaptive schedule, its ceiling."""
         check_progress(progress)
-        factor = schedule_named(self.schedule).factor(
-            torch.tensor(progress, dtype=torch.float64), self.rate
-        )
+        schedule = schedule_named(self.schedule)
+        if schedule.kind == ADAPTIVE:
+            return self.epsilon
+        factor = schedule.factor(torch.tensor(progress, dtype=torch.float64), self.rate)
         return self.epsilon * factor.item()
 
     def canonical(self) -> "Smoothing":

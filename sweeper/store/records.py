@@ -1,12 +1,13 @@
 """What trials leave behind: a row an epoch, and one result each."""
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Insert, Table, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -45,29 +46,41 @@ class Result:
     log: str = ""
 
 
-_EPOCH: Final = insert(epochs).from_select(
-    [column.name for column in epochs.c],
-    select(*(bindparam(column.name, type_=column.type) for column in epochs.c))
-    .where(
-        tickets.c.study_id == bindparam("study_id"),
-        tickets.c.phase == bindparam("phase"),
-        tickets.c.number == bindparam("number"),
-        tickets.c.state == bindparam("state"),
-        tickets.c.worker == bindparam("holder"),
-        tickets.c.claims == bindparam("claim"),
+def _if_held(table: Table) -> Insert:
+    """Return the statement that stores a row of a ticket while its claim still holds it."""
+    return insert(table).from_select(
+        [column.name for column in table.c],
+        select(*(bindparam(column.name, type_=column.type) for column in table.c))
+        .where(
+            tickets.c.study_id == bindparam("study_id"),
+            tickets.c.phase == bindparam("phase"),
+            tickets.c.number == bindparam("number"),
+            tickets.c.state == bindparam("state"),
+            tickets.c.worker == bindparam("holder"),
+            tickets.c.claims == bindparam("claim"),
+        )
+        .with_for_update(),
     )
-    .with_for_update(),
-)
 
 
 @cache
-def _compiled_epoch(dialect: Dialect) -> SQLCompiler:
-    """Return the statement that checks the lease and stores an epoch, compiled once.
+def _compiled(table: Table, dialect: Dialect) -> SQLCompiler:
+    """Return `_if_held` compiled once.
 
     It runs every epoch of every trial, and SQLAlchemy's own way to it costs more than the
     database.
     """
-    return _EPOCH.compile(dialect=dialect)
+    return _if_held(table).compile(dialect=dialect)
+
+
+def _write_if_held(store: Store, ticket: Ticket, table: Table, row: Mapping[str, Any]) -> None:
+    held = {"state": "open", "holder": ticket.worker, "claim": ticket.claims}
+    bound: Any = {**_key(ticket), **held, **row}
+    compiled = _compiled(table, store.engine.dialect)
+    if compiled.positiontup is not None:
+        bound = tuple(bound[name] for name in compiled.positiontup)
+    if store.run_alone(compiled.string, bound) != 1:
+        raise _lost(ticket)
 
 
 @transaction
@@ -78,24 +91,22 @@ def start_attempt(connection: Connection, ticket: Ticket) -> None:
         connection.execute(delete(table).where(_of(table, ticket)))
 
 
-def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
-    """Store one evaluation; raises `LeaseLost` where the ticket is another worker's by now."""
-    held = {"state": "open", "holder": ticket.worker, "claim": ticket.claims}
-    scores = {name: _finite(value) for name, value in vars(row).items()}
-    bound: Any = {**_key(ticket), **held, **scores}
-    compiled = _compiled_epoch(store.engine.dialect)
-    if compiled.positiontup is not None:
-        bound = tuple(bound[name] for name in compiled.positiontup)
-    if store.run_alone(compiled.string, bound) != 1:
-        raise _lost(ticket)
-
-
 @transaction
-def write_result(connection: Connection, ticket: Ticket, result: Result) -> None:
-    """Store what a trial found, before Optuna is told; raises `LeaseLost`."""
+def _drop_result(connection: Connection, ticket: Ticket) -> None:
     _check_held(connection, ticket)
     connection.execute(delete(results).where(_of(results, ticket)))
-    connection.execute(insert(results).values(**_key(ticket), **_plain(asdict(result))))
+
+
+def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
+    """Store one evaluation; raises `LeaseLost` where the ticket is another worker's by now."""
+    _write_if_held(store, ticket, epochs, {k: _finite(value) for k, value in vars(row).items()})
+
+
+def write_result(store: Store, ticket: Ticket, result: Result) -> None:
+    """Store what a trial found, once a claim, before Optuna is told; raises `LeaseLost`."""
+    if ticket.claims > 1:
+        _drop_result(store, ticket)
+    _write_if_held(store, ticket, results, {k: _bound(v) for k, v in vars(result).items()})
 
 
 @transaction
@@ -161,6 +172,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return _finite(value)
+
+
+def _bound(value: Any) -> Any:
+    """Return the value as the driver takes it: JSON as its text."""
+    plain = _plain(value)
+    return json.dumps(plain) if isinstance(plain, dict) else plain
 
 
 def _finite(value: Any) -> Any:
