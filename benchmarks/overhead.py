@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from sweeper.api import Study
 from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import work
+from sweeper.execution.worker import Terms, work
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import open_writer
 from sweeper.study.load import read_study
@@ -87,7 +87,7 @@ def ours(folder: Path, trials: int, repeats: int, pruner: str) -> Cost:
     store = open_writer(storage)
     record = register(store, read_study(file))
     began = time.perf_counter()
-    work(store, record, StopRequest())
+    work(store, Terms(record.name, folder), StopRequest())
     wall = time.perf_counter() - began
     trained = Study("overhead", storage).frame()[f"extra_{SPENT}"].sum()
     store.close()

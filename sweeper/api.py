@@ -3,20 +3,23 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pandas as pd
 
 from sweeper.errors import SweeperError
 from sweeper.execution.executors.local import LocalExecutor
+from sweeper.execution.files import files_of
 from sweeper.execution.launcher import Launch, run_launch
 from sweeper.execution.presence import WorkerState, free_dead, read_workers
 from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Terms as Terms
 from sweeper.execution.worker import work
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
 from sweeper.report import ReportInput, figures, write_report
@@ -28,7 +31,15 @@ from sweeper.store.database import (
     open_writer,
 )
 from sweeper.store.records import Result, read_results
-from sweeper.store.studies import StudyRecord, all_studies, delete_study, find_study, get_study
+from sweeper.store.studies import (
+    StudyRecord,
+    StudyState,
+    all_studies,
+    delete_study,
+    find_study,
+    get_study,
+    set_state,
+)
 from sweeper.store.urls import DEFAULT_STORAGE, absolute, parse_url, sqlite_path
 from sweeper.study.frames import epochs_frame, trials_frame
 from sweeper.study.importance import importance
@@ -50,11 +61,15 @@ from sweeper.study.results import baseline, best
 from sweeper.study.space import Point
 from sweeper.study.spec import StudySpec
 from sweeper.study.trials import delete_optuna_study, open_optuna_study
+from sweeper.training.checkpoints import export_weights
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 OnProgress = Callable[[Progress], None]
+
+# Between the first SIGTERM and the end of a worker: less than what pre-emptible machines give.
+GRACE_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,16 @@ class Study:
         return baseline(self.frame())
 
     @property
+    def state(self) -> Literal["finished", "running", "unfinished", "paused", "stopped"]:
+        """Where the study stands, in one word; unfinished: nobody is at it."""
+        if self.finished:
+            return "finished"
+        asked = self._record.state
+        if asked != "running":
+            return asked
+        return "running" if self.progress().running else "unfinished"
+
+    @property
     def finished(self) -> bool:
         """Whether no trial of the study will be run any more under its budget."""
         progress, spec = self.progress(), self.spec
@@ -134,6 +159,27 @@ class Study:
     def export(self, path: str | Path, form: Format = "json") -> Path:
         """Write the best configuration; raises `SweeperError` where no trial has finished."""
         return write_text(Path(path), render(self.document(), form))
+
+    def export_model(self, path: str | Path, results: str | Path = "results") -> Path:
+        """Write the best trial's weights, for `torch.load(path, weights_only=True)`.
+
+        Raises `SweeperError` where they are not in the folder that its workers wrote to.
+        """
+        row = self.best
+        if row is None:
+            raise SweeperError(f"study {self.name!r} has no finished trial to export yet")
+        files = files_of(self._record, Path(results))
+        weights = files.read_weights(int(row["ticket"]))
+        if weights is None:
+            raise SweeperError(
+                f"the weights of trial {row['number']} are not in {files.folder}; name the folder "
+                "that its workers had for --results (a loop of one's own yields them in its state)"
+            )
+        try:
+            export_weights(Path(path), weights)
+        except OSError as error:
+            raise SweeperError(f"{path} cannot be written: {error.strerror or error}") from error
+        return Path(path)
 
     def log(self, number: int) -> str:
         """Return what one trial did: its epochs, what it printed, and why it failed."""
@@ -192,27 +238,70 @@ def studies(storage: str = DEFAULT_STORAGE) -> list[Study]:
 
 def delete(name: str, storage: str = DEFAULT_STORAGE) -> None:
     """Remove a study with all that it found; raises `SweeperError` where there is none."""
-    open_reader(storage).close()  # never make a database in order to delete from it
+    with _writer_of(storage) as writer, writer.exclusive():
+        record = get_study(writer, name)
+        delete_study(writer, record)
+        delete_optuna_study(writer, name)
+
+
+def pause(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Let nothing of a study be trained until it is resumed; its workers wait.
+
+    Running trials go back to the queue at the end of their epoch, with their checkpoints.
+    """
+    _set_state(name, storage, "paused")
+
+
+def stop(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Let nothing of a study be trained until it is resumed or launched; its workers leave.
+
+    Running trials go back to the queue at the end of their epoch, with their checkpoints.
+    """
+    _set_state(name, storage, "stopped")
+
+
+def resume(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Let a study go on that was paused or stopped."""
+    _set_state(name, storage, "running")
+
+
+def _set_state(name: str, storage: str, state: StudyState) -> None:
+    with _writer_of(storage) as writer:
+        set_state(writer, get_study(writer, name), state)
+
+
+@contextmanager
+def _writer_of(storage: str) -> Iterator[Store]:
+    """Open a database that is there; never make one."""
+    open_reader(storage).close()
     writer = open_writer(storage)
     try:
-        with writer.exclusive():
-            record = get_study(writer, name)
-            delete_study(writer, record)
-            delete_optuna_study(writer, name)
+        yield writer
     finally:
         writer.close()
 
 
-def run_worker(name: str, storage: str = DEFAULT_STORAGE, *, parent: int | None = None) -> str:
-    """Work on a study until it is finished or a signal asks for a stop; return why it ended."""
-    open_reader(storage).close()  # never make a database in order to work on it
-    writer = open_writer(storage)
-    stop = StopRequest(parent=parent)
+def prepare(storage: str = DEFAULT_STORAGE) -> None:
+    """Make the tables of a database, or bring them to this version; no-op where they are."""
+    _check_storage(storage)
+    open_writer(storage).close()
+
+
+def run_worker(
+    terms: Terms,
+    storage: str = DEFAULT_STORAGE,
+    *,
+    parent: int | None = None,
+    grace: float = GRACE_SECONDS,
+) -> str:
+    """Work until the terms are met or a signal asks for a stop; return why it ended.
+
+    The process has to be the worker's own: it is ended where a trial hangs.
+    """
+    stop = StopRequest(parent=parent, own_process=True, grace=grace)
     stop.listen()
-    try:
-        return work(writer, get_study(writer, name), stop).value
-    finally:
-        writer.close()
+    with _writer_of(storage) as writer:
+        return work(writer, terms, stop).value
 
 
 @dataclass(frozen=True)
@@ -246,13 +335,15 @@ def launch(
     storage: str = DEFAULT_STORAGE,
     timeout: float | None = None,
     results: str | Path = "results",
+    detach: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> Study:
     """Run a study to its end, or go on with it, and write its report and best.json.
 
     `study` is a file or a ready study's name; `workers` processes, 0 for this process alone;
     `trials` and `timeout` (seconds) replace the budget's; the files go to RESULTS/NAME. What
-    is finished is not run again. Raises `SweeperError`, before anything is written, for
+    is finished is not run again. `detach` leaves the work to workers that run elsewhere, and
+    returns at once. Raises `SweeperError`, before anything is written, for
     whatever in the study cannot work.
     """
     _check_launch(workers, timeout, Path(results))
@@ -262,6 +353,8 @@ def launch(
     try:
         record = register(writer, file)
         opened = Study(file.name, storage)
+        if detach:
+            return opened
         if not opened.finished:
             seconds = timeout or file.spec.budget.timeout
             deadline = None if seconds is None else time.monotonic() + seconds
@@ -291,7 +384,7 @@ def _run(
 ) -> None:
     if workers == 0:
         free_dead(writer, record)
-        work(writer, record, StopRequest(deadline=deadline))
+        work(writer, Terms(record.name, results), StopRequest(deadline=deadline))
         on_progress(study.progress())
         return
     run_launch(
@@ -303,7 +396,7 @@ def _run(
             trials=study.spec.budget.trials,
             workers=workers,
             executor=LocalExecutor(),
-            logs=results / study.name / "logs",
+            results=results.absolute(),
             deadline=deadline,
         ),
         os.getpid(),

@@ -45,6 +45,22 @@ def diverge(run):
         else:
             yield evaluation
 
+def resumable(run):
+    """Goes on from its state; leaves a line an epoch that it trains."""
+    import pathlib, time
+    options, state = run.options, run.state or {"epoch": 0, "model": {"sum": torch.zeros(1)}}
+    for epoch, evaluation in enumerate(train(run), start=1):
+        if epoch <= state["epoch"]:
+            continue
+        time.sleep(options.get("pause", 0.0))
+        state = {"epoch": epoch, "model": {"sum": state["model"]["sum"] + evaluation.logits.sum()}}
+        with pathlib.Path(options["trace"]).open("a") as trace:
+            trace.write(f"{run.smoothing.epsilon} {epoch}\\n")
+        extra = {"sum": state["model"]["sum"].item()}
+        yield Evaluation(
+            evaluation.logits, evaluation.labels, evaluation.progress, None, extra, lambda: state
+        )
+
 def slow(run):
     """Takes long enough to be killed in the middle; leaves a line a started trial."""
     import pathlib, time

@@ -238,5 +238,5 @@ def test_a_trial_that_kills_its_workers_does_not_end_the_launch(
     frame = study.frame()
     assert frame["number"].tolist() == list(range(study.spec.budget.trials))
     assert frame["state"].tolist().count("failed") == 1
-    assert "died 5 times" in frame.iloc[0]["failure"]
+    assert "died or hung 5 times" in frame.iloc[0]["failure"]
     assert study.progress().retried == MAX_ATTEMPTS

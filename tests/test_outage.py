@@ -14,6 +14,7 @@ from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.execution import attempt
 from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Terms
 from sweeper.execution.worker import work as run_worker
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.retry import is_transient
@@ -124,7 +125,7 @@ def test_a_write_whose_answer_was_lost_is_there_once(
     }[lost]
     record = register(store, read_study(write_study()))
     monkeypatch.setattr(owner, name, losing_the_first_answer(getattr(owner, name), error))
-    run_worker(store, record, StopRequest())
+    run_worker(store, Terms(record.name, Path(record.folder) / "results"), StopRequest())
     study = Study("quick", store.url.render_as_string(hide_password=False))
     assert study.frame()["ticket"].tolist() == list(range(12))
     assert set(study.frame()["state"]) <= {"complete", "pruned"}

@@ -21,6 +21,7 @@ from sweeper.store.records import (
     close_ticket,
     read_epochs,
     read_results,
+    rewrite_epoch,
     start_attempt,
     write_epoch,
     write_result,
@@ -144,8 +145,18 @@ class DatabaseContract:
             start_attempt(store, late)
         close_ticket(store, late)
         assert not ticket_states(store, study)[0].closed
-        start_attempt(store, heir)
-        assert read_epochs(store, study) == []
+        assert start_attempt(store, heir) == 1
+
+    def test_an_epoch_of_an_earlier_attempt_is_written_over(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        first = take(store, study)
+        write_epoch(store, first, EPOCH)
+        hand_back(store, first)
+        with pytest.raises(LeaseLost):
+            rewrite_epoch(store, first, EPOCH)
+        second = take(store, study)
+        rewrite_epoch(store, second, replace(EPOCH, nll=0.5))
+        assert [row["nll"] for row in read_epochs(store, study)] == [0.5]
 
     def test_a_worker_that_claims_its_own_expired_ticket_again_holds_it_once(
         self, store: Store

@@ -20,8 +20,10 @@ from sweeper.api import Study
 from sweeper.execution import attempt
 from sweeper.execution.attempt import MAX_ATTEMPTS, open_for_work, run_ticket
 from sweeper.execution.identity import worker_name
+from sweeper.execution.lease import Vigil
 from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Ended, work
+from sweeper.execution.worker import Ended, Terms
+from sweeper.execution.worker import work as work_on
 from sweeper.store.database import Store, open_writer
 from sweeper.store.schema import now, tickets
 from sweeper.store.studies import StudyRecord
@@ -59,6 +61,10 @@ def raw(storage: str) -> list[optuna.trial.FrozenTrial]:
 def registered(study: Path, storage: str) -> tuple[Store, StudyRecord]:
     store = open_writer(storage)
     return store, register(store, read_study(study))
+
+
+def work(store: Store, record: StudyRecord, stop: StopRequest) -> Ended:
+    return work_on(store, Terms(record.name, Path(record.folder) / "results"), stop)
 
 
 class StopAfter(StopRequest):
@@ -170,8 +176,8 @@ def test_a_stopped_trial_goes_back_and_the_same_trial_goes_on(
     write_study: Write, storage: str
 ) -> None:
     store, record = registered(write_study(text(trials=4)), storage)
-    # Looks: one before the first claim, one an epoch; so the third epoch of trial 0.
-    assert work(store, record, StopAfter(3)) is Ended.STOPPED
+    # Looks: two before the first claim, one an epoch; so the third epoch of trial 0.
+    assert work(store, record, StopAfter(4)) is Ended.STOPPED
     state = ticket_states(store, record)[0]
     assert (state.closed, state.leased, state.attempts) == (False, False, 0)
     assert [trial.state.name for trial in raw(storage)] == ["RUNNING"]
@@ -203,13 +209,13 @@ def test_a_worker_that_died_between_tell_and_close_is_only_closed(
     trace = tmp_path / "trace"
     options = f"options = {{ trace = '{trace}', pause = 0.0 }}"
     store, record = registered(write_study(text("slow", options, trials=1)), storage)
-    study = open_for_work(store, record)
+    study = open_for_work(store, record, Path(record.folder) / "results")
     ticket = claim(store, record.id, "dead", below=1)
     assert ticket is not None
     with monkeypatch.context() as death:
         death.setattr(attempt, "close_ticket", die)
         with pytest.raises(SystemExit):
-            run_ticket(study, ticket, StopRequest())
+            run_ticket(study, ticket, StopRequest(), Vigil(ticket, study.pace))
     free_leases(store, ["dead"])
     assert not ticket_states(store, record)[0].closed
     assert raw(storage)[0].state.name == "COMPLETE"
@@ -228,7 +234,7 @@ def test_a_trial_whose_workers_keep_dying_is_given_up(write_study: Write, storag
     frame = Study("quick", storage).frame()
     assert frame["number"].tolist() == [0, 1, 2]
     assert frame["state"].tolist()[0] == "failed"
-    assert "died 5 times" in frame.iloc[0]["failure"]
+    assert "died or hung 5 times" in frame.iloc[0]["failure"]
     store.close()
 
 

@@ -1,5 +1,6 @@
 """The command line: one verb, one call; the only reader of the environment."""
 
+import logging
 import sys
 import traceback
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 
 def main() -> None:
     """Run the command line; what a person got wrong is one line a problem and exit status 2."""
+    # On the terminal as it is now: a trial's own output goes elsewhere while it trains.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 from rich.console import Console
 
+from sweeper.cli.password import with_password_file
 from sweeper.study.ready import find_study_file, ready_studies
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ Storage = Annotated[
     typer.Option(
         envvar="SWEEPER_STORAGE",
         show_default=False,
+        callback=with_password_file,
         help="Database URL or SQLite file [sqlite:///sweeper.db]",
     ),
 ]
@@ -63,6 +65,9 @@ def launch(
     timeout: Annotated[float | None, typer.Option(help="Seconds this launch may take.")] = None,
     results: Results = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and say; run nothing.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave the work to workers elsewhere.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a study to its end, or go on with it."""
@@ -82,12 +87,20 @@ def launch(
             storage=storage,
             timeout=timeout,
             results=results,
+            detach=detach,
             on_progress=on_progress,
         )
     if as_json:
         _print_json(_status(done))
+    elif detach:
+        typer.echo(
+            f"study {done.name} is launched: {plan.trials} trials, {plan.ended} ended. "
+            f"Workers take it up: sweeper worker {done.name}"
+        )
     else:
         _print_found(done, plan, results)
+    if detach or done.state == "stopped":
+        return
     if not done.finished and timeout is None and done.spec.budget.timeout is None:
         raise typer.Exit(130)
     if done.finished and done.best is None:
@@ -96,14 +109,69 @@ def launch(
 
 @app.command()
 def worker(
-    name: Name,
+    name: Annotated[
+        str | None, typer.Argument(help="A study; every running one without it.")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
+    results: Results = Path("results"),
+    folder: Annotated[
+        Path | None, typer.Option(help="Where task files lie on this machine.")
+    ] = None,
+    idle: Annotated[
+        float | None, typer.Option(min=0, help="Leave after so many seconds without work.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Leave after so many trials.")] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds from the first SIGTERM to the end.")
+    ] = 20.0,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Work on a study until it is finished; the first Ctrl-C hands the running trial back."""
+    """Work on a study until it is finished, or on all that are running until told to leave.
+
+    The first Ctrl-C or SIGTERM hands the running trial back with its checkpoint, the second
+    stops at once.
+    """
     from sweeper import api
 
-    typer.echo(f"{name}: {api.run_worker(name, storage, parent=parent)}")
+    terms = api.Terms(name, results, folder, idle, trials)
+    ended = api.run_worker(terms, storage, parent=parent, grace=grace)
+    typer.echo(f"{name or 'worker'}: {ended}")
+
+
+@app.command()
+def pause(name: Name, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Let a study rest: running trials go back to the queue, workers wait."""
+    from sweeper import api
+
+    api.pause(name, storage)
+    typer.echo(f"{name} is paused; sweeper resume {name} lets it go on")
+
+
+@app.command()
+def resume(name: Name, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Let a study go on that was paused or stopped."""
+    from sweeper import api
+
+    api.resume(name, storage)
+    typer.echo(f"{name} goes on where workers are at it: sweeper worker {name}")
+
+
+@app.command()
+def stop(name: Name, storage: Storage = DEFAULT_STORAGE) -> None:
+    """End a study early: running trials go back to the queue, workers leave."""
+    from sweeper import api
+
+    api.stop(name, storage)
+    typer.echo(f"{name} is stopped; sweeper resume {name}, or a launch, lets it go on")
+
+
+@app.command()
+def init(storage: Storage = DEFAULT_STORAGE) -> None:
+    """Make the tables of a database; no-op where they are."""
+    from sweeper import api
+
+    api.prepare(storage)
+    typer.echo("the database is ready")
 
 
 @app.command()
@@ -144,14 +212,20 @@ def export(
     name: Name,
     output: Output = None,
     form: Form = "json",
+    model: Annotated[
+        Path | None, typer.Option(help="Write the best trial's weights there instead.")
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
+    results: Results = Path("results"),
 ) -> None:
-    """Export the best configuration; to the terminal without -o."""
+    """Export the best configuration (to the terminal without -o), or its weights."""
     from sweeper import api
     from sweeper.export import render
 
     study = api.open_study(name, storage)
-    if output is None:
+    if model is not None:
+        typer.echo(study.export_model(model, results))
+    elif output is None:
         typer.echo(render(study.document(), form), nl=False)
     else:
         typer.echo(study.export(output, form))
@@ -188,10 +262,17 @@ def delete(
 @app.command()
 def dashboard(
     storage: Storage = DEFAULT_STORAGE,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; whoever reaches it reads every study.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name that it is asked by, as a proxy's; repeatable."),
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
 ) -> None:
-    """Browse studies in optuna-dashboard, read-only, on loopback."""
+    """Browse studies in optuna-dashboard, read-only; on loopback unless told otherwise."""
     import webbrowser
 
     from sweeper.service import dashboard as served
@@ -202,7 +283,8 @@ def dashboard(
         if browser:
             webbrowser.open(address)
 
-    served.serve(served.dashboard(open_reader(storage)), port, ready)
+    names = served.host_names(host, allow_host or ())
+    served.serve(served.dashboard(open_reader(storage), names), port, ready, host)
 
 
 @app.command()
@@ -230,16 +312,17 @@ def _first_comment(path: Path) -> str:
 
 
 def _status(study: "api.Study") -> dict[str, Any]:
-    from sweeper.cli.tables import state_of
+    from sweeper.study.results import failures
 
-    best = study.best
+    best, trials = study.best, study.frame()
     return {
         "study": study.name,
-        "state": state_of(study),
+        "state": study.state,
         "metric": study.spec.objective.metric,
         **study.progress().to_dict(),
         "workers": [worker.to_dict() for worker in study.workers()],
-        "trial_numbers": study.frame()["number"].tolist(),
+        "failures": failures(trials),
+        "trial_numbers": trials["number"].tolist(),
         "best_trial": None if best is None else int(best["number"]),
     }
 

@@ -32,15 +32,16 @@ def summary(trials: pd.DataFrame) -> Table:
 
 def listing(studies: Iterable[Study]) -> Table:
     """Return one line a study."""
-    table = Table("study", "state", "trials", "pruned", "failed", "best", "ε = 0")
+    table = Table("study", "state", "trials", "pruned", "failed", "retried", "best", "ε = 0")
     for study in studies:
         counts = study.progress()
         table.add_row(
             study.name,
-            state_of(study),
+            study.state,
             f"{counts.ended}/{counts.trials}",
             str(counts.pruned),
             str(counts.failed),
+            str(counts.retried),
             _value(counts.best),
             _value(counts.baseline),
         )
@@ -58,13 +59,6 @@ def workers_at(workers: Iterable[WorkerState]) -> Table:
             f"{worker.unseen:.0f} s ago{', stale' if worker.stale else ''}",
         )
     return table
-
-
-def state_of(study: Study) -> str:
-    """Return the state of a study in one word."""
-    if study.finished:
-        return "finished"
-    return "running" if study.progress().running else "unfinished"
 
 
 def _cells(row: pd.Series) -> list[str]:

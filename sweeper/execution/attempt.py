@@ -1,5 +1,6 @@
 """One attempt at a ticket: its trial is found or born, trained, and told exactly once."""
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +12,8 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
+from sweeper.execution.files import Checkpoints, TrialFiles, files_of
+from sweeper.execution.lease import Pace, Vigil
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
 from sweeper.store.records import (
@@ -18,14 +21,15 @@ from sweeper.store.records import (
     Result,
     close_ticket,
     read_results,
+    rewrite_epoch,
     start_attempt,
     write_epoch,
     write_result,
 )
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import Ticket, laid_points
+from sweeper.store.tickets import LeaseLost, Ticket, laid_points
 from sweeper.study.load import StudyFile, stored_study
-from sweeper.study.objective import Epoch, Outcome, metric_of, run_trial
+from sweeper.study.objective import Cause, Epoch, Failed, Outcome, metric_of, run_trial
 from sweeper.study.sampler import propose
 from sweeper.study.space import Point, canonical, hparams_of, smoothing_of
 from sweeper.study.trials import (
@@ -52,6 +56,19 @@ class Stopped(Exception):
     """The worker was asked to stop in the middle of a trial."""
 
 
+class Lowest:
+    """The lowest value that this process has found in a study: to ask them all costs a reading."""
+
+    def __init__(self) -> None:
+        self._value = math.inf
+
+    def improved_by(self, value: float) -> bool:
+        """Take note of a value; return whether there was none as low."""
+        improved = value < self._value
+        self._value = min(value, self._value)
+        return improved
+
+
 @dataclass(frozen=True)
 class OpenStudy:
     """A study opened for work in this process."""
@@ -64,6 +81,9 @@ class OpenStudy:
     environment: Mapping[str, str]
     # Tickets whose point was laid into an earlier one too.
     repeated: frozenset[int]
+    files: TrialFiles
+    pace: Pace = field(default_factory=Pace)
+    lowest: Lowest = field(default_factory=Lowest)
 
 
 @dataclass(frozen=True)
@@ -76,9 +96,15 @@ class Told:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_for_work(store: Store, record: StudyRecord) -> OpenStudy:
-    """Load the study's code as it was launched, and choose the device."""
-    file = stored_study(record.spec, Path(record.folder))
+def open_for_work(
+    store: Store, record: StudyRecord, results: Path, folder: Path | None = None
+) -> OpenStudy:
+    """Load the study's code as it was launched, and choose the device.
+
+    `folder` is where its files lie here, if not where the launch read them. Raises
+    `SweeperError` where the code or the packages are others than those it was launched with.
+    """
+    file = stored_study(record.spec, folder or Path(record.folder))
     device = pick_device(file.spec.task.device)
     return OpenStudy(
         store,
@@ -88,6 +114,7 @@ def open_for_work(store: Store, record: StudyRecord) -> OpenStudy:
         device,
         environment(device, file.folder),
         _repeated(laid_points(store, record)),
+        files_of(record, results),
     )
 
 
@@ -97,20 +124,40 @@ def _repeated(points: Mapping[int, Point]) -> frozenset[int]:
     return frozenset(n for n, point in points.items() if first.setdefault(canonical(point), n) != n)
 
 
-def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
+def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil) -> None:
     """Bring a claimed ticket to its end.
 
     Raises `Stopped` where the worker is asked to stop before that, `LeaseLost` where another
     worker has the ticket by now.
     """
     trial = _trial_of(study, ticket)
+    checkpoints = Checkpoints(study.files, ticket.number)
     if not trial.finished:
-        told = _told(study, ticket, trial, stop)
-        # Our row first: a worker that dies before Optuna is told leaves a trial to be run
-        # again, one that dies after it leaves only a ticket to be closed.
-        write_result(study.store, ticket, told.result)
-        _tell(study, trial, told)
+        told = _told(study, ticket, trial, stop, vigil, checkpoints)
+        _record(study, ticket, trial, told)
     close_ticket(study.store, ticket)
+    checkpoints.discard()
+    _keep_the_best(study, ticket)
+
+
+def _record(study: OpenStudy, ticket: Ticket, trial: BornTrial, told: Told) -> None:
+    # Our row first: a worker that dies before Optuna is told leaves a trial to be run
+    # again, one that dies after it leaves only a ticket to be closed.
+    write_result(study.store, ticket, told.result)
+    _tell(study, trial, told)
+
+
+def _keep_the_best(study: OpenStudy, ticket: Ticket) -> None:
+    """Of finished trials keep the best one's weights alone."""
+    weighed = study.files.weighed()
+    if ticket.number not in weighed:
+        return
+    read_anew(study.optuna)
+    ended = study.store.call(
+        lambda: {t.user_attrs[TICKET]: t for t in finished_trials(study.optuna)}
+    )
+    best = min(ended, key=lambda n: (ended[n].values[0], ended[n].number), default=None)
+    study.files.drop_weights(n for n in weighed if n in ended and n != best)
 
 
 def _tell(study: OpenStudy, trial: BornTrial, told: Told) -> None:
@@ -140,20 +187,48 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
     return study.store.call(once)
 
 
-def _told(study: OpenStudy, ticket: Ticket, trial: BornTrial, stop: StopRequest) -> Told:
+def _told(
+    study: OpenStudy,
+    ticket: Ticket,
+    trial: BornTrial,
+    stop: StopRequest,
+    vigil: Vigil,
+    checkpoints: Checkpoints,
+) -> Told:
     if ticket.attempts > MAX_ATTEMPTS:
-        return _failed(f"its worker died {MAX_ATTEMPTS} times in this trial; not tried again")
+        reason = f"its worker died or hung {MAX_ATTEMPTS} times in this trial; not tried again"
+        return _failed(reason, "lost")
     twin = study.store.call(lambda: _finished_twin(study, ticket, trial.point))
     if twin is not None:
         return _copied(study, twin)
-    if ticket.claims > 1:
-        start_attempt(study.store, ticket)
+    again = ticket.claims > 1
+    stored = start_attempt(study.store, ticket) if again else 0
+    resumed = checkpoints.load() if again else None
     # ε = 0 is never pruned.
     reports = Reports(study.optuna, trial, study.file.spec, prunable=ticket.number != 0)
-    watch = _Watch(study, ticket, reports, stop)
+    _limit(study, ticket, trial, vigil, 0.0 if resumed is None else resumed.seconds)
+    watch = _Watch(study, ticket, reports, stop, vigil, checkpoints, stored)
     run = _run(study, trial.point)
-    outcome = run_trial(study.file.task.trainer, run, watch, watch.in_full)
+    outcome = run_trial(study.file.task.trainer, run, watch, watch.in_full, resumed)
     return _from_outcome(study, outcome, reports.last)
+
+
+def _limit(study: OpenStudy, ticket: Ticket, trial: BornTrial, vigil: Vigil, before: float) -> None:
+    """Let the trial be ended, from another thread if need be, when it has had its time."""
+    limit = study.file.spec.budget.trial_timeout
+    if limit is None:
+        return
+
+    def end(store: Store) -> None:
+        here = replace(study, store=store)
+        _record(here, ticket, trial, _failed(_took_too_long(limit), "timeout"))
+        close_ticket(store, ticket)
+
+    vigil.limit(limit - before, end)
+
+
+def _took_too_long(limit: float) -> str:
+    return f"it took longer than {limit:g} s (budget.trial_timeout)"
 
 
 @dataclass(frozen=True)
@@ -164,21 +239,50 @@ class _Watch:
     ticket: Ticket
     reports: Reports
     stop: StopRequest
+    vigil: Vigil
+    checkpoints: Checkpoints
+    stored: int  # epochs that an earlier attempt has stored
 
     def __call__(self, epoch: Epoch) -> bool:
         """Store an epoch; return whether the trial is pruned. Raises `Stopped`."""
-        write_epoch(self.study.store, self.ticket, _epoch_row(epoch))
-        if self.stop:
+        self.vigil.epoch_ended()
+        write = rewrite_epoch if epoch.number <= self.stored else write_epoch
+        write(self.study.store, self.ticket, _epoch_row(epoch))
+        if epoch.evaluation.progress == 1.0:
+            self._keep_if_best(epoch)
+            return False
+        if self.stop or self.vigil.interrupted:
+            self.checkpoints.write(epoch)
             raise Stopped
+        self._check_time()
+        if self._falls_behind(epoch):
+            return True
+        self.checkpoints.keep(epoch)
+        return False
+
+    def _falls_behind(self, epoch: Epoch) -> bool:
         progress = epoch.evaluation.progress
         if not self.reports.due(progress):
             return False
         value = metric_of(epoch.scores, self._metric)
         return self.study.store.call(lambda: self.reports.report(progress, value))
 
+    def _check_time(self) -> None:
+        limit = self.study.file.spec.budget.trial_timeout
+        if limit is None or not self.vigil.late:
+            return
+        if not self.vigil.first_to_end():
+            raise LeaseLost
+        raise Failed(_took_too_long(limit), "timeout")
+
+    def _keep_if_best(self, epoch: Epoch) -> None:
+        if self.study.lowest.improved_by(metric_of(epoch.scores, self._metric)):
+            self.checkpoints.write_weights(epoch)
+
     def in_full(self, evaluation: Evaluation) -> bool:
-        """Return whether the metric of an evaluation needs its scores in full."""
-        return self._metric == "nll_calibrated" and self.reports.due(evaluation.progress)
+        """Return whether an evaluation needs its scores in full: the last one, or its metric."""
+        due = self._metric == "nll_calibrated" and self.reports.due(evaluation.progress)
+        return due or evaluation.progress == 1.0
 
     @property
     def _metric(self) -> Literal["nll", "nll_calibrated"]:
@@ -223,6 +327,7 @@ def _from_outcome(study: OpenStudy, outcome: Outcome, reported: float | None) ->
         epochs=outcome.epochs,
         seconds=outcome.seconds,
         failure=outcome.failure,
+        cause=outcome.cause,
         log=outcome.log,
     )
     value = metric_of(outcome.scores, metric) if complete and outcome.scores else None
@@ -236,8 +341,8 @@ def _shown(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {"scores": {name: scores[name] for name in SHOWN}}
 
 
-def _failed(reason: str) -> Told:
-    return Told("failed", None, Result(failure=reason))
+def _failed(reason: str, cause: Cause) -> Told:
+    return Told("failed", None, Result(failure=reason, cause=cause))
 
 
 def _may_have_twin(study: OpenStudy, ticket: Ticket) -> bool:

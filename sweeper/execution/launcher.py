@@ -37,14 +37,14 @@ class Launch:
     trials: int
     workers: int
     executor: Executor
-    logs: Path
+    results: Path  # absolute: workers keep their checkpoints there
     deadline: float | None = None  # time.monotonic() seconds
 
     def command(self, parent: int) -> list[str]:
         """Return a worker's command line, which never holds the database's URL."""
         return [
             *(sys.executable, "-m", "sweeper", "worker", self.record.name),
-            *("--parent", str(parent)),
+            *("--parent", str(parent), "--results", str(self.results)),
         ]
 
 
@@ -65,7 +65,8 @@ def run_launch(launch: Launch, parent: int, on_progress: OnProgress) -> Ended:
 
 def _start(launch: Launch, parent: int, count: int) -> Sequence[Job]:
     env = {"SWEEPER_STORAGE": launch.storage}
-    return launch.executor.start(launch.command(parent), env, count, launch.logs)
+    logs = launch.results / launch.record.name / "logs"
+    return launch.executor.start(launch.command(parent), env, count, logs)
 
 
 def _watch(launch: Launch, parent: int, jobs: list[Job], on_progress: OnProgress) -> Ended:

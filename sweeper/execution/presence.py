@@ -6,7 +6,7 @@ from typing import Any
 from sweeper.execution.identity import host_and_pid, is_dead
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import free_leases, ticket_states
+from sweeper.store.tickets import free_leases, leaseholders, ticket_states
 from sweeper.study.frames import our_trials
 from sweeper.study.trials import TICKET
 
@@ -49,6 +49,5 @@ def read_workers(store: Store, study: StudyRecord) -> list[WorkerState]:
 
 def free_dead(store: Store, study: StudyRecord) -> int:
     """Free the leases of workers of this host that are no more; return how many."""
-    holders = {ticket.worker for ticket in ticket_states(store, study) if ticket.leased}
-    dead = [worker for worker in holders if worker and is_dead(worker)]
+    dead = [worker for worker in leaseholders(store, study) if is_dead(worker)]
     return free_leases(store, dead) if dead else 0

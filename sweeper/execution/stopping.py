@@ -1,5 +1,6 @@
 """Reasons to stop a worker: a signal, a launcher that is gone, a deadline."""
 
+import math
 import os
 import signal
 import threading
@@ -11,13 +12,25 @@ class StopRequest:
     """Asked once after each epoch; once true it stays true.
 
     The first SIGINT or SIGTERM lets the running trial go back to the queue; the second
-    ends the process at once.
+    ends the process at once. `own_process` says that the process is the worker's alone, which
+    may end it where nothing gentler helps; `grace` is how many seconds after the first signal it
+    has to be gone.
     """
 
-    def __init__(self, *, deadline: float | None = None, parent: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        deadline: float | None = None,
+        parent: int | None = None,
+        own_process: bool = False,
+        grace: float = math.inf,
+    ) -> None:
         self._event = threading.Event()
         self._deadline = deadline
         self._parent = parent
+        self._grace = grace
+        self._asked = math.inf
+        self.own_process = own_process
 
     def __bool__(self) -> bool:
         late = self._deadline is not None and time.monotonic() >= self._deadline
@@ -29,9 +42,10 @@ class StopRequest:
         """Sleep, but no longer than until a stop is asked for; return whether it is."""
         return self._event.wait(seconds) or bool(self)
 
-    def ask(self) -> None:
-        """Ask for a stop."""
-        self._event.set()
+    @property
+    def overdue(self) -> bool:
+        """Whether the process should have ended by now."""
+        return self.own_process and time.monotonic() - self._asked > self._grace
 
     def listen(self) -> None:
         """Take over this process' SIGINT and SIGTERM."""
@@ -41,6 +55,7 @@ class StopRequest:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._event.is_set():
             os._exit(128 + number)
+        self._asked = time.monotonic()
         self._event.set()
 
     def _orphaned(self) -> bool:

@@ -1,26 +1,35 @@
-"""A worker: claims tickets of one study and runs their trials until there is nothing to do."""
+"""A worker: claims tickets and runs their trials, of one study or of all, until told to leave."""
 
 import gc
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Final
 
 import torch
 
+from sweeper.errors import SweeperError
 from sweeper.execution.attempt import OpenStudy, Stopped, open_for_work, run_ticket
 from sweeper.execution.identity import worker_name
-from sweeper.execution.lease import Leases, renewed_leases
+from sweeper.execution.lease import Leases, Vigil, renewed_leases
 from sweeper.execution.presence import free_dead
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
-from sweeper.store.studies import StudyRecord
+from sweeper.store.studies import StudyRecord, get_study, studies_with_work
 from sweeper.store.tickets import LeaseLost, Ticket, all_closed, claim, hand_back
 from sweeper.study.load import read_stored
 from sweeper.study.patience import out_of_patience
 
-# Between two looks for a ticket while other workers hold the last ones.
+# Between two looks for a ticket while there is none.
 IDLE_SECONDS: Final = 0.5
+# Between two looks at which studies there are and what has become of them, while there is work.
+REFRESH_SECONDS: Final = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class Ended(Enum):
@@ -28,43 +37,156 @@ class Ended(Enum):
 
     FINISHED = "the study is finished"
     STOPPED = "it was asked to stop"
+    STUDY_STOPPED = "the study was stopped"
+    IDLE = "there was nothing to do"
+    ENOUGH = "it has run its trials"
 
 
-def work(store: Store, record: StudyRecord, stop: StopRequest) -> Ended:
-    """Run trials of a study until it is finished or a stop is asked for."""
-    worker, spec = worker_name(), read_stored(record.spec).spec
-    with _threads(spec.task.threads), renewed_leases(store) as leases:
-        study = open_for_work(store, record)
-        with _imports_frozen():
-            return _work(study, worker, leases, stop)
+@dataclass(frozen=True)
+class Terms:
+    """What a worker works on, with what, and when it leaves by itself.
+
+    `name` is a study, None for every running one; `results` the folder of checkpoints, which
+    workers may share; `folder` where task files lie on this machine, if not where the launch
+    read them; `idle` (seconds) and `trials` are limits, None for none.
+    """
+
+    name: str | None = None
+    results: Path = Path("results")
+    folder: Path | None = None
+    idle: float | None = None
+    trials: int | None = None
 
 
-def _work(study: OpenStudy, worker: str, leases: Leases, stop: StopRequest) -> Ended:
-    store, record, budget = study.store, study.record, study.file.spec.budget
-    while not stop:
-        if store.call(lambda: out_of_patience(study.optuna, budget.patience)):
-            return Ended.FINISHED
-        ticket = claim(store, record.id, worker, below=budget.trials)
-        if ticket is not None:
-            with leases.held(ticket):
-                _attempt(study, ticket, stop)
-        elif all_closed(store, record, budget.trials):
-            return Ended.FINISHED
-        elif not free_dead(store, record):
-            stop.wait(IDLE_SECONDS)
-    return Ended.STOPPED
+def work(store: Store, terms: Terms, stop: StopRequest) -> Ended:
+    """Run trials until the terms are met or a stop is asked for.
+
+    Raises `SweeperError` where the one study of the terms cannot be worked on here.
+    """
+    with renewed_leases(store, stop) as leases, _imports_unfrozen():
+        return _Worker(store, terms, stop, leases).run()
 
 
-def _attempt(study: OpenStudy, ticket: Ticket, stop: StopRequest) -> None:
-    try:
-        run_ticket(study, ticket, stop)
-    except LeaseLost:
-        pass  # another worker has the ticket; its result is the one that counts
-    except Stopped:
-        hand_back(study.store, ticket)
-    except KeyboardInterrupt:
-        hand_back(study.store, ticket)
-        raise
+class _Worker:
+    def __init__(self, store: Store, terms: Terms, stop: StopRequest, leases: Leases) -> None:
+        self._store, self._terms, self._stop, self._leases = store, terms, stop, leases
+        self._name = worker_name()
+        self._studies = _Studies(store, terms)
+        self._done = 0
+        self._busy_until = time.monotonic()
+
+    def run(self) -> Ended:
+        while not self._stop:
+            ended = self._worked() or self._idle()
+            if ended is not None:
+                return ended
+        return Ended.STOPPED
+
+    def _worked(self) -> Ended | None:
+        """Run trials, of the oldest study first, until there is none to run."""
+        while not self._stop:
+            if self._done == self._terms.trials:
+                return Ended.ENOUGH
+            if not any(self._run_one(study) for study in self._studies.to_serve()):
+                return None
+            self._done += 1
+            self._busy_until = time.monotonic()
+        return Ended.STOPPED
+
+    def _run_one(self, study: OpenStudy) -> bool:
+        """Claim a ticket of the study and run it; return whether there was one."""
+        budget = study.file.spec.budget
+        if self._store.call(lambda: out_of_patience(study.optuna, budget.patience)):
+            return False
+        ticket = claim(self._store, study.record.id, self._name, below=budget.trials)
+        if ticket is None:
+            return False
+        vigil = Vigil(ticket, study.pace)
+        with self._leases.held(vigil), _threads(study.file.spec.task.threads):
+            self._attempt(study, ticket, vigil)
+        return True
+
+    def _attempt(self, study: OpenStudy, ticket: Ticket, vigil: Vigil) -> None:
+        try:
+            run_ticket(study, ticket, self._stop, vigil)
+        except LeaseLost:
+            pass  # another worker has the ticket; its result is the one that counts
+        except Stopped:
+            hand_back(self._store, ticket)
+        except KeyboardInterrupt:
+            hand_back(self._store, ticket)
+            raise
+
+    def _idle(self) -> Ended | None:
+        """Wait for a while for more to do; return why there will be nothing."""
+        ended = self._studies.over()
+        if ended is not None:
+            return ended
+        if time.monotonic() - self._busy_until > (self._terms.idle or float("inf")):
+            return Ended.IDLE
+        if not self._studies.free_dead():
+            self._stop.wait(IDLE_SECONDS)
+        self._studies.refresh()
+        return None
+
+
+class _Studies:
+    """The studies that a worker serves, opened once and again when they have changed."""
+
+    def __init__(self, store: Store, terms: Terms) -> None:
+        self._store, self._terms = store, terms
+        self._opened: dict[StudyRecord, OpenStudy | None] = {}
+        self._looked = time.monotonic()
+        self._records: list[StudyRecord] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look which studies there are now."""
+        self._looked = time.monotonic()
+        name = self._terms.name
+        self._records = (
+            studies_with_work(self._store) if name is None else [get_study(self._store, name)]
+        )
+        self._opened = {
+            record: self._opened[record] if record in self._opened else self._open(record)
+            for record in self._records
+        }
+
+    def to_serve(self) -> list[OpenStudy]:
+        """Return the studies that this worker can work on, oldest first."""
+        if time.monotonic() - self._looked > REFRESH_SECONDS:
+            self.refresh()
+        return [study for study in self._opened.values() if study is not None]
+
+    def over(self) -> Ended | None:
+        """Return why there will be no more work on the one study that is served, if so."""
+        if self._terms.name is None:
+            return None
+        (study,) = self.to_serve()
+        record, budget = study.record, study.file.spec.budget
+        if record.state == "stopped":
+            return Ended.STUDY_STOPPED
+        patient = not self._store.call(lambda: out_of_patience(study.optuna, budget.patience))
+        open_ones = not all_closed(self._store, record, budget.trials)
+        return None if patient and open_ones else Ended.FINISHED
+
+    def free_dead(self) -> int:
+        """Free the leases of dead workers of this host; return how many."""
+        return sum(free_dead(self._store, record) for record in self._records)
+
+    def _open(self, record: StudyRecord) -> OpenStudy | None:
+        threads = read_stored(record.spec).spec.task.threads
+        try:
+            with _threads(threads):
+                study = open_for_work(self._store, record, self._terms.results, self._terms.folder)
+        except SweeperError as error:
+            if self._terms.name is not None:
+                raise
+            _log.warning("not served here: %s", error)
+            return None
+        # Full collections over all that is imported by now cost 3 % of a short trial.
+        gc.freeze()
+        return study
 
 
 @contextmanager
@@ -78,10 +200,8 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _imports_frozen() -> Iterator[None]:
-    # Full collections over all that is imported by now cost 3 % of a short trial. Undone at the
-    # end, since the process may be a notebook.
-    gc.freeze()
+def _imports_unfrozen() -> Iterator[None]:
+    # The process may be a notebook, which has to get its garbage collected again.
     try:
         yield
     finally:

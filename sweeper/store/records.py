@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Insert, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -43,6 +43,7 @@ class Result:
     seconds: float = 0.0
     copied_from: int | None = None
     failure: str = ""
+    cause: str = ""  # sweeper.study.objective.Cause
     log: str = ""
 
 
@@ -84,11 +85,20 @@ def _write_if_held(store: Store, ticket: Ticket, table: Table, row: Mapping[str,
 
 
 @transaction
-def start_attempt(connection: Connection, ticket: Ticket) -> None:
-    """Drop what an earlier attempt wrote: a trial that starts again writes its rows over."""
+def start_attempt(connection: Connection, ticket: Ticket) -> int:
+    """Return how many epochs an earlier attempt has stored; its result, if any, is dropped."""
     _check_held(connection, ticket)
-    for table in (epochs, results):
-        connection.execute(delete(table).where(_of(table, ticket)))
+    connection.execute(delete(results).where(_of(results, ticket)))
+    last = func.coalesce(func.max(epochs.c.epoch), 0).label("last")
+    return int(connection.execute(select(last).where(_of(epochs, ticket))).scalar_one())
+
+
+@transaction
+def rewrite_epoch(connection: Connection, ticket: Ticket, row: EpochRow) -> None:
+    """Store an evaluation that an earlier attempt has stored already: readers miss neither."""
+    _check_held(connection, ticket)
+    mine = _of(epochs, ticket) & (epochs.c.epoch == row.epoch)
+    connection.execute(update(epochs).where(mine).values(**_numbers(row)))
 
 
 @transaction
@@ -99,7 +109,7 @@ def _drop_result(connection: Connection, ticket: Ticket) -> None:
 
 def write_epoch(store: Store, ticket: Ticket, row: EpochRow) -> None:
     """Store one evaluation; raises `LeaseLost` where the ticket is another worker's by now."""
-    _write_if_held(store, ticket, epochs, {k: _finite(value) for k, value in vars(row).items()})
+    _write_if_held(store, ticket, epochs, _numbers(row))
 
 
 def write_result(store: Store, ticket: Ticket, result: Result) -> None:
@@ -165,6 +175,10 @@ def _of(table: Any, ticket: Ticket) -> Any:
         & (table.c.phase == ticket.phase)
         & (table.c.number == ticket.number)
     )
+
+
+def _numbers(row: EpochRow) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in vars(row).items()}
 
 
 def _plain(value: Any) -> Any:

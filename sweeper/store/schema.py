@@ -8,6 +8,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     String,
@@ -32,6 +33,7 @@ studies: Final = Table(
     Column("folder", Text, nullable=False),  # where a task file named by the spec lies
     Column("version", String(32), nullable=False),
     Column("created", Double, nullable=False),
+    Column("state", String(8), nullable=False, server_default="running"),  # StudyState
     sqlite_autoincrement=True,  # a deleted study's id never comes back
 )
 
@@ -52,6 +54,8 @@ tickets: Final = Table(
     Column("lease_until", Double),
     Column("claims", Integer, nullable=False),  # never goes down: tells one claim from the next
     Column("returned", Integer, nullable=False),  # claims that were handed back in good order
+    # The first open ticket is found without going through all that are closed.
+    Index("sweeper_tickets_by_state", "study_id", "phase", "state", "number"),
 )
 
 
@@ -99,6 +103,7 @@ results: Final = Table(
     Column("seconds", Double, nullable=False),
     Column("copied_from", Integer),  # ticket number
     Column("failure", Text, nullable=False),
+    Column("cause", String(16), nullable=False, server_default=""),
     Column("log", Text, nullable=False),
 )
 

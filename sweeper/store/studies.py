@@ -1,12 +1,17 @@
 """The studies that a database holds, and what each was launched with."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from sweeper.errors import SweeperError, nearest
 from sweeper.store.database import Store, transaction
-from sweeper.store.schema import now, studies
+from sweeper.store.schema import now, studies, tickets
+
+# Paused: nothing is trained, and workers wait. Stopped: nothing is trained, and they leave.
+StudyState = Literal["running", "paused", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class StudyRecord:
     folder: str
     version: str
     created: float
+    state: StudyState
 
 
 @transaction
@@ -29,6 +35,20 @@ def all_studies(connection: Connection) -> list[StudyRecord]:
         select(studies).order_by(studies.c.created.desc(), studies.c.id.desc())
     )
     return [StudyRecord(**row._mapping) for row in rows]
+
+
+@transaction
+def studies_with_work(connection: Connection) -> list[StudyRecord]:
+    """Return the running studies that have open tickets, oldest first."""
+    open_ticket = select(tickets.c.number).where(
+        tickets.c.study_id == studies.c.id, tickets.c.state == "open"
+    )
+    query = (
+        select(studies)
+        .where(studies.c.state == "running", open_ticket.exists())
+        .order_by(studies.c.created, studies.c.id)
+    )
+    return [StudyRecord(**row._mapping) for row in connection.execute(query)]
 
 
 @transaction
@@ -63,11 +83,23 @@ def add_study(
 def update_spec(
     connection: Connection, study: StudyRecord, *, spec: str, folder: str
 ) -> StudyRecord:
-    """Store what may change when a study goes on; its hash stays as it is."""
-    connection.execute(
-        update(studies).where(studies.c.id == study.id).values(spec=spec, folder=folder)
-    )
-    return replace(study, spec=spec, folder=folder)
+    """Store what may change when a study goes on, and let it run; its hash stays as it is."""
+    changed = {"spec": spec, "folder": folder, "state": "running"}
+    connection.execute(update(studies).where(studies.c.id == study.id).values(**changed))
+    return replace(study, spec=spec, folder=folder, state="running")
+
+
+@transaction
+def set_state(connection: Connection, study: StudyRecord, state: StudyState) -> None:
+    """Pause, stop or resume a study: its workers see it within seconds."""
+    connection.execute(update(studies).where(studies.c.id == study.id).values(state=state))
+
+
+@transaction
+def states_of(connection: Connection, ids: Collection[int]) -> dict[int, StudyState]:
+    """Return the states of studies by id, without those that have been deleted."""
+    query = select(studies.c.id, studies.c.state).where(studies.c.id.in_(ids))
+    return {row.id: row.state for row in connection.execute(query)}
 
 
 @transaction

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
 from sweeper.store.database import transaction
-from sweeper.store.schema import now, tickets
+from sweeper.store.schema import now, studies, tickets
 from sweeper.store.studies import StudyRecord
 
 SEARCH: Final = "search"
@@ -118,8 +118,13 @@ def laid_points(
 def claim(
     connection: Connection, study_id: int, worker: str, *, below: int, phase: str = SEARCH
 ) -> Ticket | None:
-    """Take the first ticket under `below` that nobody holds; None when there is none now."""
+    """Take the first ticket under `below` that nobody holds; None when there is none now.
+
+    Of a study that is paused or stopped there is none.
+    """
+    running = select(studies.c.id).where(studies.c.id == study_id, studies.c.state == "running")
     free = and_(
+        running.exists(),
         tickets.c.study_id == study_id,
         tickets.c.phase == phase,
         tickets.c.number < below,
@@ -159,12 +164,30 @@ def hand_back(connection: Connection, ticket: Ticket) -> None:
 
 
 @transaction
+def give_up(connection: Connection, ticket: Ticket) -> None:
+    """End the lease of a ticket that makes no progress; the attempt counts."""
+    connection.execute(update(tickets).where(ticket.held()).values(worker=None, lease_until=None))
+
+
+@transaction
 def free_leases(connection: Connection, workers: Iterable[str]) -> int:
     """End the leases of workers that are known to be dead; return how many there were."""
     theirs = and_(tickets.c.worker.in_(list(workers)), tickets.c.state == "open")
     return connection.execute(
         update(tickets).where(theirs).values(worker=None, lease_until=None)
     ).rowcount
+
+
+@transaction
+def leaseholders(connection: Connection, study: StudyRecord, phase: str = SEARCH) -> set[str]:
+    """Return the workers that hold a ticket of a study."""
+    query = select(tickets.c.worker).where(
+        tickets.c.study_id == study.id,
+        tickets.c.phase == phase,
+        tickets.c.state == "open",
+        tickets.c.worker.is_not(None),
+    )
+    return set(connection.execute(query).scalars())
 
 
 @transaction

@@ -45,6 +45,29 @@ def parse_url(text: str) -> URL:
     return url.set(drivername=DRIVERS[url.drivername])
 
 
+def with_password(text: str, password: str) -> str:
+    """Return the URL of a server in full, with the password that was kept apart from it.
+
+    Raises `SweeperError` where the URL has one already or cannot take one.
+    """
+    url = parse_url(text)
+    if sqlite_path(url) is not None:
+        raise SweeperError(
+            "storage: an SQLite file takes no password; leave SWEEPER_PASSWORD_FILE out, or name "
+            "a server: postgresql://USER@HOST/DATABASE"
+        )
+    if url.password or "password" in url.query:
+        raise SweeperError(
+            "storage: the URL has a password already; leave that one out, or SWEEPER_PASSWORD_FILE"
+        )
+    if not url.username:
+        raise SweeperError(
+            f"storage: {masked(url)} names no user, whose password SWEEPER_PASSWORD_FILE would "
+            "hold; write postgresql://USER@HOST/DATABASE"
+        )
+    return url.set(password=password).render_as_string(hide_password=False)
+
+
 def masked(url: URL) -> str:
     """Return the URL as it may be printed: without its password or its query."""
     return url.set(query={}).render_as_string(hide_password=True)

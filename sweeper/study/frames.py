@@ -92,6 +92,7 @@ def _trial_row(trial: FrozenTrial, result: Result, numbers: Mapping[int, int]) -
         "started": trial.datetime_start,
         "finished": trial.datetime_complete,
         "failure": last_line(result.failure),
+        "cause": result.cause,
         **{f"hp_{name}": value for name, value in hparams_of(trial.params).items()},
         **{f"extra_{name}": value for name, value in result.extra.items()},
     }

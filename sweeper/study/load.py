@@ -5,10 +5,10 @@ import tomllib
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from pydantic import ValidationError
@@ -29,7 +29,7 @@ from sweeper.study.spec import (
     identity,
 )
 from sweeper.tasks.loading import LoadedTask, load_function, load_task
-from sweeper.training.device import pick_device
+from sweeper.training.device import pick_device, versions
 from sweeper.training.loop import check_logits, predict, start
 from sweeper.training.run import TrainingRun
 from sweeper.training.seeding import own_randomness
@@ -67,6 +67,7 @@ class StudyFile:
             {
                 "spec": self.spec.model_dump(mode="json"),
                 "sources": dict(self.sources),
+                "packages": versions(),
                 "label_source": {} if self.task.task is None else dict(self.task.task.label_source),
             }
         )
@@ -104,12 +105,13 @@ class StoredStudy:
     """What the database keeps of a study file, readable without its code.
 
     `label_source` says for each split where its labels come from; empty where the task
-    does not say.
+    does not say. `packages` are the versions that it was launched with last.
     """
 
     spec: StudySpec
     sources: Mapping[str, str]
     label_source: Mapping[str, str]
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_stored(stored: str) -> StoredStudy:
@@ -120,19 +122,52 @@ def read_stored(stored: str) -> StoredStudy:
 
 
 def stored_study(stored: str, folder: Path) -> StudyFile:
-    """Load a study with its code as it was launched.
+    """Load a study with its code as it was launched; `folder` is where its files lie here.
 
-    Raises `SweeperError` where a file that it names is not the one it was launched with.
+    Raises `SweeperError` where a file that it names is not the one it was launched with, or a
+    package has another version: what its trials give would not compare.
     """
     kept = read_stored(stored)
+    name = kept.spec.study.name
+    _check_packages(name, kept.packages)
+    _check_there(name, kept.sources, folder)
     study = load_code(kept.spec, folder)
-    changed = [name for name, have in study.sources.items() if kept.sources.get(name) != have]
+    changed = [file for file, have in study.sources.items() if kept.sources.get(file) != have]
     if changed:
         raise SweeperError(
-            f"study {study.name!r}: {folder / changed[0]} has changed since the launch; "
+            f"study {name!r}: {folder / changed[0]} has changed since the launch; "
             "bring the file back, or launch it under another name"
         )
     return study
+
+
+def _check_there(name: str, sources: Mapping[str, str], folder: Path) -> None:
+    missing = [file for file in sources if not (folder / file).is_file()]
+    if missing:
+        raise SweeperError(
+            f"study {name!r}: {folder / missing[0]} is not on this machine; bring the file, or say "
+            "where it lies here: sweeper worker --folder FOLDER"
+        )
+
+
+# How much of a version has to be the same: a patch of torch changes no more than another
+# processor does, and Optuna 4 wrote times that 5 reads otherwise.
+_SAME_PARTS: Final = {"sweeper": 3, "torch": 2, "optuna": 1}
+
+
+def _check_packages(name: str, launched: Mapping[str, str]) -> None:
+    here = versions()
+    for package, parts in _SAME_PARTS.items():
+        there, mine = launched.get(package), here.get(package)
+        if there and mine and _beginning(there, parts) != _beginning(mine, parts):
+            raise SweeperError(
+                f"study {name!r} was launched with {package} {there}, and this worker has {mine}: "
+                "their trials would not compare; install the same, or launch the study from here"
+            )
+
+
+def _beginning(version: str, parts: int) -> list[str]:
+    return version.partition("+")[0].split(".")[:parts]
 
 
 def load_code(spec: StudySpec, folder: Path) -> StudyFile:

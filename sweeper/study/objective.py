@@ -13,23 +13,32 @@ from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Literal
 
+import torch
+
 from sweeper.errors import SweeperError
 from sweeper.scoring import Scores, score
 from sweeper.study.spec import Metric
+from sweeper.training.checkpoints import Checkpoint
+from sweeper.training.device import is_out_of_memory, memory_at_hand
 from sweeper.training.run import Evaluation, Trainer, TrainingRun
 
 # The end of what a loop printed; a runaway loop must not fill the database.
 LOG_CHARACTERS = 64_000
 
+# Why a trial failed. Only what is lost (its worker died or hung) is tried again; a trial that
+# failed of itself would do so again.
+Cause = Literal["", "raised", "diverged", "memory", "timeout", "lost"]
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """One evaluation, scored; `value` is the study's metric where it was worked out."""
+    """One evaluation, scored; `seconds` is how long its trial has been trained by then."""
 
     number: int
     evaluation: Evaluation
     scores: Scores
     epsilon: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Outcome:
     epochs: int = 0
     seconds: float = 0.0
     failure: str = ""
+    cause: Cause = ""
     log: str = ""
 
 
@@ -55,18 +65,30 @@ InFull = Callable[[Evaluation], bool]
 class Failed(Exception):
     """A trial that cannot have a value; the text is recorded with it."""
 
+    def __init__(self, text: str, cause: Cause = "raised") -> None:
+        super().__init__(text)
+        self.cause = cause
 
-def run_trial(trainer: Trainer, run: TrainingRun, on_epoch: OnEpoch, in_full: InFull) -> Outcome:
-    """Train one configuration and score every evaluation.
+
+def run_trial(
+    trainer: Trainer,
+    run: TrainingRun,
+    on_epoch: OnEpoch,
+    in_full: InFull,
+    resumed: Checkpoint | None = None,
+) -> Outcome:
+    """Train one configuration and score every evaluation, from a checkpoint if there is one.
 
     What the loop raises, and a training that diverges, is an outcome and not an error. What
-    `on_epoch` raises passes through: it belongs to the worker.
+    `on_epoch` raises passes through, but for `Failed`: it belongs to the worker.
     """
-    log, started = StringIO(), time.perf_counter()
+    log = StringIO()
+    clock = _Clock(0.0 if resumed is None else resumed.seconds)
     state: Literal["complete", "pruned", "failed"] = "complete"
     failure, last = "", None
+    cause: Cause = ""
     try:
-        for last in _epochs(trainer, run, in_full, log):
+        for last in _epochs(trainer, run, in_full, log, clock, resumed):
             if on_epoch(last):
                 state = "pruned"
                 break
@@ -75,17 +97,29 @@ def run_trial(trainer: Trainer, run: TrainingRun, on_epoch: OnEpoch, in_full: In
         if state == "complete":
             last = _completed(last)
     except Failed as error:
-        state, failure = "failed", str(error)
+        state, failure, cause = "failed", str(error), error.cause
     return Outcome(
         state,
         scores=last.scores if last else None,
         extra=dict(last.evaluation.extra) if last else {},
         classes=last.evaluation.logits.shape[1] if last else None,
         epochs=last.number if last else 0,
-        seconds=time.perf_counter() - started,
+        seconds=clock.seconds,
         failure=failure,
+        cause=cause,
         log=log.getvalue()[-LOG_CHARACTERS:],
     )
+
+
+class _Clock:
+    """How long a trial has been trained, by all that had a part in it."""
+
+    def __init__(self, before: float) -> None:
+        self._started = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
 
 
 def metric_of(scores: Scores, metric: Metric) -> float:
@@ -96,11 +130,20 @@ def metric_of(scores: Scores, metric: Metric) -> float:
     return value
 
 
-def _epochs(trainer: Trainer, run: TrainingRun, in_full: InFull, log: StringIO) -> Iterator[Epoch]:
-    fence = _Fence(log)
+def _epochs(
+    trainer: Trainer,
+    run: TrainingRun,
+    in_full: InFull,
+    log: StringIO,
+    clock: _Clock,
+    resumed: Checkpoint | None,
+) -> Iterator[Epoch]:
+    number = 0
+    if resumed is not None:
+        number, run = resumed.epochs, replace(run, state=resumed.state)
+    fence = _Fence(log, run.device)
     with fence:
         evaluations = iter(trainer(run))
-    number = 0
     try:
         while True:
             with fence:
@@ -108,8 +151,9 @@ def _epochs(trainer: Trainer, run: TrainingRun, in_full: InFull, log: StringIO) 
                 if evaluation is None:
                     return
                 number += 1
-                yielded = _scored(number, evaluation, run, in_full(_checked(evaluation)))
-            yield yielded
+                full = in_full(_checked(evaluation))
+                scores, epsilon = _scored(number, evaluation, run, full)
+            yield Epoch(number, evaluation, scores, epsilon, clock.seconds)
     finally:
         close = getattr(evaluations, "close", None)
         if close is not None:
@@ -125,12 +169,15 @@ def _checked(evaluation: object) -> Evaluation:
     return evaluation
 
 
-def _scored(number: int, evaluation: Evaluation, run: TrainingRun, full: bool) -> Epoch:
+def _scored(
+    number: int, evaluation: Evaluation, run: TrainingRun, full: bool
+) -> tuple[Scores, float]:
     scores = score(evaluation.logits, evaluation.labels, full=full)
     epsilon = run.smoothing.at(evaluation.progress)
     if not math.isfinite(scores.nll):
-        raise Failed(f"the training diverged: validation NLL is {scores.nll} at epoch {number}")
-    return Epoch(number, evaluation, scores, epsilon)
+        reason = f"the training diverged: validation NLL is {scores.nll} at epoch {number}"
+        raise Failed(reason, "diverged")
+    return scores, epsilon
 
 
 def _completed(epoch: Epoch) -> Epoch:
@@ -146,8 +193,9 @@ class _Fence:
     Entered once an epoch: a class, since nested generators cost as much as a row in the database.
     """
 
-    def __init__(self, log: StringIO) -> None:
+    def __init__(self, log: StringIO, device: torch.device) -> None:
         self._log = log
+        self._device = device
 
     def __enter__(self) -> None:
         self._streams = sys.stdout, sys.stderr
@@ -155,7 +203,15 @@ class _Fence:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         sys.stdout, sys.stderr = self._streams
+        if isinstance(error, Failed) or not isinstance(error, Exception):
+            return
         if isinstance(error, SweeperError):
             raise Failed(str(error)) from error
-        if isinstance(error, Exception) and not isinstance(error, Failed):
-            raise Failed("".join(traceback.format_exception(error))) from error
+        if is_out_of_memory(error):
+            raise Failed(_memory(error, self._device), "memory") from error
+        raise Failed("".join(traceback.format_exception(error))) from error
+
+
+def _memory(error: BaseException, device: torch.device) -> str:
+    asked = " ".join(str(error).split()) or type(error).__name__
+    return f"out of memory: {asked}; {memory_at_hand(device)}"

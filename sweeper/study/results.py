@@ -31,6 +31,7 @@ TRIAL_COLUMNS: Final = (
     "started",  # datetime64, UTC
     "finished",
     "failure",  # first line of what went wrong; "" if nothing did
+    "cause",  # raised | diverged | memory | timeout | lost; "" if nothing went wrong
 )
 
 EPOCH_COLUMNS: Final = (
@@ -68,3 +69,9 @@ def best_by_schedule(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the best finished trial of each schedule with epsilon > 0, best first."""
     smoothed = complete(trials[trials["epsilon"] > 0])
     return smoothed.drop_duplicates("schedule")
+
+
+def failures(trials: pd.DataFrame) -> dict[str, int]:
+    """Return how many trials failed, by cause, the commonest first."""
+    causes = trials.loc[trials["state"] == "failed", "cause"]
+    return {str(cause): int(count) for cause, count in causes.value_counts().items()}

@@ -228,6 +228,10 @@ class Budget(Section):
 
     trials: Annotated[int, Field(ge=1, le=1_000_000, description="ε = 0 included.")] = 64
     timeout: Annotated[float | None, Field(gt=0, description="Seconds a launch may take.")] = None
+    trial_timeout: Annotated[
+        float | None,
+        Field(gt=0, description="Seconds that one trial may take; then it is recorded as failed."),
+    ] = None
     patience: Annotated[
         int | None, Field(ge=1, description="Stop after so many trials without a better one.")
     ] = None

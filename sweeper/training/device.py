@@ -5,6 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 import torch
 
 from sweeper.errors import SweeperError
@@ -38,6 +39,27 @@ def _cuda_index(name: str) -> int:
     return int(index or 0)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left: Python's, torch's or CUDA's."""
+    # torch has no class of its own for the CPU's.
+    of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def memory_at_hand(device: torch.device) -> str:
+    """Return how much memory is free now, in words; what a failed trial held is given back."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(device)
+        return f"{_device_name(device)} has {_gib(free)} of {_gib(total)} free"
+    memory = psutil.virtual_memory()
+    return f"this machine has {_gib(memory.available)} of {_gib(memory.total)} free"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
 def environment(device: torch.device, folder: Path | None = None) -> dict[str, str]:
     """Return what decides a result besides its seed, as text to store with a trial.
 
@@ -47,7 +69,7 @@ def environment(device: torch.device, folder: Path | None = None) -> dict[str, s
     commit = _commit(folder) if folder else None
     return {
         "python": platform.python_version(),
-        **_versions(),
+        **versions(),
         "cpu": _cpu_model(),
         "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
@@ -56,7 +78,8 @@ def environment(device: torch.device, folder: Path | None = None) -> dict[str, s
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a result."""
     found = {}
     for package in PACKAGES:
         try:

@@ -1,8 +1,9 @@
 """The ready training loop: from a declared task and one run to an evaluation every epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +36,25 @@ def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
     """Train a task once and yield its state on the validation split after every epoch.
 
     Everything random follows from the run's two seeds: the same run gives the same logits to
-    the last bit, whatever else the process trains, and the caller's random state is left
-    alone. Raises SweeperError for hyperparameters or data that do not fit the task.
+    the last bit, whatever else the process trains and from whichever epoch it goes on, and the
+    caller's random state is left alone. Raises SweeperError for hyperparameters or data that do
+    not fit the task.
     """
     with own_randomness(run.device):
         settings, fit = start(task, run)
-    for epoch in range(task.epochs):
+    done = 0 if run.state is None else restore(fit, run.state)
+    for epoch in range(done, task.epochs):
         with own_randomness(run.device):
             train_loss = train_epoch(task, settings, fit, epoch)
             logits = predict(fit.model, fit.valid[0])
         check_logits(task, logits)
-        yield Evaluation(logits, fit.valid[1], (epoch + 1) / task.epochs, train_loss)
+        yield Evaluation(
+            logits,
+            fit.valid[1],
+            progress=(epoch + 1) / task.epochs,
+            train_loss=train_loss,
+            state=partial(state_of, fit, epoch + 1),
+        )
 
 
 def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
@@ -56,6 +65,22 @@ def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
     model = task.model(hparams).to(run.device)
     optimiser = build_optimiser(settings, model)
     return settings, Fit(run, train_rows, valid_rows, model, run.loss(), optimiser)
+
+
+def state_of(fit: Fit, done: int) -> dict[str, Any]:
+    """Return all that changes in a training, after so many epochs; not copied."""
+    return {
+        "epochs": done,
+        "model": fit.model.state_dict(),
+        "optimiser": fit.optimiser.state_dict(),
+    }
+
+
+def restore(fit: Fit, state: Mapping[str, Any]) -> int:
+    """Take a fresh training to a state that `state_of` gave; return the epochs behind it."""
+    fit.model.load_state_dict(state["model"])
+    fit.optimiser.load_state_dict(dict(state["optimiser"]))
+    return int(state["epochs"])
 
 
 @lru_cache(maxsize=4)  # the search's split, and a few that confirmation goes round

@@ -16,7 +16,8 @@ class TrainingRun:
 
     `seed` decides the start, the batch order and the dropout masks; `data_seed` the split.
     Every trial of a study is given the same two, so that trials differ only in smoothing
-    and `hparams`.
+    and `hparams`. `state` is what an interrupted run of the same trial left behind, the
+    `state` of its last kept evaluation: the loop goes on from there. None: it begins.
     """
 
     smoothing: Smoothing
@@ -25,6 +26,7 @@ class TrainingRun:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     hparams: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def loss(self, **kwargs: Any) -> SmoothingLoss:
         """Return the loss to train with; the loop sets its `progress` before each step."""
@@ -37,7 +39,9 @@ class Evaluation:
 
     `logits` (N, K), any float type and device; `labels` (N,), integer and hard: the service
     scores them itself, unsmoothed. `progress` in (0, 1] is the share of the training that is
-    done. `extra` metrics are stored and shown, never optimised.
+    done. `extra` metrics are stored and shown, never optimised. `state`, where it is given,
+    returns all that the loop needs to go on from here: tensors, numbers, texts, lists and dicts
+    of them, the model's weights under "model". It is called before the loop goes on, or never.
     """
 
     logits: Tensor
@@ -45,6 +49,7 @@ class Evaluation:
     progress: float
     train_loss: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
+    state: Callable[[], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.progress <= 1.0:

@@ -1,0 +1,136 @@
+"""The files of a study's trials: a checkpoint while one runs, the weights of the best after."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sweeper.store.studies import StudyRecord
+from sweeper.study.objective import Epoch, Failed
+from sweeper.training.checkpoints import (
+    Checkpoint,
+    discard,
+    load,
+    load_weights,
+    save,
+    save_weights,
+)
+
+# A checkpoint is written after an epoch, but not more often than this, nor than every so many
+# times what the last one took: what a kill may cost, beside the epoch it falls into.
+SECONDS: Final = 1.0
+TIMES: Final = 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialFiles:
+    """Where the files of a study's trials lie: in a folder that its workers may share.
+
+    `identity` tells the study from another one that had its name and its folder before.
+    """
+
+    folder: Path
+    identity: str
+
+    def checkpoint(self, ticket: int) -> Path:
+        """Return the file that a trial goes on from."""
+        return self.folder / "checkpoints" / f"trial-{ticket}.pt"
+
+    def weights(self, ticket: int) -> Path:
+        """Return the file of a finished trial's weights."""
+        return self.folder / "weights" / f"trial-{ticket}.pt"
+
+    def key(self, ticket: int) -> str:
+        """Return what a file of that trial says it is of."""
+        return f"{self.identity}:{ticket}"
+
+    def read_weights(self, ticket: int) -> object:
+        """Return a finished trial's weights, or None where they were not kept here."""
+        return load_weights(self.weights(ticket), self.key(ticket))
+
+    def weighed(self) -> list[int]:
+        """Return the tickets whose weights are here."""
+        names = (path.stem.removeprefix("trial-") for path in self.weights(0).parent.glob("*.pt"))
+        return [int(name) for name in names if name.isdigit()]
+
+    def drop_weights(self, tickets: Iterable[int]) -> None:
+        """Remove weights that are no longer the best's."""
+        for ticket in tickets:
+            discard(self.weights(ticket))
+
+
+def files_of(record: StudyRecord, results: Path) -> TrialFiles:
+    """Return where a study's files lie in the folder of results."""
+    return TrialFiles(results / record.name, f"{record.spec_hash}:{record.created!r}")
+
+
+class Checkpoints:
+    """One trial's checkpoint: read at its start, written now and then, removed at its end."""
+
+    def __init__(self, files: TrialFiles, ticket: int) -> None:
+        self._files, self._ticket = files, ticket
+        self._due = time.monotonic() + SECONDS
+        self._failing = False
+
+    def load(self) -> Checkpoint | None:
+        """Return where the trial was, or None: it begins."""
+        return load(self._files.checkpoint(self._ticket), self._files.key(self._ticket))
+
+    def keep(self, epoch: Epoch) -> None:
+        """Write a checkpoint if one is due."""
+        if time.monotonic() >= self._due:
+            self.write(epoch)
+
+    def write(self, epoch: Epoch) -> None:
+        """Write a checkpoint, where the loop yields its state.
+
+        Where it cannot be written the trial goes on: it would only have to start again.
+        """
+        state = epoch.evaluation.state
+        if state is None:
+            return
+        began = time.monotonic()
+        path, key = self._files.checkpoint(self._ticket), self._files.key(self._ticket)
+        self._written(
+            lambda: save(path, Checkpoint(key, epoch.number, epoch.seconds, _plain(state())))
+        )
+        now = time.monotonic()
+        self._due = now + max(SECONDS, TIMES * (now - began))
+
+    def write_weights(self, epoch: Epoch) -> None:
+        """Keep the model of a trial's last evaluation, where the loop's state has one."""
+        state = epoch.evaluation.state
+        model = None if state is None else state().get("model")
+        if model is not None:
+            path, key = self._files.weights(self._ticket), self._files.key(self._ticket)
+            self._written(lambda: save_weights(path, key, model))
+
+    def discard(self) -> None:
+        """Remove the checkpoint: the trial has ended."""
+        try:
+            discard(self._files.checkpoint(self._ticket))
+        except OSError as error:
+            self._say(error)
+
+    def _written(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except TypeError as error:
+            raise Failed(f"Evaluation.state: {error}") from error
+        except OSError as error:
+            self._say(error)
+
+    def _say(self, error: OSError) -> None:
+        if not self._failing:
+            _log.warning("%s cannot be written: %s", self._files.folder, error)
+            self._failing = True
+
+
+def _plain(state: object) -> dict[str, object]:
+    if not isinstance(state, dict):
+        raise TypeError(f"state is of type {type(state).__name__}; allowed: a dict")
+    return state
