@@ -1,6 +1,8 @@
 """Opening a database: a writer for workers and launches, a reader for everyone else."""
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,11 +13,11 @@ import optuna
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from sweeper.errors import SweeperError
 from sweeper.store.migrate import is_current, upgrade
-from sweeper.store.retry import is_transient, retried
+from sweeper.store.retry import is_transient, reason, retried
 from sweeper.store.urls import masked, parse_url, sqlite_path
 
 Role = Literal["writer", "reader"]
@@ -24,6 +26,8 @@ P = ParamSpec("P")
 
 # Longer than any transaction of ours or Optuna's; a lock held longer is somebody else's.
 LOCK_TIMEOUT_SECONDS: Final = 30
+# What a worker at a trial keeps open; a server's max_connections is to be a little more a worker.
+CONNECTIONS: Final = 3
 # A server that is restarted or moved is back by then; a worker that gives up has to be replaced.
 OUTAGE_SECONDS: Final = 600
 # "swpr" as a number: the one lock that makes the schema, for every sweeper on the server.
@@ -50,6 +54,9 @@ class Store:
     def engine(self) -> Engine:
         """The engine shared by Optuna's tables and ours."""
         return self.storage.engine
+
+    def __post_init__(self) -> None:
+        _open.add(self)
 
     def __str__(self) -> str:
         return masked(self.url)
@@ -135,6 +142,22 @@ class Store:
         self.engine.dispose()
 
 
+_open: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
+# Connections of the process that forked this one. Never used here, and never closed: to close
+# one would end the other process's.
+_inherited: Final[list[Any]] = []
+
+
+def _leave_to_parent() -> None:
+    """Let a forked process, a data loader's for instance, open connections of its own."""
+    for store in _open:
+        _inherited.extend((store.engine.pool, vars(store._own).pop("raw", None)))
+        store.engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def transaction(
     work: Callable[Concatenate[Connection, P], T],
 ) -> Callable[Concatenate[Store, P], T]:
@@ -206,22 +229,9 @@ def readable_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise SweeperError(f"{masked(url)}: {_reason(error)}") from error
+        raise SweeperError(f"{masked(url)}: {reason(error, LOCK_TIMEOUT_SECONDS)}") from error
     except (ImportError, OSError) as error:
         raise SweeperError(f"{masked(url)} cannot be opened: {error}") from error
-
-
-def _reason(error: BaseException) -> str:
-    cause = error
-    while isinstance(cause, optuna.exceptions.StorageInternalError) and cause.__cause__:
-        cause = cause.__cause__
-    line = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-    if "database is locked" in line:
-        return (
-            f"locked by another process for more than {LOCK_TIMEOUT_SECONDS} s; "
-            "end that process, or try again"
-        )
-    return f"the database does not serve us: {line}"
 
 
 def _render(url: URL) -> str:
@@ -247,21 +257,37 @@ def _lock(url: URL) -> Iterator[None]:
         try:
             lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_SECONDS).acquire()
         except Timeout:
-            raise SweeperError(
-                f"{masked(url)}: {path}.lock was held by another launch for more than "
-                f"{LOCK_TIMEOUT_SECONDS} s; end that process, or try again"
-            ) from None
+            raise _locked(url, f"{path}.lock") from None
         with lock:
             yield
         return
-    engine = _engine(url).execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    engine = _engine(url)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            _take_advisory_lock(connection, url)
+            try:
+                yield
+            finally:
+                connection.execute(text("select pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
+    finally:
+        engine.dispose()
+
+
+def _take_advisory_lock(connection: Connection, url: URL) -> None:
+    connection.execute(text(f"set lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
+    try:
         connection.execute(text("select pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
-        try:
-            yield
-        finally:
-            connection.execute(text("select pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
-    engine.dispose()
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
+            raise
+        raise _locked(url, "its lock of launches") from None
+
+
+def _locked(url: URL, what: str) -> SweeperError:
+    return SweeperError(
+        f"{masked(url)}: {what} was held by another launch for more than "
+        f"{LOCK_TIMEOUT_SECONDS} s; end that process, or try again"
+    )
 
 
 def _engine_kwargs(url: URL, role: Role) -> dict[str, Any]:
@@ -270,8 +296,9 @@ def _engine_kwargs(url: URL, role: Role) -> dict[str, Any]:
     connect_args = {"options": "-c default_transaction_read_only=on"} if role == "reader" else {}
     return {
         "pool_pre_ping": True,  # a restarted server costs a reconnect, not a worker
-        "pool_size": 2,
-        "max_overflow": 3,
+        # One for `run_alone`, one for everything else, one for the thread that renews leases.
+        "pool_size": CONNECTIONS,
+        "max_overflow": 2,
         "pool_recycle": 1800,
         "connect_args": connect_args,
     }

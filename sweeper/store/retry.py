@@ -40,10 +40,44 @@ def retried(work: Callable[[], T], *, seconds: float, database: str) -> T:
             if not is_transient(error) or time.monotonic() + delay > deadline:
                 raise
             if not said:
-                _log.warning("%s does not answer; trying again for %.0f s", database, seconds)
+                _log.warning("%s: %s; trying again for %.0f s", database, reason(error), seconds)
                 said = True
         time.sleep(delay * random.uniform(0.5, 1.0))
         delay = min(2 * delay, LONGEST_DELAY)
+
+
+# What a driver says, and what a person can do about it.
+_HINTS: Final = {
+    "database is locked": "locked by another process for more than {seconds:g} s; end that "
+    "process, or try again",
+    "disk is full": "its disk is full; make room and launch again, nothing is lost",
+    "readonly database": "it is read-only; make the file, its folder and its disk writable",
+    "unable to open database file": "it cannot be opened; make the file, its folder and its disk "
+    "readable and writable",
+    "too many clients": "the server takes no more connections; run fewer workers, or raise its "
+    "max_connections to four a worker",
+    "remaining connection slots": "the server takes no more connections; run fewer workers, or "
+    "raise its max_connections to four a worker",
+}
+
+
+def reason(error: BaseException, seconds: float = 0.0) -> str:
+    """Return what a database error says and asks for, in one line.
+
+    `seconds` is how long a lock was waited for.
+    """
+    error = _cause(error)
+    text = str(getattr(error, "orig", None) or error).strip()
+    hint = next((hint for said, hint in _HINTS.items() if said in text), None)
+    if hint is not None:
+        return hint.format(seconds=seconds)
+    return f"the database does not serve us: {text.splitlines()[0]}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
+        error = error.__cause__
+    return error
 
 
 def is_transient(error: BaseException) -> bool:
@@ -51,8 +85,7 @@ def is_transient(error: BaseException) -> bool:
 
     A locked SQLite file does not: SQLite itself has waited for it by then.
     """
-    while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__:
-        error = error.__cause__
+    error = _cause(error)
     # Optuna met a cut connection, and went on in the transaction that was cut with it.
     if isinstance(error, PendingRollbackError):
         return True

@@ -1,0 +1,317 @@
+"""Starts at once, clocks apart, full and read-only disks, connections cut at a bad moment."""
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+import sweeper
+from sweeper.api import Study
+from sweeper.errors import SweeperError
+from sweeper.execution import attempt
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Terms, work
+from sweeper.store import database
+from sweeper.store.database import open_writer
+from sweeper.store.records import write_epoch
+from sweeper.store.tickets import claim
+from sweeper.study.load import read_study
+from sweeper.study.registration import register
+from tests.conftest import Server
+from tests.test_checkpoints import RESUMABLE, steps
+from tests.test_outage import cut
+from tests.test_store import EPOCH
+
+Write = Callable[..., Path]
+pytestmark = pytest.mark.chaos
+
+ROUNDS, WORKERS = 20, 8
+
+# Imports once, then forks the workers of each round and lets them go all at once.
+STARTS = """
+import os, sys
+from pathlib import Path
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Terms, work
+from sweeper.store.database import open_writer
+from sweeper.study.load import read_study
+from sweeper.study.registration import register
+
+study, results, workers = read_study(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+
+def work_once(storage):
+    store = open_writer(storage)
+    record = register(store, study)
+    work(store, Terms(record.name, results, trials=1), StopRequest())
+    store.close()
+
+
+work_once(sys.argv[4])  # what is cached from here on is cached in every child: they race harder
+for storage in sys.argv[5:]:
+    gate, children = os.pipe(), []
+    for _ in range(workers):
+        child = os.fork()
+        if child == 0:
+            os.close(gate[1])
+            os.read(gate[0], 1)  # until the gate is closed
+            work_once(storage)
+            os._exit(0)
+        children.append(child)
+    os.close(gate[0])
+    os.close(gate[1])
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert ends == [0] * workers, (storage, ends)
+"""
+
+
+class Starts:
+    """One test, a subclass a backend."""
+
+    @pytest.fixture
+    def urls(self) -> list[str]:
+        raise NotImplementedError
+
+    def test_eight_workers_may_start_at_once_on_an_empty_database(
+        self, urls: list[str], write_study: Write, tmp_path: Path
+    ) -> None:
+        file = write_study("[study]\nname='s'\n[task]\nuse='quick.py:train'\n[budget]\ntrials=8")
+        command = [sys.executable, "-c", STARTS, str(file), str(tmp_path / "r"), str(WORKERS)]
+        done = subprocess.run([*command, *urls], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        for url in urls[1:]:
+            study = Study("s", url)
+            assert study.frame()["number"].tolist() == list(range(WORKERS))
+            assert study.finished
+            study._store.close()
+
+
+class TestStartsOnSqlite(Starts):
+    @pytest.fixture
+    def urls(self, tmp_path: Path) -> list[str]:
+        return [f"sqlite:///{tmp_path}/{number}.db" for number in range(1 + ROUNDS)]
+
+
+class TestStartsOnPostgresql(Starts):
+    @pytest.fixture
+    def urls(self, postgresql: str) -> Iterator[list[str]]:
+        server = make_url(postgresql)
+        assert server.database is not None
+        names = [f"{server.database}_{number}" for number in range(1 + ROUNDS)]
+        engine = create_engine(server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for name in names:
+                connection.execute(text(f"create database {name}"))
+        yield [server.set(database=n).render_as_string(hide_password=False) for n in names]
+        with engine.connect() as connection:
+            for name in names:
+                connection.execute(text(f"drop database {name} with (force)"))
+        engine.dispose()
+
+
+# ---- clocks ------------------------------------------------------------------------------
+
+FAKETIME = shutil.which("faketime")
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="there is no faketime here to set a clock apart")
+@pytest.mark.parametrize("ahead", ["first", "second"])
+def test_clocks_an_hour_apart_do_not_pass_a_lease_on(
+    postgresql: str, write_study: Write, tmp_path: Path, ahead: str
+) -> None:
+    trace = tmp_path / "trace"
+    options = f"options = {{ trace = '{trace}', pause = 0.4 }}"
+    content = RESUMABLE.format(trace="", trials=1).replace("options = { trace = '' }", options)
+    store = open_writer(postgresql)
+    record = register(store, read_study(write_study(content)))
+    command = [sys.executable, "-m", "sweeper", "worker", "quick"]
+    env = {**os.environ, "SWEEPER_STORAGE": postgresql}
+    processes: list[subprocess.Popen[bytes]] = []
+    for which in ("first", "second"):
+        apart = [str(FAKETIME), "-f", "+1h"] if which == ahead else []
+        processes.append(subprocess.Popen([*apart, *command], cwd=tmp_path, env=env))
+        while not trace.exists():  # until the first has claimed the only ticket
+            assert processes[0].poll() is None
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert steps(trace) == [(0.0, epoch) for epoch in range(1, 9)]
+    study = Study(record.name, postgresql)
+    assert study.progress().retried == 0
+    study._store.close()
+    store.close()
+
+
+# ---- disks -------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(kilobytes: int) -> Iterator[Path]:
+    """Yield a folder on a disk of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="sweeper-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        folder.rmdir()
+        pytest.skip("a disk of its own can be mounted by root alone")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+
+
+def test_a_full_disk_is_said_and_the_study_goes_on_when_there_is_room(
+    write_study: Write, tmp_path: Path
+) -> None:
+    file = write_study()
+    with small_disk(kilobytes=4096) as disk:
+        storage, ballast = f"sqlite:///{disk}/s.db", disk / "ballast"
+        store = open_writer(storage)
+        register(store, read_study(file))
+        work(store, Terms("quick", tmp_path / "r", trials=3), StopRequest())
+        fill(ballast)
+        with pytest.raises(SweeperError, match=r"s\.db: its disk is full; make room"):
+            work(store, Terms("quick", tmp_path / "r"), StopRequest())
+        store.close()
+        ballast.unlink()
+        study = sweeper.launch(file, workers=0, storage=storage, results=tmp_path / "r")
+        assert study.frame()["number"].tolist() == list(range(12))
+        assert set(study.frame()["state"]) <= {"complete", "pruned"}
+        assert study.epochs().groupby("number").size().tolist() == study.frame()["epochs"].tolist()
+        study._store.close()
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room left."""
+    with path.open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(b"\0" * 512)
+        except OSError:
+            return
+
+
+def test_a_read_only_database_is_said_and_the_study_goes_on_when_it_may(
+    write_study: Write, tmp_path: Path
+) -> None:
+    file = write_study()
+    with small_disk(kilobytes=8192) as disk:
+        storage = f"sqlite:///{disk}/s.db"
+        store = open_writer(storage)
+        register(store, read_study(file))
+        work(store, Terms("quick", tmp_path / "r", trials=3), StopRequest())
+        store.close()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(
+            SweeperError, match=r"s\.db: it .*make the file, its folder and its disk .*writable"
+        ):
+            sweeper.launch(file, workers=0, storage=storage, results=tmp_path / "r")
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        study = sweeper.launch(file, workers=0, storage=storage, results=tmp_path / "r")
+        assert study.finished
+        assert study.frame()["number"].tolist() == list(range(12))
+        study._store.close()
+
+
+# ---- connections -------------------------------------------------------------------------
+
+
+def test_a_connection_cut_between_tell_and_close_costs_nothing(
+    postgresql: str, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "trace"
+    store = open_writer(postgresql)
+    register(store, read_study(write_study(RESUMABLE.format(trace=trace, trials=3))))
+    told, cuts = attempt._tell, []
+
+    def tell_and_cut(*args: object) -> None:
+        told(*args)  # type: ignore[arg-type]
+        cut(store)
+        cuts.append(1)
+
+    monkeypatch.setattr(attempt, "_tell", tell_and_cut)
+    work(store, Terms("quick", tmp_path / "r"), StopRequest())
+    store.close()
+    assert len(cuts) == 3
+    trained = steps(trace)
+    assert len(trained) == len(set(trained)) == 24
+    study = Study("quick", postgresql)
+    assert study.finished
+    study._store.close()
+
+
+def test_a_forked_process_leaves_its_parents_connections_alone(
+    postgresql: str, write_study: Write
+) -> None:
+    store = open_writer(postgresql)
+    record = register(store, read_study(write_study()))
+    ticket = claim(store, record.id, "parent", below=12)
+    assert ticket is not None
+    write_epoch(store, ticket, EPOCH)  # so that both kinds of connection are open
+    child = os.fork()
+    if child == 0:
+        try:
+            taken = claim(store, record.id, "child", below=12)
+            store.close()
+            os._exit(0 if taken is not None and taken.number == 1 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pids = text("select count(*) from pg_stat_activity where datname = current_database()")
+    with store.engine.connect() as connection:
+        before = connection.execute(pids).scalar_one()
+    write_epoch(store, ticket, replace(EPOCH, epoch=2))
+    with store.engine.connect() as connection:
+        assert connection.execute(pids).scalar_one() == before  # none had to be opened again
+    store.close()
+
+
+# Optuna leaves its engine behind where its constructor cannot connect a second time.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_server_without_connections_left_says_what_to_do(
+    own_server: Server,
+) -> None:
+    open_writer(own_server.url).close()
+    engine = create_engine(own_server.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("alter system set max_connections = 6"))
+        connection.execute(text("alter system set max_wal_senders = 0"))
+        connection.execute(text("alter system set superuser_reserved_connections = 0"))
+    engine.dispose()
+    own_server.stop()
+    own_server.start()
+    engine = create_engine(own_server.url, pool_size=10)
+    taken, said = [], ""
+    for _ in range(8):
+        try:
+            taken.append(engine.connect())
+            open_writer(own_server.url).close()
+        except SweeperError as error:
+            said = str(error)
+            break
+    for connection in taken:
+        connection.close()
+    engine.dispose()
+    gc.collect()
+    assert "takes no more connections; run fewer workers, or raise its max_connections" in said
+
+
+def test_a_lock_of_launches_that_another_keeps_is_named(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_SECONDS", 1)
+    store = open_writer(postgresql)
+    with (
+        store.exclusive(),
+        pytest.raises(SweeperError, match="its lock of launches was held by another"),
+        store.exclusive(),
+    ):
+        raise AssertionError("two were inside")
+    store.close()

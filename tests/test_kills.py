@@ -1,0 +1,175 @@
+"""Random workers killed again and again through a whole study of real training."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import sweeper
+from sweeper.api import Study
+from sweeper.errors import SweeperError
+from sweeper.scoring import score
+from sweeper.smoothing import Smoothing
+from sweeper.study.load import read_study
+from sweeper.training.run import TrainingRun
+
+pytestmark = pytest.mark.chaos
+
+TASK = """
+from dataclasses import replace
+from sweeper.tasks.digits import digits
+
+def wide():
+    return replace(digits(), epochs=12, hparams={"width": 512, "dropout": 0.2})
+"""
+STUDY = """
+[study]
+name = "killed"
+[task]
+use = "task.py:wide"
+[budget]
+trials = 12
+[sampler]
+name = "random"
+[pruner]
+name = "none"
+"""
+KILLS = 8
+EPOCHS_BETWEEN = 15
+SCORES = ["nll", "accuracy", "accuracy_top5", "brier", "ece", "temperature", "nll_calibrated"]
+Launch = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "task.py").write_text(TASK)
+    path = tmp_path / "killed.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture
+def launch(file: Path, tmp_path: Path) -> Iterator[Launch]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(storage: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sweeper", "launch", str(file), "--workers", "4"],
+            cwd=tmp_path,
+            env={**os.environ, "SWEEPER_STORAGE": storage},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+class Watched:
+    """The epochs that a study has stored, looked at again and again: none may disappear."""
+
+    def __init__(self, storage: str) -> None:
+        self.study = Study("killed", storage)
+        self.seen: dict[Any, int] = {}
+
+    def look(self) -> int:
+        """Return how many epochs there are."""
+        try:
+            epochs = self.study.epochs()
+        except SweeperError:
+            return 0  # the launch has not made the database yet
+        last: dict[Any, int] = epochs.groupby("number")["epoch"].max().to_dict()
+        for number, epoch in self.seen.items():
+            assert last[number] >= epoch, f"trial {number} went back from {epoch}"
+        assert epochs.groupby("number").size().to_dict() == last  # and none is left out
+        self.seen = last
+        return len(epochs)
+
+
+def kill_again_and_again(process: subprocess.Popen[str], watched: Watched) -> int:
+    """Kill a worker at a trial whenever so many more epochs are stored; return how many."""
+    choice, killed = random.Random(0), 0
+    while process.poll() is None:
+        if watched.look() >= EPOCHS_BETWEEN * (killed + 1) and killed < KILLS:
+            at_a_trial = [worker.pid for worker in watched.study.workers() if not worker.stale]
+            if at_a_trial:
+                os.kill(choice.choice(at_a_trial), signal.SIGKILL)
+                killed += 1
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    return killed
+
+
+def replayed(file: Path, row: Any) -> dict[str, float | None]:
+    """Train a trial alone, in this process, and return its scores."""
+    study = read_study(file)
+    rate = None if pd.isna(row.rate) else row.rate
+    run = TrainingRun(Smoothing(row.epsilon, row.schedule, rate), 0, 0)
+    *_, last = study.task.trainer(run)
+    return asdict(score(last.logits, last.labels))
+
+
+class Kills:
+    """One test, a subclass a backend."""
+
+    @pytest.fixture
+    def url(self) -> str:
+        raise NotImplementedError
+
+    @pytest.mark.usefixtures("one_thread")
+    def test_a_study_survives_kill_after_kill(
+        self, url: str, launch: Launch, file: Path, tmp_path: Path
+    ) -> None:
+        process, watched = launch(url), Watched(url)
+        killed = kill_again_and_again(process, watched)
+        output = process.communicate()[0]
+        assert process.returncode == 0, output
+        assert killed == KILLS
+        frame = watched.study.frame()
+        assert frame["number"].tolist() == list(range(12))
+        assert frame["ticket"].tolist() == list(range(12))
+        assert set(frame["state"]) == {"complete"}
+        assert (frame["epochs"] == 12).all()
+        assert not frame.duplicated(["epsilon", "schedule", "rate"]).any()
+        assert watched.study.progress().retried > KILLS / 2
+        print(f"{killed} kills, {watched.study.progress().retried} trials tried again")
+        for row in frame.itertuples():
+            assert replayed(file, row) == {name: getattr(row, name) for name in SCORES}
+        self.check_undisturbed(frame, file, tmp_path)
+        watched.study._store.close()
+
+    def check_undisturbed(self, frame: pd.DataFrame, file: Path, tmp_path: Path) -> None:
+        undisturbed = sweeper.launch(
+            file, workers=2, storage=f"sqlite:///{tmp_path}/calm.db", results=tmp_path / "calm"
+        )
+        columns = ["epsilon", "schedule", "rate", *SCORES]
+        pd.testing.assert_frame_equal(frame[columns], undisturbed.frame()[columns])
+
+
+class TestSqlite(Kills):
+    @pytest.fixture
+    def url(self, storage: str) -> str:
+        return storage
+
+
+class TestPostgresql(Kills):
+    @pytest.fixture
+    def url(self, postgresql: str) -> str:
+        return postgresql
