@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := sweeper tests benchmarks studies
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint types floors unit browser format clean
+.PHONY: help sweep test lint types floors unit browser compose clock format clean
 
 help:
 	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -28,7 +28,7 @@ types: .venv/dev
 floors: .venv/dev
 	$(BIN)/lint-imports
 
-unit: .venv/dev browser
+unit: .venv/dev browser compose clock
 	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
 
 format: .venv/dev
@@ -41,6 +41,20 @@ browser:
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
 	echo "no Chromium here: the tests that need a browser will be skipped"
+
+# It reads docker-compose.yml as users' own does, and needs no Docker engine for that.
+compose:
+	@command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends docker-compose >/dev/null; } || \
+	echo "no docker-compose here: the tests that need it will be skipped"
+
+# It sets the clock of one worker an hour ahead.
+clock:
+	@command -v faketime >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq faketime >/dev/null; } || \
+	echo "no faketime here: the tests that need it will be skipped"
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=…")'

@@ -30,7 +30,7 @@ from sweeper.store.database import (
     open_reader,
     open_writer,
 )
-from sweeper.store.records import Result, read_results
+from sweeper.store.records import Result, read_result, read_results
 from sweeper.store.studies import (
     StudyRecord,
     StudyState,
@@ -190,7 +190,7 @@ class Study:
                 f"study {self.name!r} has no trial {number}; it has {len(trials)}, from 0"
             )
         row = rows.iloc[0]
-        result = read_results(self._store, self._record).get(int(row["ticket"]), Result())
+        result = read_result(self._store, self._record, int(row["ticket"])) or Result()
         return _log_text(row, epochs[epochs["number"] == number], result)
 
     def _facts(self) -> StudyFacts:

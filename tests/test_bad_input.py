@@ -118,7 +118,8 @@ WRONG = {
     ),
     "unknown key": (
         "[budget]\ntrails = 3",
-        "budget.trails: unknown key (did you mean 'trials'?); allowed: trials, timeout, trial_timeout, patience",
+        "budget.trails: unknown key (did you mean 'trials'?); allowed: trials, timeout, "
+        "trial_timeout, patience",
     ),
     "unknown key of a range": (
         "[space]\nepsilon = { low = 0, high = 0.4, lg = true }",

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,6 +238,48 @@ def test_a_foreign_host_is_misdirected(site: Site, host: str) -> None:
     assert b"quick" not in answer.body
 
 
+def test_a_refusal_says_how_to_add_a_name(site: Site) -> None:
+    assert b"sweeper dashboard --allow-host" in site.ask("/", host="evil.example").body
+    assert b"only reads" in site.ask("/", "DELETE").body
+
+
+LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+
+
+@pytest.mark.parametrize(
+    ("host", "others", "names"),
+    [
+        ("127.0.0.1", [], set()),
+        ("0.0.0.0", [], set()),
+        ("::", [], set()),
+        ("[0:0::0]", [], set()),
+        ("10.0.0.7", [], {"10.0.0.7"}),
+        ("FD00::7", [], {"[fd00::7]"}),
+        ("gpu1", ["Sweeps.Example.org", "fd00::7"], {"gpu1", "sweeps.example.org", "[fd00::7]"}),
+    ],
+)
+def test_the_names_that_a_dashboard_goes_by(host: str, others: list[str], names: set[str]) -> None:
+    assert service.host_names(host, others) == LOOPBACK | names
+
+
+@pytest.mark.parametrize(
+    "name", ["", "*", "http://gpu1", "gpu1:80", "gpu1/", "a b", "a..b", "[::1]:80", "x" * 64]
+)
+def test_what_is_no_host_name_is_refused(name: str) -> None:
+    for host, others in ((name, []), ("127.0.0.1", [name])):
+        with pytest.raises(SweeperError, match=r"^host '.*allowed: a name or an IP address"):
+            service.host_names(host, others)
+
+
+def test_an_added_name_is_served_in_any_case(site: Site) -> None:
+    names = service.host_names("0.0.0.0", ["sweeps.example.org"])
+    application = service.read_only(lambda *_: [b"page"], names)
+    for host, served in (("Sweeps.example.ORG:80", True), ("evil.example", False)):
+        environ = {"HTTP_HOST": host, "REQUEST_METHOD": "GET", "PATH_INFO": "/dashboard"}
+        answer = b"".join(application(environ, lambda *_: None))
+        assert (answer == b"page") is served
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -276,11 +319,55 @@ def test_a_port_that_is_taken_is_one_line(site: Site) -> None:
         service.serve(service.dashboard(open_reader(site.study.storage)), site.port, print)
 
 
+class Started(Exception):
+    """Raised where a server would begin to wait for requests."""
+
+
+def start(_: str) -> None:
+    raise Started
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_a_host_that_is_not_this_machines_is_one_line(site: Site, host: str) -> None:
+    with pytest.raises(SweeperError, match=rf"^host {host}: .*choose another with --host$"):
+        service.serve(service.read_only(lambda *_: []), 0, start, host)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+    ],
+)
+def test_the_address_is_one_that_this_machine_reaches(host: str, address: str) -> None:
+    def asked(given: str) -> None:
+        assert re.fullmatch(rf"http://{re.escape(address)}:\d+/", given)
+        socket.create_connection((address.strip("[]"), int(given[:-1].rsplit(":", 1)[1]))).close()
+        raise Started
+
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with pytest.raises(Started):
+        service.serve(service.read_only(lambda *_: []), 0, asked, host)
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_the_command_says_where_it_serves(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def served(_: Any, port: int, on_ready: Any) -> None:
-        assert port == 0
+    def served(_: Any, port: int, on_ready: Any, host: str) -> None:
+        assert (port, host) == (0, "127.0.0.1")
         on_ready("http://127.0.0.1:1/")
 
     opened: list[str] = []
@@ -294,6 +381,17 @@ def test_the_command_says_where_it_serves(
     run("dashboard", "--port", 0, "--no-browser", *storage)
     assert len(opened) == 1
     assert run("dashboard", "--storage", "none.db").status == 2
+
+
+def test_the_command_takes_an_address_and_names(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(service, "dashboard", lambda reader, names: given.append(names))
+    monkeypatch.setattr(service, "serve", lambda *arguments: given.append(arguments[-1]))
+    options = ["--host", "10.0.0.7", "--allow-host", "a.example", "--allow-host", "b.example"]
+    assert run("dashboard", "--storage", site.study.storage, *options).status == 0
+    assert given == [LOOPBACK | {"10.0.0.7", "a.example", "b.example"}, "10.0.0.7"]
 
 
 # ---- the note ----------------------------------------------------------------------------

@@ -5,11 +5,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from filelock import FileLock
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import inspect, text, update
 
 from sweeper.errors import SweeperError
@@ -20,6 +24,7 @@ from sweeper.store.records import (
     Result,
     close_ticket,
     read_epochs,
+    read_result,
     read_results,
     rewrite_epoch,
     start_attempt,
@@ -31,14 +36,23 @@ from sweeper.store.studies import StudyRecord, add_study, all_studies, delete_st
 from sweeper.store.tickets import (
     LeaseLost,
     Ticket,
+    TicketCounts,
     add_tickets,
     all_closed,
     claim,
+    count_tickets,
     free_leases,
     hand_back,
     laid_points,
     renew,
     ticket_states,
+)
+from sweeper.store.trials import (
+    TICKET,
+    TrialCounts,
+    count_trials,
+    read_trials,
+    trial_numbers,
 )
 from sweeper.store.urls import masked, parse_url
 from sweeper.study.trials import create_optuna_study
@@ -243,10 +257,13 @@ class DatabaseContract:
             log="ε\n",
         )
         write_result(store, ticket, given)
-        found = read_results(store, study)[0]
+        found = read_result(store, study, 0)
+        assert found is not None
         assert found.scores == {"nll": 0.25, "ece": None}
         assert found.extra == {"size": 3.0, "worst": None}
         assert replace(found, scores={}, extra={}) == replace(given, scores={}, extra={})
+        assert read_results(store, study) == {0: replace(found, log="")}
+        assert read_result(store, study, 1) is None
 
     def test_a_later_claim_writes_its_result_over(self, store: Store) -> None:
         study = new_study(store, points=1)
@@ -314,11 +331,81 @@ class DatabaseContract:
                 other.wait(0.5)
         assert other.communicate(timeout=60)[0] == "inside\n"
 
+    def test_trials_are_read_as_optuna_reads_them(self, store: Store) -> None:
+        study = self.with_trials(store)
+        wanted = [t for t in study.get_trials() if TICKET in t.user_attrs]
+        found = read_trials(store, "s")
+        assert [t.number for t in found] == [0, 1, 2, 3]
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert mine.number == theirs.number
+            assert mine.ticket == theirs.user_attrs[TICKET]
+            assert mine.state == theirs.state
+            assert mine.params == theirs.params
+            assert mine.distributions == theirs.distributions
+            assert mine.value == (theirs.value if theirs.values else None)
+            assert (mine.finished is None) == (theirs.datetime_complete is None)
+        assert trial_numbers(store, "s") == {0: 0, 2: 1, 1: 2, 3: 3}
+
+    def test_trials_are_counted_as_they_are_read(self, store: Store) -> None:
+        self.with_trials(store)
+        assert count_trials(store, "s", below=4) == TrialCounts(2, 1, 0, best=0.25, baseline=0.5)
+        assert count_trials(store, "s", below=1) == TrialCounts(1, 0, 0, best=0.5, baseline=0.5)
+        assert count_trials(store, "none", below=4) == TrialCounts(0, 0, 0, None, None)
+
+    def with_trials(self, store: Store) -> optuna.Study:
+        """Return a study of four trials of ours, of every kind, with a foreign one among them."""
+        create_optuna_study(store, "s")
+        study = optuna.load_study(study_name="s", storage=store.storage)
+        space: dict[str, Any] = {
+            "epsilon": FloatDistribution(0.0, 0.4),
+            "schedule": CategoricalDistribution(("fixed", "linear")),
+            "width": IntDistribution(8, 64),
+        }
+        point = {"epsilon": 0.1, "schedule": "linear", "width": 16}
+        for ticket, state, value in (
+            (0, TrialState.COMPLETE, 0.5),
+            (2, TrialState.COMPLETE, 0.25),
+            (1, TrialState.PRUNED, 0.125),
+            (3, TrialState.RUNNING, None),
+        ):
+            study.add_trial(
+                create_trial(
+                    state=state,
+                    value=value,
+                    params={**point, "epsilon": ticket / 10},
+                    distributions=space,
+                    user_attrs={TICKET: ticket, "more": "of it"},
+                )
+            )
+        study.add_trial(create_trial(value=-99.0, params=point, distributions=space))
+        return study
+
+    def test_tickets_are_counted(self, store: Store) -> None:
+        study = new_study(store)
+        dead = take(store, study, "dead")
+        let_expire(store, dead)
+        take(store, study, "again")
+        take(store, study, "other")
+        assert count_tickets(store, study, below=3) == TicketCounts(laid=3, leased=2, retried=1)
+        assert count_tickets(store, study, below=1) == TicketCounts(laid=1, leased=1, retried=1)
+        assert count_tickets(store, study, below=0) == TicketCounts(0, 0, 0)
+        assert [t.number for t in ticket_states(store, study, held=True)] == [0, 1]
+
 
 class TestSqlite(DatabaseContract):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/sweeper.db"
+
+    def test_workers_read_trials_while_another_holds_the_lock_of_writers(
+        self, store: Store, url: str
+    ) -> None:
+        create_optuna_study(store, "s")
+        other = open_writer(url)
+        study = optuna.load_study(study_name="s", storage=other.reading)
+        with store.engine.begin():  # BEGIN IMMEDIATE
+            assert study.get_trials() == []
+        other.close()
 
     def test_a_reader_makes_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(SweeperError, match="no such file"):

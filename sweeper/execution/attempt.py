@@ -20,7 +20,7 @@ from sweeper.store.records import (
     EpochRow,
     Result,
     close_ticket,
-    read_results,
+    read_result,
     rewrite_epoch,
     start_attempt,
     write_epoch,
@@ -161,7 +161,7 @@ def _keep_the_best(study: OpenStudy, ticket: Ticket) -> None:
 
 
 def _tell(study: OpenStudy, trial: BornTrial, told: Told) -> None:
-    args = (study.optuna, trial.id, told.state, told.value, told.attributes)
+    args = (study.store, trial.id, told.state, told.value, told.attributes)
     # Finished already: by us, in a call whose answer was lost, or by who has the lease now.
     with suppress(UpdateFinishedTrialError):
         study.store.call(lambda: tell(*args))
@@ -182,7 +182,7 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
         if point is None:
             point = propose(study.optuna, spec, ticket.number)
         maybe_born = True  # if the answer to this is lost
-        return bear_trial(study.optuna, spec.space, ticket.number, point)
+        return bear_trial(study.store, study.optuna, spec.space, ticket.number, point)
 
     return study.store.call(once)
 
@@ -205,7 +205,9 @@ def _told(
     stored = start_attempt(study.store, ticket) if again else 0
     resumed = checkpoints.load() if again else None
     # ε = 0 is never pruned.
-    reports = Reports(study.optuna, trial, study.file.spec, prunable=ticket.number != 0)
+    reports = Reports(
+        study.store, study.optuna, trial, study.file.spec, prunable=ticket.number != 0
+    )
     _limit(study, ticket, trial, vigil, 0.0 if resumed is None else resumed.seconds)
     watch = _Watch(study, ticket, reports, stop, vigil, checkpoints, stored)
     run = _run(study, trial.point)
@@ -368,7 +370,7 @@ def _finished_twin(study: OpenStudy, ticket: Ticket, point: Point) -> FrozenTria
 def _copied(study: OpenStudy, twin: FrozenTrial) -> Told:
     """Return the stored result of a trial that trained the same: nothing is trained twice."""
     number = twin.user_attrs[TICKET]
-    stored = read_results(study.store, study.record)[number]
+    stored = read_result(study.store, study.record, number) or Result()
     result = replace(stored, copied_from=number, epochs=0, seconds=0.0, log="")
     return Told(
         "complete",

@@ -7,8 +7,7 @@ from sweeper.execution.identity import host_and_pid, is_dead
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import free_leases, leaseholders, ticket_states
-from sweeper.study.frames import our_trials
-from sweeper.study.trials import TICKET
+from sweeper.store.trials import trial_numbers
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class WorkerState:
 
 def read_workers(store: Store, study: StudyRecord) -> list[WorkerState]:
     """Return the workers that hold a ticket of a study, by ticket."""
-    born = {trial.user_attrs[TICKET]: trial.number for trial in our_trials(store, study.name)}
+    born = trial_numbers(store, study.name)
     return [
         WorkerState(
             *host_and_pid(ticket.worker),
@@ -42,8 +41,8 @@ def read_workers(store: Store, study: StudyRecord) -> list[WorkerState]:
             unseen=round(ticket.unseen, 1),
             stale=not ticket.leased,
         )
-        for ticket in ticket_states(store, study)
-        if ticket.worker is not None and ticket.unseen is not None and not ticket.closed
+        for ticket in ticket_states(store, study, held=True)
+        if ticket.worker is not None and ticket.unseen is not None
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.storages._cached_storage import _CachedStorage
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
@@ -40,11 +41,17 @@ class NothingLaunched(SweeperError):
 
 @dataclass(frozen=True)
 class Store:
-    """One process's way into a database: Optuna's storage and the engine beneath it."""
+    """One process's way into a database: Optuna's storage and the engine beneath it.
+
+    `reading` is where trials are read from. It keeps what has ended, and on SQLite takes no
+    lock: a writer's transactions do, and workers that read thousands of trials would keep each
+    other out.
+    """
 
     url: URL
     role: Role
     storage: optuna.storages.RDBStorage
+    reading: _CachedStorage = field(repr=False, compare=False)
     # How long a database that went away is waited for.
     outage_seconds: float = 0.0
     # A connection of each thread's own for `run_alone`, kept from one statement to the next.
@@ -118,6 +125,7 @@ class Store:
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
                 # Optuna leaves its session in a transaction that can only be rolled back.
                 self.storage.remove_session()
+                self.reading.remove_session()
                 raise
 
         with readable_errors(self.url):
@@ -138,8 +146,14 @@ class Store:
         raw = vars(self._own).pop("raw", None)
         if raw is not None:
             raw.close()
-        self.storage.remove_session()
-        self.engine.dispose()
+        for storage in (self.storage, self.reading):
+            storage.remove_session()
+        for engine in self._engines():
+            engine.dispose()
+
+    def _engines(self) -> list[Engine]:
+        reading = self.reading._backend.engine
+        return [self.engine] if reading is self.engine else [self.engine, reading]
 
 
 _open: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
@@ -151,8 +165,10 @@ _inherited: Final[list[Any]] = []
 def _leave_to_parent() -> None:
     """Let a forked process, a data loader's for instance, open connections of its own."""
     for store in _open:
-        _inherited.extend((store.engine.pool, vars(store._own).pop("raw", None)))
-        store.engine.dispose(close=False)
+        _inherited.append(vars(store._own).pop("raw", None))
+        for engine in store._engines():
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
@@ -179,7 +195,7 @@ def open_writer(storage: str) -> Store:
     url = parse_url(storage)
     with readable_errors(url):
         ensure_schema(url)
-        return Store(url, "writer", _storage(url, "writer"), OUTAGE_SECONDS)
+        return _store(url, "writer", OUTAGE_SECONDS)
 
 
 def open_reader(storage: str) -> Store:
@@ -199,7 +215,14 @@ def open_reader(storage: str) -> Store:
                 f"{masked(url)} holds no sweeper studies; launch one first, "
                 "or name another --storage"
             )
-        return Store(url, "reader", _storage(url, "reader"))
+        return _store(url, "reader")
+
+
+def _store(url: URL, role: Role, outage_seconds: float = 0.0) -> Store:
+    storage = _storage(url, role)
+    locks = role == "writer" and sqlite_path(url) is not None
+    reading = _CachedStorage(_storage(url, "reader") if locks else storage)
+    return Store(url, role, storage, reading, outage_seconds)
 
 
 def ensure_schema(url: URL) -> None:

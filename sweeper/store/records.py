@@ -131,9 +131,22 @@ def close_ticket(connection: Connection, ticket: Ticket) -> None:
 def read_results(
     connection: Connection, study: StudyRecord, phase: str = SEARCH
 ) -> dict[int, Result]:
-    """Return the results of a study by ticket number."""
-    query = select(results).where(results.c.study_id == study.id, results.c.phase == phase)
+    """Return the results of a study by ticket number, without their logs: those can be long."""
+    columns = [column for column in results.c if column.name != "log"]
+    query = select(*columns).where(results.c.study_id == study.id, results.c.phase == phase)
     return {row.number: _result(dict(row._mapping)) for row in connection.execute(query)}
+
+
+@transaction
+def read_result(
+    connection: Connection, study: StudyRecord, number: int, phase: str = SEARCH
+) -> Result | None:
+    """Return the result of one ticket in full, or None."""
+    query = select(results).where(
+        results.c.study_id == study.id, results.c.phase == phase, results.c.number == number
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _result(dict(row._mapping))
 
 
 @transaction
@@ -151,7 +164,7 @@ def read_epochs(
 
 def _result(row: Mapping[str, Any]) -> Result:
     names = Result.__dataclass_fields__
-    return Result(**{name: row[name] for name in names})
+    return Result(**{name: row[name] for name in names if name in row})
 
 
 def _check_held(connection: Connection, ticket: Ticket) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, or_, select, update
 
 from sweeper.store.database import transaction
 from sweeper.store.schema import now, studies, tickets
@@ -72,6 +72,15 @@ class TicketState:
     worker: str | None
     attempts: int
     unseen: float | None
+
+
+@dataclass(frozen=True)
+class TicketCounts:
+    """How many tickets there are, how many are leased, how often one was claimed again."""
+
+    laid: int
+    leased: int
+    retried: int
 
 
 @transaction
@@ -204,10 +213,26 @@ def all_closed(connection: Connection, study: StudyRecord, below: int, phase: st
 
 
 @transaction
+def count_tickets(
+    connection: Connection, study: StudyRecord, below: int, phase: str = SEARCH
+) -> TicketCounts:
+    """Count the tickets under `below`."""
+    attempts = tickets.c.claims - tickets.c.returned
+    leased = and_(tickets.c.state == "open", tickets.c.lease_until >= now())
+    query = select(
+        func.count().label("laid"),
+        func.sum(case((leased, 1), else_=0)).label("leased"),
+        func.sum(case((attempts > 1, attempts - 1), else_=0)).label("retried"),
+    ).where(tickets.c.study_id == study.id, tickets.c.phase == phase, tickets.c.number < below)
+    row = connection.execute(query).one()
+    return TicketCounts(row.laid, int(row.leased or 0), int(row.retried or 0))
+
+
+@transaction
 def ticket_states(
-    connection: Connection, study: StudyRecord, phase: str = SEARCH
+    connection: Connection, study: StudyRecord, phase: str = SEARCH, *, held: bool = False
 ) -> list[TicketState]:
-    """Return a study's tickets in order."""
+    """Return a study's tickets in order; with `held` only those that a worker is at."""
     query = (
         select(
             tickets.c.number,
@@ -220,6 +245,8 @@ def ticket_states(
         .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
         .order_by(tickets.c.number)
     )
+    if held:
+        query = query.where(tickets.c.state == "open", tickets.c.worker.is_not(None))
     return [
         TicketState(
             row.number, bool(row.closed), bool(row.leased), row.worker, row.attempts, row.unseen

@@ -3,17 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from sweeper.smoothing import to_uniform
 from sweeper.store.database import Store
 from sweeper.store.records import Result, read_epochs, read_results
 from sweeper.store.studies import StudyRecord
+from sweeper.store.trials import StoredTrial, read_trials, trial_numbers
 from sweeper.study.results import EPOCH_COLUMNS, TRIAL_COLUMNS
 from sweeper.study.space import hparams_of, smoothing_of
-from sweeper.study.trials import TICKET
 
 STATE_WORDS = {
     TrialState.COMPLETE: "complete",
@@ -28,25 +27,12 @@ _NUMBERS = ("epsilon", "label_smoothing", "rate", "value", *SCORES, "seconds")
 _NO_RESULT = Result()
 
 
-def our_trials(store: Store, name: str) -> list[FrozenTrial]:
-    """Return the study's trials that were born with a ticket, in Optuna's order."""
-
-    def once() -> list[FrozenTrial]:
-        study = optuna.load_study(study_name=name, storage=store.storage)
-        return study.get_trials(deepcopy=False)
-
-    try:
-        return [trial for trial in store.call(once) if TICKET in trial.user_attrs]
-    except KeyError:
-        return []  # a launch is just writing it
-
-
 def trials_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
     """Return one row a trial, with the columns of `results.TRIAL_COLUMNS` and the extra ones."""
-    trials, results = our_trials(store, study.name), read_results(store, study)
-    numbers = {trial.user_attrs[TICKET]: trial.number for trial in trials}
+    trials, results = read_trials(store, study.name), read_results(store, study)
+    numbers = {trial.ticket: trial.number for trial in trials}
     rows = [
-        _trial_row(trial, results.get(trial.user_attrs[TICKET], _NO_RESULT), numbers)
+        _trial_row(trial, results.get(trial.ticket, _NO_RESULT), numbers)
         for trial in trials
         if trial.params.keys() >= {"epsilon", "schedule", "rate"}
     ]
@@ -55,7 +41,7 @@ def trials_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
 
 def epochs_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
     """Return one row an evaluation, with the columns of `results.EPOCH_COLUMNS`."""
-    numbers = {t.user_attrs[TICKET]: t.number for t in our_trials(store, study.name)}
+    numbers = trial_numbers(store, study.name)
     rows = [
         {**row, "number": numbers[row["number"]]}
         for row in read_epochs(store, study)
@@ -72,13 +58,13 @@ def last_line(text: str) -> str:
     return lines[-1].strip() if lines[0].startswith("Traceback") else lines[0].strip()
 
 
-def _trial_row(trial: FrozenTrial, result: Result, numbers: Mapping[int, int]) -> dict[str, Any]:
+def _trial_row(trial: StoredTrial, result: Result, numbers: Mapping[int, int]) -> dict[str, Any]:
     smoothing = smoothing_of(trial.params)
     classes = result.classes
     copied = None if result.copied_from is None else numbers.get(result.copied_from)
     return {
         "number": trial.number,
-        "ticket": trial.user_attrs[TICKET],
+        "ticket": trial.ticket,
         "state": STATE_WORDS[trial.state],
         "epsilon": smoothing.epsilon,
         "label_smoothing": None if classes is None else to_uniform(smoothing.epsilon, classes),
@@ -89,8 +75,8 @@ def _trial_row(trial: FrozenTrial, result: Result, numbers: Mapping[int, int]) -
         **{name: result.scores.get(name) for name in SCORES},
         "epochs": result.epochs,
         "seconds": result.seconds,
-        "started": trial.datetime_start,
-        "finished": trial.datetime_complete,
+        "started": trial.started,
+        "finished": trial.finished,
         "failure": last_line(result.failure),
         "cause": result.cause,
         **{f"hp_{name}": value for name, value in hparams_of(trial.params).items()},

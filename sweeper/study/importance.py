@@ -1,10 +1,10 @@
 """Which dimension of the space the metric depends on most."""
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from sweeper.store.database import Store
-from sweeper.study.frames import our_trials
+from sweeper.store.trials import read_trials
 from sweeper.study.trials import quiet
 
 # Below this many finished trials the estimate is noise.
@@ -17,7 +17,11 @@ def importance(store: Store, name: str) -> dict[str, float]:
     Empty where there are too few finished trials, or all have one value.
     Source: Watanabe et al. 2023, "PED-ANOVA", as Optuna implements it.
     """
-    done = [t for t in our_trials(store, name) if t.state == TrialState.COMPLETE]
+    done = [
+        create_trial(params=dict(t.params), distributions=dict(t.distributions), value=t.value)
+        for t in read_trials(store, name)
+        if t.state == TrialState.COMPLETE
+    ]
     if len(done) < ENOUGH or len({trial.value for trial in done}) == 1:
         return {}
     with quiet():

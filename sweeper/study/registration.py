@@ -73,7 +73,7 @@ def _bear_baseline(store: Store, study: StudyFile, point: Point | None) -> None:
     # So that ε = 0 is trial 0 whichever worker is the first to ask.
     optuna_study = open_optuna_study(store, study.spec)
     if point is not None and find_trial(optuna_study, 0) is None:
-        bear_trial(optuna_study, study.spec.space, 0, point)
+        bear_trial(store, optuna_study, study.spec.space, 0, point)
 
 
 def defaults_of(study: StudyFile) -> Mapping[str, Any]:

@@ -12,12 +12,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.errors import SweeperError
 from sweeper.store.database import Store
+from sweeper.store.trials import TICKET as TICKET
 from sweeper.study.sampler import REPORTS, make_pruner, warmup_steps
 from sweeper.study.space import Point, distributions
 from sweeper.study.spec import Space, StudySpec
 
-# The attribute that makes a trial ours. Trials without it are foreign: shown, never counted.
-TICKET: Final = "ticket"
 COPIED_FROM: Final = "copied_from"
 
 STATES: Final = {
@@ -50,7 +49,7 @@ def open_optuna_study(store: Store, spec: StudySpec) -> optuna.Study:
     """Open the Optuna study with the pruner of the spec."""
     with quiet():
         return optuna.load_study(
-            study_name=spec.study.name, storage=store.storage, pruner=make_pruner(spec.pruner)
+            study_name=spec.study.name, storage=store.reading, pruner=make_pruner(spec.pruner)
         )
 
 
@@ -85,7 +84,9 @@ def find_trial(study: optuna.Study, ticket: int) -> BornTrial | None:
     return None
 
 
-def bear_trial(study: optuna.Study, space: Space, ticket: int, point: Point) -> BornTrial:
+def bear_trial(
+    store: Store, study: optuna.Study, space: Space, ticket: int, point: Point
+) -> BornTrial:
     """Create a running trial in one commit with its ticket and its point.
 
     So a worker that dies at any moment leaves either no trial or one that is found again.
@@ -96,7 +97,7 @@ def bear_trial(study: optuna.Study, space: Space, ticket: int, point: Point) -> 
         params=dict(point),
         distributions=distributions(space),
     )
-    return BornTrial(study._storage.create_new_trial(study._study_id, template), point)
+    return BornTrial(store.storage.create_new_trial(study._study_id, template), point)
 
 
 class Reports:
@@ -110,8 +111,15 @@ class Reports:
     """
 
     def __init__(
-        self, study: optuna.Study, trial: BornTrial, spec: StudySpec, *, prunable: bool
+        self,
+        store: Store,
+        study: optuna.Study,
+        trial: BornTrial,
+        spec: StudySpec,
+        *,
+        prunable: bool,
     ) -> None:
+        self._store = store
         self._study = study
         self._id = trial.id
         self._values = dict(trial.reported)
@@ -139,7 +147,7 @@ class Reports:
             return False
         step = _step(progress)
         values = {**self._values, step: value}
-        self._study._storage.set_trial_intermediate_value(self._id, step, value)
+        self._store.storage.set_trial_intermediate_value(self._id, step, value)
         behind = self._prunable and self._falls_behind(values)
         self._values = values
         return behind
@@ -154,7 +162,7 @@ def _step(progress: float) -> int:
 
 
 def tell(
-    study: optuna.Study,
+    store: Store,
     trial_id: int,
     state: str,
     value: float | None,
@@ -162,9 +170,9 @@ def tell(
 ) -> None:
     """Finish a running trial; raises Optuna's `UpdateFinishedTrialError` for a finished one."""
     for key, attribute in attributes.items():
-        study._storage.set_trial_user_attr(trial_id, key, attribute)
+        store.storage.set_trial_user_attr(trial_id, key, attribute)
     values = None if value is None else [value]
-    study._storage.set_trial_state_values(trial_id, STATES[state], values)
+    store.storage.set_trial_state_values(trial_id, STATES[state], values)
 
 
 @contextmanager

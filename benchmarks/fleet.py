@@ -1,0 +1,258 @@
+"""Many workers at once: processes forked from this one, each trial's steps timed from outside."""
+
+import functools
+import gc
+import multiprocessing
+import pickle
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+import optuna
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from torch.nn import functional
+
+from benchmarks import surface
+from sweeper.execution import attempt, worker
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Terms, work
+from sweeper.smoothing import SCHEDULES, Smoothing
+from sweeper.store.database import open_writer
+from sweeper.training.run import TrainingRun
+
+# One that takes longer to open the database has died, and is not waited for.
+OPEN_SECONDS: Final = 10.0
+# A fleet that takes longer hangs.
+LIMIT_SECONDS: Final = 300.0
+# What is timed, where it is looked up, and the step that it is part of.
+STEPS: Final[tuple[tuple[ModuleType, str, str], ...]] = (
+    (worker, "claim", "claim"),
+    (worker, "run_ticket", "trial"),
+    (attempt, "_trial_of", "ask"),
+    (attempt, "write_result", "tell"),
+    (attempt, "_tell", "tell"),
+    (attempt, "close_ticket", "tell"),
+)
+
+
+class Timing(NamedTuple):
+    """When one trial was claimed and closed (monotonic), and the seconds of its steps."""
+
+    began: float
+    ended: float
+    claim: float
+    ask: float
+    tell: float
+
+    @property
+    def between(self) -> float:
+        """What is neither claim nor ask nor tell: training, scores, epochs, pruning."""
+        return self.ended - self.began - self.claim - self.ask - self.tell
+
+
+class Done(NamedTuple):
+    """What one worker did; `errors` are calls that failed, and it went on."""
+
+    timings: list[Timing]
+    errors: list[str]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What all workers did; `failed` are those that ended otherwise than they should, by why."""
+
+    seconds: float
+    done: list[Done]
+    failed: Counter[str]
+
+    @property
+    def timings(self) -> list[Timing]:
+        """Every trial's."""
+        return [timing for done in self.done for timing in done.timings]
+
+    @property
+    def errors(self) -> Counter[str]:
+        """How many calls failed, by why."""
+        return Counter(error for done in self.done for error in done.errors)
+
+    @property
+    def rate(self) -> float:
+        """Trials a second, from the first claim to the last close."""
+        timings = self.timings
+        if not timings:
+            return 0.0
+        return len(timings) / (max(t.ended for t in timings) - min(t.began for t in timings))
+
+
+# Opens what it needs, calls what it is given to wait for the others, and works.
+Job = Callable[[Callable[[], None]], Done]
+
+
+def run_fleet(workers: int, job: Job, folder: Path) -> Fleet:
+    """Run a job in so many processes, forked from this one and begun together.
+
+    `folder` takes what they report. A worker that dies reports nothing, and its exit status
+    is the reason.
+    """
+    context = multiprocessing.get_context("fork")
+    opened, begin = context.Semaphore(0), context.Event()
+
+    def meet() -> None:
+        opened.release()
+        begin.wait()
+
+    reports = [folder / f"worker-{number}.pickle" for number in range(workers)]
+    gc.collect()
+    gc.freeze()  # so that the children share these pages
+    processes = [context.Process(target=_reported, args=(job, meet, path)) for path in reports]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        opened.acquire(timeout=OPEN_SECONDS)
+    began = time.monotonic()
+    begin.set()
+    ends = [_end(process, began + LIMIT_SECONDS) for process in processes]
+    seconds = time.monotonic() - began
+    gc.unfreeze()
+    told = [_read(path, end) for path, end in zip(reports, ends, strict=True)]
+    return Fleet(
+        seconds,
+        [done for done in told if isinstance(done, Done)],
+        Counter(reason for reason in told if isinstance(reason, str)),
+    )
+
+
+def _reported(job: Job, meet: Callable[[], None], path: Path) -> None:
+    told: Done | str
+    try:
+        told = job(meet)
+    except Exception as error:
+        told = _reason(error)
+    path.write_bytes(pickle.dumps(told))
+
+
+def _end(process: ForkProcess, deadline: float) -> str:
+    """Wait for a worker, and return how it ended."""
+    process.join(max(0.0, deadline - time.monotonic()))
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return f"killed after {LIMIT_SECONDS:.0f} s"
+    return f"exit status {process.exitcode}"
+
+
+def _read(path: Path, end: str) -> Done | str:
+    told: Done | str = pickle.loads(path.read_bytes()) if path.exists() else end
+    path.unlink(missing_ok=True)
+    return told
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+def sweeper_worker(storage: str, terms: Terms) -> Job:
+    """Return the job of one sweeper worker."""
+
+    def job(meet: Callable[[], None]) -> Done:
+        store, watch = open_writer(storage), _Stopwatch()
+        meet()
+        work(store, terms, StopRequest())
+        store.close()
+        return Done(watch.timings(), [])
+
+    return job
+
+
+class _Stopwatch:
+    """Wraps the functions of `STEPS` in this process, for as long as it lives."""
+
+    def __init__(self) -> None:
+        self._trials: list[dict[str, float]] = []
+        for module, name, step in STEPS:
+            setattr(module, name, self._timed(getattr(module, name), step))
+
+    def timings(self) -> list[Timing]:
+        """Return the trials that came to their end."""
+        return [
+            Timing(t["began"], t["ended"], t["claim"], t["ask"], t["tell"])
+            for t in self._trials
+            if t["trial"]
+        ]
+
+    def _timed(self, function: Callable[..., Any], step: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.monotonic()
+            if step == "claim":
+                self._trials.append(defaultdict(float, began=began))
+            result = function(*args, **kwargs)
+            ended = time.monotonic()
+            trial = self._trials[-1]
+            trial[step] += ended - began
+            trial["ended"] = ended
+            return result
+
+        return timed
+
+
+def create_plain(storage: str) -> None:
+    """Create the study and the tables of plain workers, once and before they start."""
+    optuna.create_study(study_name="plain", storage=_plain_storage(storage))
+
+
+def plain_worker(storage: str, trials: int) -> Job:
+    """Return the job of one process of a plain Optuna script: ask, suggest, tell.
+
+    It keeps no epochs and prunes nothing. A call that fails costs its trial, and not the
+    process, as it would in a script.
+    """
+
+    def job(meet: Callable[[], None]) -> Done:
+        opened = _plain_storage(storage)
+        sampler = TPESampler(multivariate=True)
+        study = optuna.load_study(study_name="plain", storage=opened, sampler=sampler)
+        meet()
+        done = Done([], [])
+        for _ in range(trials):
+            try:
+                done.timings.append(_plain_trial(study))
+            except Exception as error:
+                done.errors.append(_reason(error))
+                opened.remove_session()
+        return done
+
+    return job
+
+
+def _plain_storage(storage: str) -> RDBStorage:
+    sqlite = storage.startswith("sqlite")
+    return RDBStorage(storage, {"connect_args": {"timeout": 60}} if sqlite else None)
+
+
+def _plain_trial(study: optuna.Study) -> Timing:
+    began = time.monotonic()
+    trial = study.ask()
+    smoothing = Smoothing(
+        trial.suggest_float("epsilon", 0.0, 0.4),
+        trial.suggest_categorical("schedule", list(SCHEDULES)),
+        trial.suggest_float("rate", 0.3, 12.0, log=True),
+    )
+    asked = time.monotonic()
+    with redirect_stdout(StringIO()):
+        *_, last = surface.train(TrainingRun(smoothing, 0, 0))
+    nll = functional.cross_entropy(last.logits, last.labels).item()
+    trained = time.monotonic()
+    study.tell(trial, nll)
+    ended = time.monotonic()
+    return Timing(began, ended, 0.0, asked - began, ended - trained)

@@ -1,0 +1,147 @@
+"""Optuna's trials of a study, read without its object mapper: ten thousand take a moment."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import Connection, FromClause, Integer, Select, and_, cast, func, select
+
+from sweeper.store.database import transaction
+
+# The attribute that makes a trial ours. Trials without it are foreign: shown, never counted.
+TICKET: Final = "ticket"
+
+_studies = models.StudyModel.__table__
+_trials = models.TrialModel.__table__
+_values = models.TrialValueModel.__table__
+_params = models.TrialParamModel.__table__
+_attributes = models.TrialUserAttributeModel.__table__
+_ticket = cast(_attributes.c.value_json, Integer)
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial that was born with a ticket; times are UTC."""
+
+    number: int
+    ticket: int
+    state: TrialState
+    value: float | None
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    started: datetime | None
+    finished: datetime | None
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """How many trials have ended, and how; `best` and `baseline` are finished values."""
+
+    complete: int
+    pruned: int
+    failed: int
+    best: float | None
+    baseline: float | None
+
+
+@transaction
+def read_trials(connection: Connection, name: str) -> list[StoredTrial]:
+    """Return the trials of a study by number."""
+    params = _params_by_trial(connection, name)
+    query = _ours(
+        name,
+        _trials.c.trial_id,
+        _trials.c.number,
+        _trials.c.state,
+        _trials.c.datetime_start,
+        _trials.c.datetime_complete,
+        _ticket.label("ticket"),
+        _values.c.value,
+    ).order_by(_trials.c.number)
+    return [
+        StoredTrial(
+            row.number,
+            row.ticket,
+            row.state,
+            row.value,
+            *params[row.trial_id],
+            row.datetime_start,
+            row.datetime_complete,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+@transaction
+def trial_numbers(connection: Connection, name: str) -> dict[int, int]:
+    """Return the number of each trial by its ticket."""
+    query = _ours(name, _ticket.label("ticket"), _trials.c.number)
+    return {row.ticket: row.number for row in connection.execute(query)}
+
+
+@transaction
+def count_trials(connection: Connection, name: str, below: int) -> TrialCounts:
+    """Count the trials of the tickets under `below`."""
+    rows = connection.execute(
+        _ours(name, _trials.c.state, func.count().label("count"), func.min(_values.c.value))
+        .where(_ticket < below)
+        .group_by(_trials.c.state)
+    )
+    counts = {state: (count, lowest) for state, count, lowest in rows}
+    zero = _ours(name, _values.c.value).where(_ticket == 0, _trials.c.state == TrialState.COMPLETE)
+    none = (0, None)
+    return TrialCounts(
+        complete=counts.get(TrialState.COMPLETE, none)[0],
+        pruned=counts.get(TrialState.PRUNED, none)[0],
+        failed=counts.get(TrialState.FAIL, none)[0],
+        best=counts.get(TrialState.COMPLETE, none)[1],
+        baseline=connection.execute(zero).scalar_one_or_none(),
+    )
+
+
+def _ours(name: str, *columns: Any) -> Select[Any]:
+    """Return a query of a study's trials that have a ticket, each with its value if it has one."""
+    joined: FromClause = (
+        _trials.join(_studies, _studies.c.study_id == _trials.c.study_id)
+        .join(
+            _attributes,
+            and_(_attributes.c.trial_id == _trials.c.trial_id, _attributes.c.key == TICKET),
+        )
+        .outerjoin(
+            _values, and_(_values.c.trial_id == _trials.c.trial_id, _values.c.objective == 0)
+        )
+    )
+    return select(*columns).select_from(joined).where(_studies.c.study_name == name)
+
+
+def _params_by_trial(
+    connection: Connection, name: str
+) -> Mapping[int, tuple[dict[str, Any], dict[str, BaseDistribution]]]:
+    """Return the values of each trial's parameters and their distributions, by Optuna's id."""
+    query = (
+        select(
+            _params.c.trial_id,
+            _params.c.param_name,
+            _params.c.param_value,
+            _params.c.distribution_json,
+        )
+        .join(_trials, _trials.c.trial_id == _params.c.trial_id)
+        .join(_studies, _studies.c.study_id == _trials.c.study_id)
+        .where(_studies.c.study_name == name)
+        .order_by(_params.c.param_id)
+    )
+    # Few texts, shared by thousands of rows.
+    parsed = cache(json_to_distribution)
+    found: defaultdict[int, tuple[dict[str, Any], dict[str, BaseDistribution]]]
+    found = defaultdict(lambda: ({}, {}))
+    for trial, param, value, text in connection.execute(query):
+        values, distributions = found[trial]
+        distributions[param] = parsed(text)
+        values[param] = distributions[param].to_external_repr(value)
+    return found

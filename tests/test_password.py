@@ -1,0 +1,140 @@
+"""The password of the storage from a file: where it goes, and what is said where it cannot."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.main import get_command
+
+from sweeper import SweeperError
+from sweeper.cli.app import app
+from sweeper.cli.password import with_password_file
+from sweeper.store.urls import parse_url, with_password
+from tests.test_cli import CHECK, HEAVY, run
+
+SERVER = "postgresql://user@127.0.0.1:1/db?sslmode=prefer"
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+WITH_STORAGE = [
+    name for name, command in COMMANDS.items() if "storage" in {p.name for p in command.params}
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file that SWEEPER_PASSWORD_FILE names; it is not there yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SWEEPER_STORAGE", raising=False)
+    monkeypatch.setenv("SWEEPER_PASSWORD_FILE", str(tmp_path / "password"))
+    return tmp_path / "password"
+
+
+# ---- into the URL ------------------------------------------------------------------------
+
+
+@given(password=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_password_arrives_as_it_is_and_nothing_else_changes(password: str) -> None:
+    url = parse_url(with_password(SERVER, password))
+    assert url.password == password
+    assert url == parse_url(SERVER).set(password=password)
+
+
+@pytest.mark.parametrize(
+    ("storage", "reason"),
+    [
+        ("sweeper.db", "storage: an SQLite file takes no password; leave SWEEPER_PASSWORD_FILE"),
+        ("sqlite:///sweeper.db", "storage: an SQLite file takes no password"),
+        ("postgresql://u:other@h/d", "storage: the URL has a password already; leave that one"),
+        ("postgresql://u@h/d?password=other", "storage: the URL has a password already"),
+        ("postgresql://h/d", "storage: postgresql.psycopg://h/d names no user"),
+        ("mysql://u@h/d", "storage: 'mysql' databases are not served"),
+    ],
+)
+def test_a_url_that_cannot_take_a_password(storage: str, reason: str) -> None:
+    with pytest.raises(SweeperError, match=rf"^{reason}") as refusal:
+        with_password(storage, "sekret")
+    assert "sekret" not in str(refusal.value)
+    assert "other" not in str(refusal.value)
+
+
+def test_an_empty_password_is_none() -> None:
+    assert parse_url(with_password("postgresql://u:@h/d", "sekret")).password == "sekret"
+
+
+# ---- out of the file ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["sekret", "sekret\n", "sekret\n\n", " sekret \n", "s\r\n"])
+def test_only_the_newlines_at_its_end_are_not_the_passwords(file: Path, content: str) -> None:
+    file.write_bytes(content.encode())
+    assert parse_url(with_password_file(SERVER)).password == content.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty; write the password into it, and nothing else"),
+        (b"\n", "is empty; write"),
+        (b"sekret\xff", "is not UTF-8 text; write"),
+        (b"sek\0ret", "holds a null byte; write"),
+    ],
+)
+def test_a_file_that_holds_no_password(file: Path, content: bytes, reason: str) -> None:
+    file.write_bytes(content)
+    done = run("status", "--storage", SERVER)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"error: SWEEPER_PASSWORD_FILE: {file} {reason}")
+    assert done.err.count("\n") == 1
+    assert "sek" not in done.err
+
+
+def test_a_folder_is_no_file(file: Path) -> None:
+    file.mkdir()
+    assert "cannot be read: Is a directory" in run("status", "--storage", SERVER).err
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_PASSWORD_FILE", "")
+    assert with_password_file(SERVER) == SERVER
+
+
+# ---- the commands ------------------------------------------------------------------------
+
+
+def test_the_commands_with_a_storage_are_known() -> None:
+    assert {"init", "launch", "worker", "status", "export", "dashboard"} <= set(WITH_STORAGE)
+
+
+@pytest.mark.parametrize("name", WITH_STORAGE)
+def test_every_command_with_a_storage_reads_the_file(name: str, file: Path) -> None:
+    required = ["1" for parameter in COMMANDS[name].params if parameter.required]
+    done = run(name, *required)
+    assert done.status == 2
+    assert done.err.startswith(f"error: SWEEPER_PASSWORD_FILE: {file} cannot be read: No such file")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_a_password_of_a_file_is_never_printed(file: Path, debug: list[str]) -> None:
+    file.write_text("sekret\n")
+    done = run("status", "--storage", SERVER, *debug)
+    assert "error: postgresql+psycopg://user:***@127.0.0.1:1/db: the database" in done.err
+    assert "sekret" not in done.out + done.err
+
+
+def test_what_is_started_from_here_is_not_told_of_the_file(file: Path) -> None:
+    file.write_text("sekret\n")
+    with_password_file(SERVER)
+    assert "SWEEPER_PASSWORD_FILE" not in os.environ
+
+
+def test_help_does_not_read_it(file: Path) -> None:
+    code = CHECK.format(arguments=["launch", "--help"], heavy=HEAVY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.splitlines() == ["[]"]
