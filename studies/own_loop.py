@@ -1,6 +1,7 @@
 """A training loop of one's own: breast cancer or not, from 30 measurements of a cell sample."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from sklearn.datasets import load_breast_cancer
@@ -25,8 +26,22 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
     model = torch.nn.Sequential(torch.nn.Linear(30, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
     optimiser = torch.optim.Adam(model.to(run.device).parameters(), lr=3e-3)
     loss = run.loss()  # smooths as this trial wants it
+    done = 0
+    if run.state is not None:  # an interrupted run of this trial left it: go on from there
+        done = run.state["epochs"]
+        model.load_state_dict(run.state["model"])
+        optimiser.load_state_dict(run.state["optimiser"])
+        order.set_state(run.state["order"])
 
-    for epoch in range(EPOCHS):
+    def state() -> dict[str, Any]:
+        return {
+            "epochs": epoch + 1,
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "order": order.get_state(),
+        }
+
+    for epoch in range(done, EPOCHS):
         loss.progress = epoch / EPOCHS  # lets epsilon anneal
         shuffled = torch.tensor(rows)[torch.randperm(len(rows), generator=order)]
         for batch in torch.split(shuffled, BATCH):
@@ -36,4 +51,5 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
         with torch.no_grad():
             logits = model(inputs[valid])
         auc = float(roc_auc_score(y[valid], logits.softmax(1)[:, 1].cpu()))
-        yield Evaluation(logits, labels[valid], (epoch + 1) / EPOCHS, extra={"auc": auc})
+        progress = (epoch + 1) / EPOCHS
+        yield Evaluation(logits, labels[valid], progress, extra={"auc": auc}, state=state)

@@ -4,14 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeper.api import Study, delete, launch, open_study, studies
+    from sweeper.api import (
+        Study,
+        delete,
+        launch,
+        open_study,
+        pause,
+        resume,
+        stop,
+        studies,
+    )
     from sweeper.errors import SweeperError
     from sweeper.smoothing import Smoothing, SmoothingLoss, smooth_targets, smoothing_loss
     from sweeper.training.run import Evaluation, TrainingRun
     from sweeper.training.task import Optimiser, Splits, Task
 
 _HOME = {
-    **dict.fromkeys(("Study", "delete", "launch", "open_study", "studies"), "sweeper.api"),
+    **dict.fromkeys(
+        ("Study", "delete", "launch", "open_study", "pause", "resume", "stop", "studies"),
+        "sweeper.api",
+    ),
     "SweeperError": "sweeper.errors",
     **dict.fromkeys(
         ("Smoothing", "SmoothingLoss", "smooth_targets", "smoothing_loss"), "sweeper.smoothing"
@@ -33,8 +45,11 @@ __all__ = [
     "delete",
     "launch",
     "open_study",
+    "pause",
+    "resume",
     "smooth_targets",
     "smoothing_loss",
+    "stop",
     "studies",
 ]
 

@@ -177,6 +177,23 @@ def test_running_statistics_go_on_too(tmp_path: Path) -> None:
     assert all(map(torch.equal, straight[1:], resumed))
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_the_ready_loop_of_ones_own_goes_on_too(tmp_path: Path) -> None:
+    trainer = read_study("own_loop").task.trainer
+    run = TrainingRun(Smoothing(0.1, "linear", 1.0), 3, 3)
+    straight = [evaluation.logits for evaluation in trainer(run)]
+    for epoch, evaluation in enumerate(trainer(run), start=1):
+        if epoch == 12:
+            assert evaluation.state is not None
+            save(tmp_path / "c.pt", Checkpoint("k", epoch, 0.0, dict(evaluation.state())))
+            break
+    found = load(tmp_path / "c.pt", "k")
+    assert found is not None
+    resumed = [evaluation.logits for evaluation in trainer(replace(run, state=found.state))]
+    assert len(resumed) == 18
+    assert all(map(torch.equal, straight[12:], resumed))
+
+
 # ---- studies -----------------------------------------------------------------------------
 
 RESUMABLE = """

@@ -183,6 +183,7 @@ def status(
     """Say how far studies are."""
     from sweeper import api
     from sweeper.cli.tables import listing, summary, workers_at
+    from sweeper.study.results import failures
 
     found = [api.open_study(name, storage)] if name else api.studies(storage)
     if as_json:
@@ -192,7 +193,10 @@ def status(
     console = _console()
     console.print(listing(found))
     if name:
-        console.print(summary(found[0].frame()))
+        trials = found[0].frame()
+        console.print(summary(trials))
+        if failed := failures(trials):
+            console.print("failed: " + ", ".join(f"{n} {cause}" for cause, n in failed.items()))
         present = found[0].workers()
         if present:
             console.print(workers_at(present))

@@ -60,7 +60,7 @@ def words(counts: Counts, left: str) -> str:
         f"{counts.pruned} pruned",
         f"{counts.failed} failed",
         best,
-        left,
+        "paused" if counts.paused else left,
     )
     return f"{counts.ended}/{counts.trials}  " + " · ".join(part for part in parts if part)
 

@@ -1,19 +1,16 @@
 """One attempt at a ticket: its trial is found or born, trained, and told exactly once."""
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final, Literal
 
-import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
-from sweeper.execution.files import Checkpoints, TrialFiles, files_of
-from sweeper.execution.lease import Pace, Vigil
+from sweeper.execution.files import Checkpoints
+from sweeper.execution.lease import Vigil
+from sweeper.execution.opened import OpenStudy
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
 from sweeper.store.records import (
@@ -26,9 +23,7 @@ from sweeper.store.records import (
     write_epoch,
     write_result,
 )
-from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import LeaseLost, Ticket, laid_points
-from sweeper.study.load import StudyFile, stored_study
+from sweeper.store.tickets import LeaseLost, Ticket
 from sweeper.study.objective import Cause, Epoch, Failed, Outcome, metric_of, run_trial
 from sweeper.study.sampler import propose
 from sweeper.study.space import Point, canonical, hparams_of, smoothing_of
@@ -40,11 +35,9 @@ from sweeper.study.trials import (
     bear_trial,
     find_trial,
     finished_trials,
-    open_optuna_study,
     read_anew,
     tell,
 )
-from sweeper.training.device import environment, pick_device
 from sweeper.training.run import Evaluation, TrainingRun
 
 MAX_ATTEMPTS: Final = 5
@@ -56,36 +49,6 @@ class Stopped(Exception):
     """The worker was asked to stop in the middle of a trial."""
 
 
-class Lowest:
-    """The lowest value that this process has found in a study: to ask them all costs a reading."""
-
-    def __init__(self) -> None:
-        self._value = math.inf
-
-    def improved_by(self, value: float) -> bool:
-        """Take note of a value; return whether there was none as low."""
-        improved = value < self._value
-        self._value = min(value, self._value)
-        return improved
-
-
-@dataclass(frozen=True)
-class OpenStudy:
-    """A study opened for work in this process."""
-
-    store: Store
-    record: StudyRecord
-    file: StudyFile
-    optuna: optuna.Study
-    device: torch.device
-    environment: Mapping[str, str]
-    # Tickets whose point was laid into an earlier one too.
-    repeated: frozenset[int]
-    files: TrialFiles
-    pace: Pace = field(default_factory=Pace)
-    lowest: Lowest = field(default_factory=Lowest)
-
-
 @dataclass(frozen=True)
 class Told:
     """How a trial ended: what Optuna is told, and what we keep beside it."""
@@ -94,34 +57,6 @@ class Told:
     value: float | None
     result: Result
     attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
-def open_for_work(
-    store: Store, record: StudyRecord, results: Path, folder: Path | None = None
-) -> OpenStudy:
-    """Load the study's code as it was launched, and choose the device.
-
-    `folder` is where its files lie here, if not where the launch read them. Raises
-    `SweeperError` where the code or the packages are others than those it was launched with.
-    """
-    file = stored_study(record.spec, folder or Path(record.folder))
-    device = pick_device(file.spec.task.device)
-    return OpenStudy(
-        store,
-        record,
-        file,
-        open_optuna_study(store, file.spec),
-        device,
-        environment(device, file.folder),
-        _repeated(laid_points(store, record)),
-        files_of(record, results),
-    )
-
-
-def _repeated(points: Mapping[int, Point]) -> frozenset[int]:
-    """Return the tickets whose configuration an earlier one has already."""
-    first: dict[Any, int] = {}
-    return frozenset(n for n, point in points.items() if first.setdefault(canonical(point), n) != n)
 
 
 def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil) -> None:

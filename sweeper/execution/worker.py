@@ -13,9 +13,10 @@ from typing import Final
 import torch
 
 from sweeper.errors import SweeperError
-from sweeper.execution.attempt import OpenStudy, Stopped, open_for_work, run_ticket
+from sweeper.execution.attempt import Stopped, run_ticket
 from sweeper.execution.identity import worker_name
 from sweeper.execution.lease import Leases, Vigil, renewed_leases
+from sweeper.execution.opened import OpenStudy, open_for_work
 from sweeper.execution.presence import free_dead
 from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store

@@ -80,6 +80,17 @@ def sqlite_path(url: URL) -> Path | None:
     return Path(url.database)
 
 
+def check_place(storage: str) -> None:
+    """Raise `SweeperError` where the storage is a file that could not be made."""
+    path = sqlite_path(parse_url(storage))
+    if path is None:
+        return
+    if path.is_dir():
+        raise SweeperError(f"storage: {path} is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise SweeperError(f"storage: {path}: there is no folder {path.parent}; make it first")
+
+
 def absolute(text: str) -> str:
     """Return the URL in full, password included, to hand to another process."""
     url = parse_url(text)

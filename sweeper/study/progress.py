@@ -4,14 +4,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweeper.store.database import Store
-from sweeper.store.studies import StudyRecord
+from sweeper.store.studies import StudyRecord, states_of
 from sweeper.store.tickets import count_tickets
 from sweeper.store.trials import count_trials
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of a study's trials; `best` and `baseline` are values of its metric."""
+    """Counts of a study's trials; `best` and `baseline` are values of its metric.
+
+    `paused` says that nothing is trained until the study is resumed.
+    """
 
     trials: int
     complete: int
@@ -22,6 +25,7 @@ class Progress:
     best: float | None
     baseline: float | None
     retried: int
+    paused: bool = False
 
     @property
     def ended(self) -> int:
@@ -48,4 +52,5 @@ def read_progress(store: Store, study: StudyRecord, trials: int) -> Progress:
         best=ended.best,
         baseline=ended.baseline,
         retried=tickets.retried,
+        paused=states_of(store, [study.id]).get(study.id) == "paused",
     )

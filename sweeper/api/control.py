@@ -1,0 +1,83 @@
+"""What is done to a study from outside: paused, stopped, deleted, worked on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Terms, work
+from sweeper.store.database import Store, open_reader, open_writer
+from sweeper.store.studies import StudyState, delete_study, get_study, set_state
+from sweeper.store.urls import DEFAULT_STORAGE, check_place
+from sweeper.study.trials import delete_optuna_study
+
+# Between the first SIGTERM and the end of a worker: less than what pre-emptible machines give.
+GRACE_SECONDS: Final = 20.0
+
+
+def delete(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Remove a study with all that it found; raises `SweeperError` where there is none."""
+    with _writer_of(storage) as writer, writer.exclusive():
+        record = get_study(writer, name)
+        delete_study(writer, record)
+        delete_optuna_study(writer, name)
+
+
+def pause(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Let nothing of a study be trained until it is resumed; its workers wait.
+
+    Running trials go back to the queue at the end of their epoch, with their checkpoints.
+    """
+    _set_state(name, storage, "paused")
+
+
+def stop(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Let nothing of a study be trained until it is resumed or launched; its workers leave.
+
+    Running trials go back to the queue at the end of their epoch, with their checkpoints.
+    """
+    _set_state(name, storage, "stopped")
+
+
+def resume(name: str, storage: str = DEFAULT_STORAGE) -> None:
+    """Let a study go on that was paused or stopped."""
+    _set_state(name, storage, "running")
+
+
+def _set_state(name: str, storage: str, state: StudyState) -> None:
+    with _writer_of(storage) as writer:
+        set_state(writer, get_study(writer, name), state)
+
+
+@contextmanager
+def _writer_of(storage: str) -> Iterator[Store]:
+    """Open a database that is there; never make one."""
+    open_reader(storage).close()
+    writer = open_writer(storage)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def prepare(storage: str = DEFAULT_STORAGE) -> None:
+    """Make the tables of a database, or bring them to this version; no-op where they are."""
+    check_place(storage)
+    open_writer(storage).close()
+
+
+def run_worker(
+    terms: Terms,
+    storage: str = DEFAULT_STORAGE,
+    *,
+    parent: int | None = None,
+    grace: float = GRACE_SECONDS,
+) -> str:
+    """Work until the terms are met or a signal asks for a stop; return why it ended.
+
+    The process has to be the worker's own: it is ended where a trial hangs.
+    """
+    stop = StopRequest(parent=parent, own_process=True, grace=grace)
+    stop.listen()
+    with _writer_of(storage) as writer:
+        return work(writer, terms, stop).value

@@ -1,0 +1,168 @@
+"""Launching a study: checked whole before anything is written, then run to its end."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sweeper.api.study import Study
+from sweeper.errors import SweeperError
+from sweeper.execution.executors.local import LocalExecutor
+from sweeper.execution.launcher import Launch, run_launch
+from sweeper.execution.presence import free_dead
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Terms, work
+from sweeper.store.database import (
+    OUTAGE_SECONDS,
+    NothingLaunched,
+    Store,
+    open_reader,
+    open_writer,
+)
+from sweeper.store.studies import StudyRecord, find_study
+from sweeper.store.urls import DEFAULT_STORAGE, absolute, check_place
+from sweeper.study.load import StudyFile, check_runs, find_study_file, read_study
+from sweeper.study.note import write_note
+from sweeper.study.plan import plan
+from sweeper.study.problems import found_in
+from sweeper.study.progress import Progress, read_progress
+from sweeper.study.registration import check_same, defaults_of, register
+from sweeper.study.space import Point
+from sweeper.study.spec import StudySpec
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """What a launch would do; `points` are those known before it starts."""
+
+    name: str
+    spec: StudySpec
+    spec_hash: str
+    trials: int
+    ended: int
+    points: Sequence[Point | None]
+
+
+def plan_launch(
+    study: str | Path, *, trials: int | None = None, storage: str = DEFAULT_STORAGE
+) -> LaunchPlan:
+    """Check a study file and say what launching it would do; writes nothing."""
+    file = _read(study, trials)
+    check_place(storage)
+    points = plan(file.spec, defaults_of(file))
+    ended = _ended(file, storage)
+    return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points)
+
+
+def launch(
+    study: str | Path,
+    *,
+    workers: int = 2,
+    trials: int | None = None,
+    storage: str = DEFAULT_STORAGE,
+    timeout: float | None = None,
+    results: str | Path = "results",
+    detach: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> Study:
+    """Run a study to its end, or go on with it, and write its report and best.json.
+
+    `study` is a file or a ready study's name; `workers` processes, 0 for this process alone;
+    `trials` and `timeout` (seconds) replace the budget's; the files go to RESULTS/NAME. What
+    is finished is not run again. `detach` leaves the work to workers that run elsewhere, and
+    returns at once. Raises `SweeperError`, before anything is written, for
+    whatever in the study cannot work.
+    """
+    _check_launch(workers, timeout, Path(results))
+    file = _read(study, trials)
+    check_place(storage)
+    writer = open_writer(storage)
+    try:
+        record = register(writer, file)
+        opened = Study(file.name, storage)
+        if detach:
+            return opened
+        if not opened.finished:
+            seconds = timeout or file.spec.budget.timeout
+            deadline = None if seconds is None else time.monotonic() + seconds
+            _run(writer, opened, record, workers, deadline, Path(results), on_progress)
+        write_note(writer, file.spec, opened.frame())
+    finally:
+        writer.close()
+    write_results(opened, Path(results))
+    return opened
+
+
+def write_results(study: Study, results: Path = Path("results")) -> None:
+    """Write RESULTS/NAME/report.html, and best.json where a trial has finished."""
+    study.report(results / study.name / "report.html")
+    if study.best is not None:
+        study.export(results / study.name / "best.json")
+
+
+def _run(
+    writer: Store,
+    study: Study,
+    record: StudyRecord,
+    workers: int,
+    deadline: float | None,
+    results: Path,
+    on_progress: OnProgress,
+) -> None:
+    if workers == 0:
+        free_dead(writer, record)
+        work(writer, Terms(record.name, results), StopRequest(deadline=deadline))
+        on_progress(study.progress())
+        return
+    run_launch(
+        Launch(
+            writer=writer,
+            reader=replace(study._store, outage_seconds=OUTAGE_SECONDS),
+            record=record,
+            storage=absolute(study.storage),
+            trials=study.spec.budget.trials,
+            workers=workers,
+            executor=LocalExecutor(),
+            results=results.absolute(),
+            deadline=deadline,
+        ),
+        os.getpid(),
+        on_progress,
+    )
+
+
+def _check_launch(workers: int, timeout: float | None, results: Path) -> None:
+    if not 0 <= workers <= 256:
+        raise SweeperError(f"workers: {workers}; allowed: 0 (this process alone) to 256")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise SweeperError(f"timeout: {timeout:g}; allowed: a finite number of seconds above 0")
+    there = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise SweeperError(f"results: {there} is no folder that can be written to; name another")
+
+
+def _read(study: str | Path, trials: int | None) -> StudyFile:
+    """Read a study file and check, before anything is written, that its trials can run."""
+    file = read_study(study, trials=trials)
+    with found_in(find_study_file(study)):
+        check_runs(file)
+    return file
+
+
+def _ended(file: StudyFile, storage: str) -> int:
+    try:
+        reader = open_reader(storage)
+    except NothingLaunched:
+        return 0
+    try:
+        record = find_study(reader, file.name)
+        if record is None:
+            return 0
+        check_same(record, file)
+        return read_progress(reader, record, file.spec.budget.trials).ended
+    finally:
+        reader.close()

@@ -1,0 +1,229 @@
+"""A study in a database, to read."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from sweeper.errors import SweeperError
+from sweeper.execution.files import files_of
+from sweeper.execution.presence import WorkerState, read_workers
+from sweeper.export import Format, StudyFacts, best_document, render, write_text
+from sweeper.report import ReportInput, figures, write_report
+from sweeper.store.database import Store, open_reader
+from sweeper.store.records import Result, read_result, read_results
+from sweeper.store.studies import StudyRecord, all_studies, get_study
+from sweeper.store.urls import DEFAULT_STORAGE
+from sweeper.study.frames import epochs_frame, trials_frame
+from sweeper.study.importance import importance
+from sweeper.study.load import StoredStudy, read_stored
+from sweeper.study.patience import out_of_patience
+from sweeper.study.progress import Progress, read_progress
+from sweeper.study.results import baseline, best
+from sweeper.study.spec import StudySpec
+from sweeper.study.trials import open_optuna_study
+from sweeper.training.checkpoints import export_weights
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in a database, to read: every method looks at it as it is now."""
+
+    name: str
+    storage: str = DEFAULT_STORAGE
+
+    @cached_property
+    def _store(self) -> Store:
+        return open_reader(self.storage)
+
+    @property
+    def _record(self) -> StudyRecord:
+        return get_study(self._store, self.name)
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study file as it was launched last."""
+        return self._stored.spec
+
+    @property
+    def _stored(self) -> StoredStudy:
+        return read_stored(self._record.spec)
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row a trial: its smoothing, state, scores and times."""
+        return trials_frame(self._store, self._record)
+
+    def epochs(self) -> pd.DataFrame:
+        """Return one row an evaluation of every trial."""
+        return epochs_frame(self._store, self._record)
+
+    @property
+    def best(self) -> pd.Series | None:
+        """The row of the finished trial with the lowest metric, or None."""
+        return best(self.frame())
+
+    @property
+    def baseline(self) -> pd.Series | None:
+        """The row of ε = 0, or None until it has finished."""
+        return baseline(self.frame())
+
+    @property
+    def state(self) -> Literal["finished", "running", "unfinished", "paused", "stopped"]:
+        """Where the study stands, in one word; unfinished: nobody is at it."""
+        if self.finished:
+            return "finished"
+        asked = self._record.state
+        if asked != "running":
+            return asked
+        return "running" if self.progress().running else "unfinished"
+
+    @property
+    def finished(self) -> bool:
+        """Whether no trial of the study will be run any more under its budget."""
+        progress, spec = self.progress(), self.spec
+        if progress.ended >= progress.trials:
+            return True
+        return out_of_patience(open_optuna_study(self._store, spec), spec.budget.patience)
+
+    def progress(self) -> Progress:
+        """Count the trials that are done, running, pruned, failed and waiting."""
+        return read_progress(self._store, self._record, self.spec.budget.trials)
+
+    def workers(self) -> list[WorkerState]:
+        """Return the workers that are at a trial now, also those that have fallen silent."""
+        return read_workers(self._store, self._record)
+
+    def figures(self) -> "dict[str, Figure]":
+        """Return the report's figures by name."""
+        return figures(self._report_input())
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report as one HTML file that opens offline; return its path."""
+        ready = self._report_input()
+        try:
+            return write_report(Path(path), ready)
+        except OSError as error:
+            raise SweeperError(f"{path} cannot be written: {error.strerror}") from error
+
+    def document(self) -> dict[str, Any]:
+        """Return the best configuration as plain data; raises `SweeperError` without one."""
+        return best_document(self._facts(), self.frame())
+
+    def export(self, path: str | Path, form: Format = "json") -> Path:
+        """Write the best configuration; raises `SweeperError` where no trial has finished."""
+        return write_text(Path(path), render(self.document(), form))
+
+    def export_model(self, path: str | Path, results: str | Path = "results") -> Path:
+        """Write the best trial's weights, for `torch.load(path, weights_only=True)`.
+
+        Raises `SweeperError` where they are not in the folder that its workers wrote to.
+        """
+        row = self.best
+        if row is None:
+            raise SweeperError(f"study {self.name!r} has no finished trial to export yet")
+        files = files_of(self._record, Path(results))
+        weights = files.read_weights(int(row["ticket"]))
+        if weights is None:
+            raise SweeperError(
+                f"the weights of trial {row['number']} are not in {files.folder}; name the folder "
+                "that its workers had for --results (a loop of one's own yields them in its state)"
+            )
+        try:
+            export_weights(Path(path), weights)
+        except OSError as error:
+            raise SweeperError(f"{path} cannot be written: {error.strerror or error}") from error
+        return Path(path)
+
+    def log(self, number: int) -> str:
+        """Return what one trial did: its epochs, what it printed, and why it failed."""
+        trials, epochs = self.frame(), self.epochs()
+        rows = trials[trials["number"] == number]
+        if rows.empty:
+            raise SweeperError(
+                f"study {self.name!r} has no trial {number}; it has {len(trials)}, from 0"
+            )
+        row = rows.iloc[0]
+        result = read_result(self._store, self._record, int(row["ticket"])) or Result()
+        return _log_text(row, epochs[epochs["number"] == number], result)
+
+    def _facts(self) -> StudyFacts:
+        record, spec = self._record, self.spec
+        results = read_results(self._store, record)
+        return StudyFacts(
+            name=self.name,
+            spec_hash=record.spec_hash,
+            metric=spec.objective.metric,
+            seed=spec.study.seed,
+            classes=next((r.classes for r in results.values() if r.classes), None),
+            versions=next((r.environment for r in results.values() if r.environment), {}),
+            created=_moment(time.time()),
+        )
+
+    def _report_input(self) -> ReportInput:
+        facts = self._facts()
+        return ReportInput(
+            name=self.name,
+            metric=self.spec.objective.metric,
+            classes=facts.classes,
+            label_source=self._stored.label_source,
+            trials=self.frame(),
+            epochs=self.epochs(),
+            importance=importance(self._store, self.name),
+            facts=_footer(facts, self._record),
+        )
+
+
+def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
+    """Open a study to read; raises `SweeperError` where the database does not hold it."""
+    study = Study(name, storage)
+    get_study(study._store, name)
+    return study
+
+
+def studies(storage: str = DEFAULT_STORAGE) -> list[Study]:
+    """Return every study of a database, newest first."""
+    reader = open_reader(storage)
+    try:
+        return [Study(record.name, storage) for record in all_studies(reader)]
+    finally:
+        reader.close()
+
+
+def _footer(facts: StudyFacts, record: StudyRecord) -> Mapping[str, str]:
+    return {
+        "study": facts.name,
+        "spec": record.spec_hash[:12],
+        "seed": str(facts.seed),
+        "launched": _moment(record.created),
+        "written": facts.created,
+        **facts.versions,
+    }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _log_text(row: pd.Series, epochs: pd.DataFrame, result: Result) -> str:
+    rate = "" if pd.isna(row["rate"]) else f", rate {row['rate']:.4g}"
+    lines = [
+        f"trial {row['number']}: {row['state']}, "
+        f"epsilon {row['epsilon']:.4g}, {row['schedule']}{rate}"
+    ]
+    lines += [
+        f"epoch {e.epoch:3d}  epsilon {e.epsilon:.4f}  nll {e.nll:.4f}  "
+        f"accuracy {e.accuracy:.4f}  ece {e.ece:.4f}"
+        for e in epochs.itertuples()
+    ]
+    for title, text in (("printed", result.log), ("failure", result.failure)):
+        if text.strip():
+            lines += ["", f"{title}:", text.rstrip()]
+    return "\n".join(lines)
