@@ -156,7 +156,7 @@ def test_a_worker_without_a_name_serves_every_study_and_leaves_when_idle(
     launch: Callable[..., Study], store: Store, tmp_path: Path
 ) -> None:
     older, newer = launch("older"), launch("newer")
-    ended = work(store, Terms(results=tmp_path / "r", idle=0.1), StopRequest())
+    ended = work(store, Terms(results=tmp_path / "r", idle=0.0), StopRequest())
     assert ended is Ended.IDLE
     assert older.finished
     assert newer.finished

@@ -6,7 +6,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from optuna.exceptions import StorageInternalError
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -102,30 +101,43 @@ def losing_the_first_answer(function: Callable[..., Any], error: Exception) -> C
 CUT = psycopg.OperationalError("server closed the connection unexpectedly")
 
 
-@pytest.fixture
-def stored_error() -> Exception:
-    """Return what Optuna makes of a cut connection."""
-    error = StorageInternalError()
-    error.__cause__ = OperationalError("commit", None, CUT)
-    return error
+def lose_the_first_commit_of(name: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the answer to the first commit of a function be lost; return what says that it was."""
+    function, commit = getattr(attempt, name), store.engine.dialect.do_commit
+    within: list[int] = []
+    lost: list[int] = []
+
+    def called(*args: Any) -> Any:
+        within.append(1)
+        try:
+            return function(*args)
+        finally:
+            within.clear()
+
+    def commits(connection: Any) -> None:
+        commit(connection)
+        if within and not lost:
+            lost.append(1)
+            raise CUT
+
+    monkeypatch.setattr(attempt, name, called)
+    monkeypatch.setattr(store.engine.dialect, "do_commit", commits)
+    return lost
 
 
-@pytest.mark.parametrize("lost", ["row", "birth", "tell"])
+@pytest.mark.parametrize("name", ["write_epoch", "bear_trial", "tell"])
 def test_a_write_whose_answer_was_lost_is_there_once(
-    lost: str,
-    write_study: Write,
-    store: Store,
-    stored_error: Exception,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, write_study: Write, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner, name, error = {
-        "row": (Store, "_run_on_own", OperationalError("insert", None, CUT)),
-        "birth": (attempt, "bear_trial", stored_error),
-        "tell": (attempt, "tell", stored_error),
-    }[lost]
     record = register(store, read_study(write_study()))
-    monkeypatch.setattr(owner, name, losing_the_first_answer(getattr(owner, name), error))
+    if name == "write_epoch":
+        cut = OperationalError("insert", None, CUT)
+        run = losing_the_first_answer(Store._run_on_own, cut)
+        monkeypatch.setattr(Store, "_run_on_own", run)
+    else:
+        lost = lose_the_first_commit_of(name, store, monkeypatch)
     run_worker(store, Terms(record.name, Path(record.folder) / "results"), StopRequest())
+    assert name == "write_epoch" or lost
     study = Study("quick", store.url.render_as_string(hide_password=False))
     assert study.frame()["ticket"].tolist() == list(range(12))
     assert set(study.frame()["state"]) <= {"complete", "pruned"}

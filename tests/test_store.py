@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,9 @@ from sweeper.store.tickets import (
 from sweeper.store.trials import (
     TICKET,
     TrialCounts,
+    bear,
     count_trials,
+    finish,
     read_trials,
     trial_numbers,
 )
@@ -345,6 +349,63 @@ class DatabaseContract:
             assert mine.value == (theirs.value if theirs.values else None)
             assert (mine.finished is None) == (theirs.datetime_complete is None)
         assert trial_numbers(store, "s") == {0: 0, 2: 1, 1: 2, 3: 3}
+
+    def test_a_trial_is_born_and_finished_as_optuna_would(self, store: Store) -> None:
+        create_optuna_study(store, "s")
+        study = optuna.load_study(study_name="s", storage=store.storage)
+        space: dict[str, Any] = {
+            "epsilon": FloatDistribution(0.0, 0.4),
+            "schedule": CategoricalDistribution(("fixed", "linear")),
+            "width": IntDistribution(8, 64, log=True),
+        }
+        point = {"epsilon": 0.1, "schedule": "linear", "width": 16}
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=point,
+                distributions=space,
+                user_attrs={TICKET: 7},
+            )
+        )
+        (theirs,) = study.get_trials()
+        mine = bear(store, study._study_id, 8, point, space)
+        assert [t.number for t in study.get_trials()] == [0, 1]
+        born = study.get_trials()[1]
+        assert born._trial_id == mine
+        assert born.datetime_start is not None
+        assert abs((born.datetime_start - datetime.now()).total_seconds()) < 60
+        for name in ("state", "params", "distributions", "values", "intermediate_values"):
+            assert getattr(born, name) == getattr(theirs, name)
+        assert born.user_attrs == {TICKET: 8}
+        assert finish(store, mine, TrialState.COMPLETE, 0.25, {"scores": {"nll": 0.25}})
+        assert not finish(store, mine, TrialState.FAIL, None, {})
+        study._storage.set_trial_user_attr(theirs._trial_id, "scores", {"nll": 0.25})
+        study._storage.set_trial_state_values(theirs._trial_id, TrialState.COMPLETE, [0.25])
+        theirs, done = study.get_trials()
+        assert done.datetime_complete is not None
+        for name in ("state", "values", "params"):
+            assert getattr(done, name) == getattr(theirs, name)
+        assert done.user_attrs == {**theirs.user_attrs, TICKET: 8}
+        assert study.best_value == 0.25
+        failed = bear(store, study._study_id, 9, point, space)
+        assert finish(store, failed, TrialState.FAIL, None, {})
+        assert study.get_trials()[2].state == TrialState.FAIL
+
+    def test_trials_born_at_once_have_numbers_without_gaps(self, store: Store, url: str) -> None:
+        create_optuna_study(store, "s")
+        study = optuna.load_study(study_name="s", storage=store.storage)
+        stores = [open_writer(url) for _ in range(4)]
+
+        def bear_some(number: int) -> None:
+            for ticket in range(5):
+                bear(stores[number], study._study_id, 5 * number + ticket, {}, {})
+                study.ask()  # as another program does
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(bear_some, range(4)))
+        for opened in stores:
+            opened.close()
+        assert [t.number for t in study.get_trials()] == list(range(40))
 
     def test_trials_are_counted_as_they_are_read(self, store: Store) -> None:
         self.with_trials(store)

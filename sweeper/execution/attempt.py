@@ -1,11 +1,9 @@
 """One attempt at a ticket: its trial is found or born, trained, and told exactly once."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
 from sweeper.execution.files import Checkpoints
@@ -96,10 +94,8 @@ def _keep_the_best(study: OpenStudy, ticket: Ticket) -> None:
 
 
 def _tell(study: OpenStudy, trial: BornTrial, told: Told) -> None:
-    args = (study.store, trial.id, told.state, told.value, told.attributes)
     # Finished already: by us, in a call whose answer was lost, or by who has the lease now.
-    with suppress(UpdateFinishedTrialError):
-        study.store.call(lambda: tell(*args))
+    tell(study.store, trial.id, told.state, told.value, told.attributes)
 
 
 def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:

@@ -87,10 +87,16 @@ class Vigil:
         """Return whether nobody else has ended the trial for its lateness."""
         return self._ended.acquire(blocking=False)
 
-    def end_late(self, store: Store) -> None:
-        """Record that the trial took too long, unless its own thread does."""
-        if self._end_late is not None and self.first_to_end():
+    def ended_late(self, store: Store) -> bool:
+        """Record that the trial took too long; return False where its own thread does."""
+        if self._end_late is None or not self.first_to_end():
+            return False
+        try:
             self._end_late(store)
+        except BaseException:
+            self._ended.release()  # not recorded: at the next look
+            raise
+        return True
 
 
 class Leases:
@@ -134,8 +140,7 @@ class Leases:
         if self._stop.overdue:
             hand_back(self._store, vigil.ticket)
             self._leave(vigil, "did not come to the end of its epoch in time; it is handed back")
-        elif vigil.late:
-            vigil.end_late(self._store)
+        elif vigil.late and vigil.ended_late(self._store):
             self._leave(vigil, "took longer than budget.trial_timeout allows")
         elif vigil.hung:
             give_up(self._store, vigil.ticket)

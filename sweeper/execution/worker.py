@@ -123,7 +123,8 @@ class _Worker:
         ended = self._studies.over()
         if ended is not None:
             return ended
-        if time.monotonic() - self._busy_until > (self._terms.idle or float("inf")):
+        limit = self._terms.idle
+        if limit is not None and time.monotonic() - self._busy_until >= limit:
             return Ended.IDLE
         if not self._studies.free_dead():
             self._stop.wait(IDLE_SECONDS)

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeper.errors import SweeperError
 from sweeper.store.database import Store
 from sweeper.store.trials import TICKET as TICKET
+from sweeper.store.trials import bear, finish
 from sweeper.study.sampler import REPORTS, make_pruner, warmup_steps
 from sweeper.study.space import Point, distributions
 from sweeper.study.spec import Space, StudySpec
@@ -91,13 +92,7 @@ def bear_trial(
 
     So a worker that dies at any moment leaves either no trial or one that is found again.
     """
-    template = create_trial(
-        state=TrialState.RUNNING,
-        user_attrs={TICKET: ticket},
-        params=dict(point),
-        distributions=distributions(space),
-    )
-    return BornTrial(store.storage.create_new_trial(study._study_id, template), point)
+    return BornTrial(bear(store, study._study_id, ticket, point, distributions(space)), point)
 
 
 class Reports:
@@ -168,11 +163,8 @@ def tell(
     value: float | None,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Finish a running trial; raises Optuna's `UpdateFinishedTrialError` for a finished one."""
-    for key, attribute in attributes.items():
-        store.storage.set_trial_user_attr(trial_id, key, attribute)
-    values = None if value is None else [value]
-    store.storage.set_trial_state_values(trial_id, STATES[state], values)
+    """Finish a running trial; no-op where it is finished."""
+    finish(store, trial_id, STATES[state], value, attributes)
 
 
 @contextmanager
