@@ -47,12 +47,12 @@ def diverge(run):
 
 def resumable(run):
     """Goes on from its state; leaves a line an epoch that it trains."""
-    import pathlib, time
+    import pathlib, threading
     options, state = run.options, run.state or {"epoch": 0, "model": {"sum": torch.zeros(1)}}
     for epoch, evaluation in enumerate(train(run), start=1):
         if epoch <= state["epoch"]:
             continue
-        time.sleep(options.get("pause", 0.0))
+        threading.Event().wait(options.get("pause", 0.0))  # sleep() does not bear a clock set apart
         state = {"epoch": epoch, "model": {"sum": state["model"]["sum"] + evaluation.logits.sum()}}
         with pathlib.Path(options["trace"]).open("a") as trace:
             trace.write(f"{run.smoothing.epsilon} {epoch}\\n")

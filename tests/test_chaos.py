@@ -129,12 +129,16 @@ def test_clocks_an_hour_apart_do_not_pass_a_lease_on(
     postgresql: str, write_study: Write, tmp_path: Path, ahead: str
 ) -> None:
     trace = tmp_path / "trace"
-    options = f"options = {{ trace = '{trace}', pause = 0.4 }}"
+    options = (
+        f"options = {{ trace = '{trace}', pause = 1.2 }}"  # longer than a worker takes to start
+    )
     content = RESUMABLE.format(trace="", trials=1).replace("options = { trace = '' }", options)
     store = open_writer(postgresql)
     record = register(store, read_study(write_study(content)))
     command = [sys.executable, "-m", "sweeper", "worker", "quick"]
-    env = {**os.environ, "SWEEPER_STORAGE": postgresql}
+    # The clock of the wall alone: with the monotonic one set apart, no wait would end.
+    wall = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+    env = {**os.environ, **wall, "SWEEPER_STORAGE": postgresql}
     processes: list[subprocess.Popen[bytes]] = []
     for which in ("first", "second"):
         apart = [str(FAKETIME), "-f", "+1h"] if which == ahead else []

@@ -22,6 +22,7 @@ from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Terms, work
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import open_writer
+from sweeper.store.tickets import claim, free_leases
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
 from sweeper.tasks.digits import digits, mlp
@@ -293,6 +294,11 @@ def test_a_study_of_the_same_name_does_not_go_on_from_anothers_files(
         work(store, Terms("quick", results), StopAfter(4))
         store.close()
         sweeper.delete("quick", storage)
+    store = open_writer(storage)
+    record = register(store, read_study(file))
+    assert claim(store, record.id, "dead", below=1) is not None
+    free_leases(store, ["dead"])  # so that the next claim looks for a checkpoint
+    store.close()
     run(file, storage)
     assert steps(trace) == [(0.0, 1), (0.0, 2), (0.0, 3)] * 2 + [(0.0, n) for n in range(1, 9)]
 
