@@ -17,12 +17,13 @@ import sweeper
 from sweeper.api import Study
 from sweeper.cli import main
 from sweeper.errors import SweeperError
+from sweeper.execution import lease
 from sweeper.execution.lease import GAVE_UP, Pace
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Ended, Terms, work
 from sweeper.store.database import Store, open_writer
 from sweeper.store.schema import studies
-from sweeper.store.tickets import ticket_states
+from sweeper.store.tickets import Ticket, ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
 from tests.test_checkpoints import steps
@@ -310,6 +311,20 @@ def test_an_epoch_may_take_ten_times_the_median() -> None:
     for _ in range(101):
         pace.add(40.0)
     assert pace.longest == 400
+
+
+def test_waiting_for_the_database_is_not_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "FIRST_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "HUNG_SECONDS", 0.0)
+    vigil = lease.Vigil(Ticket(1, "search", 0, None, "w", 1, 1), Pace())
+    assert not vigil.hung
+    vigil.epoch_begins()
+    assert vigil.hung
+    vigil.epoch_ended()
+    assert not vigil.hung
+    vigil.epoch_begins()
+    vigil.rests()
+    assert not vigil.hung
 
 
 @pytest.mark.parametrize("function", ["slowly", "stuck"])

@@ -82,15 +82,15 @@ def _record(study: OpenStudy, ticket: Ticket, trial: BornTrial, told: Told) -> N
 
 def _keep_the_best(study: OpenStudy, ticket: Ticket) -> None:
     """Of finished trials keep the best one's weights alone."""
-    weighed = study.files.weighed()
-    if ticket.number not in weighed:
+    with_weights = study.files.with_weights()
+    if ticket.number not in with_weights:
         return
     read_anew(study.optuna)
     ended = study.store.call(
         lambda: {t.user_attrs[TICKET]: t for t in finished_trials(study.optuna)}
     )
     best = min(ended, key=lambda n: (ended[n].values[0], ended[n].number), default=None)
-    study.files.drop_weights(n for n in weighed if n in ended and n != best)
+    study.files.drop_weights(n for n in with_weights if n in ended and n != best)
 
 
 def _tell(study: OpenStudy, trial: BornTrial, told: Told) -> None:
@@ -142,7 +142,9 @@ def _told(
     _limit(study, ticket, trial, vigil, 0.0 if resumed is None else resumed.seconds)
     watch = _Watch(study, ticket, reports, stop, vigil, checkpoints, stored)
     run = _run(study, trial.point)
+    vigil.epoch_begins()
     outcome = run_trial(study.file.task.trainer, run, watch, watch.in_full, resumed)
+    vigil.rests()
     return _from_outcome(study, outcome, reports.last)
 
 
@@ -179,6 +181,11 @@ class _Watch:
     def __call__(self, epoch: Epoch) -> bool:
         """Store an epoch; return whether the trial is pruned. Raises `Stopped`."""
         self.vigil.epoch_ended()
+        pruned = self._take(epoch)
+        self.vigil.epoch_begins()
+        return pruned
+
+    def _take(self, epoch: Epoch) -> bool:
         write = rewrite_epoch if epoch.number <= self.stored else write_epoch
         write(self.study.store, self.ticket, _epoch_row(epoch))
         if epoch.evaluation.progress == 1.0:

@@ -52,7 +52,7 @@ class TrialFiles:
         """Return a finished trial's weights, or None where they were not kept here."""
         return load_weights(self.weights(ticket), self.key(ticket))
 
-    def weighed(self) -> list[int]:
+    def with_weights(self) -> list[int]:
         """Return the tickets whose weights are here."""
         names = (path.stem.removeprefix("trial-") for path in self.weights(0).parent.glob("*.pt"))
         return [int(name) for name in names if name.isdigit()]

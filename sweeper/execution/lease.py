@@ -57,7 +57,7 @@ class Vigil:
         self.ticket = ticket
         self.interrupted = False  # its study was paused, stopped or deleted
         self._pace = pace
-        self._last = time.monotonic()
+        self._since = math.inf  # when its epoch began; inf while it is not training
         self._deadline = math.inf
         self._end_late: Callable[[Store], None] | None = None
         self._ended = threading.Lock()
@@ -67,11 +67,18 @@ class Vigil:
         self._end_late = end_late
         self._deadline = time.monotonic() + seconds
 
+    def epoch_begins(self) -> None:
+        """Watch the training from here on: what comes before waits for the database alone."""
+        self._since = time.monotonic()
+
     def epoch_ended(self) -> None:
-        """Give a sign of life."""
-        now = time.monotonic()
-        self._pace.add(now - self._last)
-        self._last = now
+        """Take the sign of life, and watch no more until the next epoch begins."""
+        self._pace.add(time.monotonic() - self._since)
+        self._since = math.inf
+
+    def rests(self) -> None:
+        """Watch no more: the training is over."""
+        self._since = math.inf
 
     @property
     def late(self) -> bool:
@@ -81,7 +88,7 @@ class Vigil:
     @property
     def hung(self) -> bool:
         """Whether there has been no new epoch for too long."""
-        return time.monotonic() - self._last > self._pace.longest
+        return time.monotonic() - self._since > self._pace.longest
 
     def first_to_end(self) -> bool:
         """Return whether nobody else has ended the trial for its lateness."""

@@ -234,6 +234,7 @@ def ensure_schema(url: URL) -> None:
     if _has_schema(url):
         return
     with _lock(url):
+        _use_wal(url)
         # Optuna's constructor makes the tables before we can listen on its engine.
         storage = optuna.storages.RDBStorage(
             _render(url), engine_kwargs=_engine_kwargs(url, "writer")
@@ -242,6 +243,20 @@ def ensure_schema(url: URL) -> None:
         engine = _engine(url)
         try:
             upgrade(engine)
+        finally:
+            engine.dispose()
+
+
+def _use_wal(url: URL) -> None:
+    """Let an SQLite file have a log beside it, before anybody works on it.
+
+    Not by each connection: two that change it at once fail at once, whatever their timeout.
+    """
+    if sqlite_path(url) is not None:
+        engine = create_engine(url, **_engine_kwargs(url, "writer"))
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         finally:
             engine.dispose()
 
@@ -265,7 +280,7 @@ def _has_schema(url: URL) -> bool:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         return False
-    engine = _engine(url)
+    engine = _engine(url, "reader")
     try:
         with engine.connect() as connection:
             return inspect(connection).has_table("version_info") and is_current(connection)
@@ -327,11 +342,11 @@ def _engine_kwargs(url: URL, role: Role) -> dict[str, Any]:
     }
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, role: Role = "writer") -> Engine:
     """A short-lived engine for the schema alone."""
-    engine = create_engine(url, **_engine_kwargs(url, "writer"))
+    engine = create_engine(url, **_engine_kwargs(url, role))
     if sqlite_path(url) is not None:
-        _listen_sqlite(engine, "writer", begin="BEGIN")
+        _listen_sqlite(engine, role, begin="BEGIN")
     return engine
 
 
@@ -349,7 +364,7 @@ def _listen_sqlite(engine: Engine, role: Role, begin: str) -> None:
     # A deferred transaction that turns writer half-way fails at once instead of waiting:
     # so a queued trial could be handed out twice. A writer therefore takes its lock first.
     setup = (
-        ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"]
+        ["PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"]
         if role == "writer"
         else ["PRAGMA query_only=ON"]
     )
