@@ -475,3 +475,22 @@ def test_the_learning_rate_over_progress() -> None:
     cosine = Optimiser(lr=2.0)
     assert [cosine.lr_at(u) for u in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.0, 0.0])
     assert Optimiser(lr=2.0, decay="constant").lr_at(0.9) == 2.0
+
+
+# ---- the other splits ------------------------------------------------------------------------
+
+
+def test_the_other_splits_are_asked_of_the_model_of_that_epoch_and_change_nothing() -> None:
+    task, run = make_task(), make_run()
+    quiet = [evaluation.logits for evaluation in train(task, run)]
+    asked: list[Tensor] = []
+    for evaluation, expected in zip(train(task, run), quiet, strict=True):
+        parts = {name: of() for name, of in evaluation.splits.items()}
+        assert torch.equal(evaluation.logits, expected)
+        assert {name: len(labels) for name, (_, labels) in parts.items()} == {
+            "train": ROWS,
+            "test": 30,
+        }
+        asked.append(parts["test"][0])
+        assert torch.equal(parts["test"][1], make_splits(0).test[1])
+    assert not torch.equal(asked[0], asked[-1])

@@ -27,6 +27,7 @@ class Fit:
     run: TrainingRun
     train: Rows
     valid: Rows
+    test: Rows
     model: nn.Module
     loss: SmoothingLoss
     optimiser: torch.optim.Optimizer
@@ -54,17 +55,18 @@ def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
             progress=(epoch + 1) / task.epochs,
             train_loss=train_loss,
             state=partial(state_of, fit, epoch + 1),
+            splits={"train": partial(ask, fit, fit.train), "test": partial(ask, fit, fit.test)},
         )
 
 
 def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
     """Return the optimiser's settings and a training at its first step."""
     settings, hparams = task.settings(run.hparams)
-    train_rows, valid_rows = rows_on(task, run.data_seed, run.device)
+    train_rows, valid_rows, test_rows = rows_on(task, run.data_seed, run.device)
     seed_global(derive_seed(run.seed, "init"), run.device)
     model = task.model(hparams).to(run.device)
     optimiser = build_optimiser(settings, model)
-    return settings, Fit(run, train_rows, valid_rows, model, run.loss(), optimiser)
+    return settings, Fit(run, train_rows, valid_rows, test_rows, model, run.loss(), optimiser)
 
 
 def state_of(fit: Fit, done: int) -> dict[str, Any]:
@@ -84,11 +86,11 @@ def restore(fit: Fit, state: Mapping[str, Any]) -> int:
 
 
 @lru_cache(maxsize=4)  # the search's split, and a few that confirmation goes round
-def rows_on(task: Task, data_seed: int, device: torch.device) -> tuple[Rows, Rows]:
-    """Return the training and the validation rows on a device, loaded once a process."""
+def rows_on(task: Task, data_seed: int, device: torch.device) -> tuple[Rows, ...]:
+    """Return the rows of each of `SPLITS` on a device, loaded once a process."""
     splits = load_splits(task, data_seed)
-    (x, y), (valid_x, valid_y) = splits.train, splits.valid
-    return (x.to(device), y.to(device)), (valid_x.to(device), valid_y.to(device))
+    rows: tuple[Rows, ...] = (splits.train, splits.valid, splits.test)
+    return tuple((inputs.to(device), labels.to(device)) for inputs, labels in rows)
 
 
 def load_splits(task: Task, data_seed: int) -> Splits:
@@ -172,6 +174,12 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
         parts = [model(part) for part in torch.split(inputs, EVALUATION_ROWS)]
     # joined outside, so that the caller gets ordinary tensors
     return torch.cat(parts)
+
+
+def ask(fit: Fit, rows: Rows) -> Rows:
+    """Return the model's logits (N, K) for rows, and their labels."""
+    with own_randomness(fit.run.device):
+        return predict(fit.model, rows[0]), rows[1]
 
 
 def check_logits(task: Task, logits: Tensor) -> None:

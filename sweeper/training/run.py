@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sweeper.smoothing import Smoothing, SmoothingLoss
+
+
+# What a model can be asked about beside the validation split that it is searched on.
+OtherSplit = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ class Evaluation:
     scores them itself, unsmoothed. `progress` in (0, 1] is the share of the training that is
     done. `extra` metrics are stored and shown, never optimised. `state`, where it is given,
     returns all that the loop needs to go on from here: tensors, numbers, texts, lists and dicts
-    of them, the model's weights under "model". It is called before the loop goes on, or never.
+    of them, the model's weights under "model". `splits` are functions that return logits and
+    labels of the other splits, where the loop has them: the search never calls them, a
+    confirmation calls "test" and "train" at the end of each of its trainings. Either is called
+    before the loop goes on, or never.
     """
 
     logits: Tensor
@@ -50,6 +57,7 @@ class Evaluation:
     train_loss: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
     state: Callable[[], Mapping[str, Any]] | None = None
+    splits: Mapping[OtherSplit, Callable[[], tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.progress <= 1.0:
