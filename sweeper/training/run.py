@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sweeper.smoothing import Smoothing, SmoothingLoss
 
-
 # What a model can be asked about beside the validation split that it is searched on.
 OtherSplit = Literal["train", "test"]
 
