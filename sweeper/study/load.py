@@ -121,15 +121,16 @@ def read_stored(stored: str) -> StoredStudy:
     return StoredStudy(**kept)
 
 
-def stored_study(stored: str, folder: Path) -> StudyFile:
+def stored_study(stored: str, folder: Path, *, any_versions: bool = False) -> StudyFile:
     """Load a study with its code as it was launched; `folder` is where its files lie here.
 
     Raises `SweeperError` where a file that it names is not the one it was launched with, or a
-    package has another version: what its trials give would not compare.
+    package has another version (unless `any_versions`): what its trials give would not compare.
     """
     kept = read_stored(stored)
     name = kept.spec.study.name
-    _check_packages(name, kept.packages)
+    if not any_versions:
+        _check_packages(name, kept.packages)
     _check_there(name, kept.sources, folder)
     study = load_code(kept.spec, folder)
     changed = [file for file, have in study.sources.items() if kept.sources.get(file) != have]
@@ -146,7 +147,7 @@ def _check_there(name: str, sources: Mapping[str, str], folder: Path) -> None:
     if missing:
         raise SweeperError(
             f"study {name!r}: {folder / missing[0]} is not on this machine; bring the file, or say "
-            "where it lies here: sweeper worker --folder FOLDER"
+            "where it lies here: --folder FOLDER"
         )
 
 

@@ -20,12 +20,13 @@ from pydantic import (
 
 from sweeper.errors import nearest
 from sweeper.smoothing import SCHEDULES
+from sweeper.study.constraint import parse_constraint
 from sweeper.study.problems import CHOICES, RANGE, KeyErrors, shown
 
 SMOOTHING_KEYS: Final = ("epsilon", "schedule", "rate")
 Metric = Literal["nll", "nll_calibrated"]
 
-# What a study is. The rest (budget, pruner) may change when it goes on.
+# What a study is. The rest (budget, pruner, confirm) may change when it goes on.
 IDENTITY: Final = ("task", "space", "objective", "sampler", "first")
 
 
@@ -264,6 +265,36 @@ class PrunerSection(Section):
     ] = 0.5
 
 
+def _check_constraint(given: str) -> str:
+    return parse_constraint(given).text
+
+
+class Confirm(Section):
+    """What is trained again after the search, on fresh seeds, for the verdict."""
+
+    enabled: Annotated[bool, Field(description="Confirm when the search has ended.")] = True
+    shortlist: Annotated[
+        int, Field(ge=1, le=20, description="Different answers that are trained again.")
+    ] = 3
+    replicates: Annotated[
+        int, Field(ge=2, le=1000, description="Fresh seeds, each shared by all that is compared.")
+    ] = 10
+    choice: Annotated[
+        Literal["best", "one_standard_error", "knee"],
+        Field(
+            description="The pick: the lowest smoothed metric, the smallest ε within one standard "
+            "error of it, or the knee of NLL against error."
+        ),
+    ] = "best"
+    constraint: Annotated[
+        Annotated[str, AfterValidator(_check_constraint)] | None,
+        Field(description="What pick and shortlist keep to: 'accuracy >= baseline - 0.005'."),
+    ] = None
+    resplit: Annotated[
+        bool, Field(description="Redraw the splits for each seed (Nadeau and Bengio's variance).")
+    ] = False
+
+
 class First(Section):
     """A point to try right after ε = 0."""
 
@@ -287,6 +318,7 @@ class StudySpec(Section):
     budget: Budget = Budget()
     sampler: SamplerSection = SamplerSection()
     pruner: PrunerSection = PrunerSection()
+    confirm: Confirm = Confirm()
     first: Annotated[
         tuple[First, ...],
         Field(strict=False, description="Points to try first, in this order, after ε = 0."),
