@@ -1,7 +1,6 @@
 """Scores against scikit-learn, SciPy and cases that a hand can count."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,13 +84,30 @@ class TestScores:
             "accuracy_top5",
             "temperature",
             "nll_calibrated",
+            "ece_adaptive",
+            "ece_classwise",
+            "ece_debiased",
+            "overconfidence",
+            "underconfidence",
+            "aurc",
+            "eaurc",
+            "entropy",
+            "ece_calibrated",
         ]
 
     def test_what_is_not_asked_for_is_left_out_and_the_rest_is_the_same(self) -> None:
-        short, full = (score(*batch(20, 12), full=full) for full in (False, True))
-        assert (short.accuracy_top5, short.temperature, short.nll_calibrated) == (None,) * 3
-        assert None not in full.to_dict().values()
-        assert short == replace(full, accuracy_top5=None, temperature=None, nll_calibrated=None)
+        short, full = (score(*batch(20, 12), full=full).to_dict() for full in (False, True))
+        always = ["nll", "accuracy", "brier", "ece"]
+        assert None not in full.values()
+        assert short == {name: full[name] if name in always else None for name in full}
+
+    def test_many_samples_are_scored_in_blocks(self) -> None:
+        logits, labels = batch(500, 700)
+        once, twice = score(logits, labels), score(logits.repeat(4, 1), labels.repeat(4))
+        halved = {"temperature", "nll_calibrated", "ece_calibrated", "ece_debiased"}
+        for name in once.to_dict().keys() - halved:
+            assert getattr(twice, name) == pytest.approx(getattr(once, name), abs=1e-3), name
+        assert twice.temperature == pytest.approx(once.temperature, rel=1e-9)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     def test_narrow_logits_are_scored_in_float64(self, dtype: torch.dtype) -> None:
@@ -118,9 +134,11 @@ class TestScores:
         if classes < 10:
             assert ours.pop("accuracy_top5") is None
         assert all(math.isnan(number) for number in ours.values() if number is not None)
-        assert len(ours) >= 6
+        assert len(ours) >= 15
         assert None not in ours.values()
         assert math.isnan(fit_temperature(logits, labels))
+        of_an_epoch = score(logits, labels, full=False)
+        assert [math.isnan(number) for number in vars(of_an_epoch).values() if number] == [True] * 4
 
     def test_masked_classes_are_as_if_absent(self) -> None:
         logits, labels = batch(60, 4)
@@ -137,6 +155,11 @@ class TestScores:
         assert ours.nll == ours.nll_calibrated == math.inf
         assert ours.temperature == pytest.approx(alone)
         assert 0 <= ours.ece <= 1
+
+    def test_masked_classes_are_tied(self) -> None:
+        logits = torch.full((2, 12), -math.inf)
+        logits[:, :2] = 0
+        assert score(logits, torch.tensor([4, 5])).accuracy_top5 == 0.5
 
     @pytest.mark.parametrize(
         ("logits", "labels", "message"),
@@ -227,6 +250,37 @@ class TestTemperature:
         converged = fit_temperature(logits, labels)
         monkeypatch.setattr("sweeper.scoring.temperature._STEPS", 10)
         assert fit_temperature(logits, labels) == pytest.approx(converged, rel=1e-10)
+
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize(("samples", "classes"), [(30, 3), (300, 5), (3000, 1000)])
+    def test_one_more_step_changes_nothing(
+        self, samples: int, classes: int, seed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logits, labels = batch(samples, classes, seed=seed)
+        fitted = fit_temperature(logits, labels)
+        monkeypatch.setattr("sweeper.scoring.temperature._PRECISION", 1e-9)
+        assert fit_temperature(logits, labels) == pytest.approx(fitted, rel=1e-10)
+
+    # From 1, a step for the first two leaves the bracket; there is no curvature in the others.
+    @pytest.mark.parametrize("seed", [1419, 1995, *range(30)])
+    def test_rows_of_very_different_sizes(self, seed: int) -> None:
+        source = torch.Generator().manual_seed(seed)
+        samples, classes = (int(torch.randint(2, high, (1,), generator=source)) for high in (8, 4))
+        logits = torch.randn(samples, classes, generator=source, dtype=torch.float64)
+        logits *= 10 ** (torch.rand(samples, 1, generator=source).double() * 6 - 2)
+        labels = torch.randint(classes, (samples,), generator=source)
+        fitted = nll_at(fit_temperature(logits, labels), logits, labels)
+        betas = [10 ** (n / 100) for n in range(-200, 201)]
+        best = min(nll_at(1 / beta, logits, labels) for beta in betas)
+        assert fitted <= best * (1 + 1e-9) + 1e-12
+
+    def test_saturated_logits(self) -> None:
+        logits = torch.tensor([[1e4, 0.0], [0.0, 1e4], [1e4, 0.0]])
+        assert fit_temperature(logits, torch.tensor([0, 1, 1])) == pytest.approx(100.0)
+
+    def test_separable_data_need_few_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sweeper.scoring.temperature._STEPS", 10)
+        assert fit_temperature(torch.eye(3), torch.arange(3)) == pytest.approx(0.01)
 
     @pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
     def test_scales_with_the_logits(self, scale: float) -> None:

@@ -1,27 +1,55 @@
-"""What every score is computed from, checked once."""
+"""What every score is computed from: checked once, and looked at in blocks of samples."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+# What stands for a masked class: its p underflows to 0, and 0·(-inf) would be NaN.
+MASKED = -1e100
+# Elements of a block: what is worked out from it stays in a core's cache.
+_ELEMENTS = 2**16
+# From so many classes on, operations over the classes of one sample are vectorised well.
+_WIDE = 64
+
 
 def checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float64 logits with classes first, (K, N), and int64 labels (N,), on the CPU.
+    """Return logits (N, K) as they came and int64 labels (N,), on the CPU.
 
     Raises ValueError for other shapes and types, no samples, fewer than 2 classes, or a label
     outside [0, K). The values of the logits are not checked.
     """
     _check_shapes(logits, labels)
-    logits = logits.detach().to("cpu", torch.float64)
-    labels = labels.detach().to("cpu", torch.int64)
-    low, high = (bound.item() for bound in labels.aminmax())
+    labels = labels.cpu().long()
+    lowest, highest = labels.aminmax()
+    low, high = lowest.item(), highest.item()
     classes = logits.shape[1]
     if low < 0 or high >= classes:
         raise ValueError(
             f"labels run from {low} to {high}; for logits of {classes} classes "
             f"they lie in [0, {classes - 1}]"
         )
-    # A softmax over few classes is vectorised only over the samples.
-    return logits.t().contiguous(), labels
+    return logits.detach().cpu(), labels
+
+
+def blocks(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield float64 logits with classes first, (K, n), and labels (n,), a block at a time."""
+    count, classes = logits.shape
+    rows = max(_ELEMENTS // classes, 1)
+    if count <= rows:
+        yield _classes_first(logits), labels
+        return
+    for start in range(0, count, rows):
+        yield _classes_first(logits[start : start + rows]), labels[start : start + rows]
+
+
+def _classes_first(logits: Tensor) -> Tensor:
+    turned = logits.t()
+    if turned.shape[0] >= _WIDE:
+        return turned.to(torch.float64)
+    # Over few classes an operation is vectorised only over the samples. Turned and widened in
+    # one copy; without a change of type the format alone makes none.
+    return turned.to(torch.float64, memory_format=torch.contiguous_format).contiguous()
 
 
 def _check_shapes(logits: Tensor, labels: Tensor) -> None:
