@@ -20,7 +20,9 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
     inputs = torch.tensor(scale(x), dtype=torch.float32, device=run.device)
     labels = torch.tensor(y, device=run.device)
     # data_seed decides the split and seed all the rest, so that trials differ in smoothing alone
-    rows, valid = train_test_split(range(len(y)), stratify=y, random_state=run.data_seed % 2**32)
+    split = run.data_seed % 2**32
+    rows, rest = train_test_split(range(len(y)), test_size=0.4, stratify=y, random_state=split)
+    valid, test = train_test_split(rest, test_size=0.5, stratify=y[rest], random_state=split)
     torch.manual_seed(run.seed)
     order = torch.Generator().manual_seed(run.seed)
     model = torch.nn.Sequential(torch.nn.Linear(30, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
@@ -41,6 +43,10 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
             "order": order.get_state(),
         }
 
+    def tested() -> tuple[torch.Tensor, torch.Tensor]:  # for the verdict alone
+        with torch.no_grad():
+            return model(inputs[test]), labels[test]
+
     for epoch in range(done, EPOCHS):
         loss.progress = epoch / EPOCHS  # lets epsilon anneal
         shuffled = torch.tensor(rows)[torch.randperm(len(rows), generator=order)]
@@ -52,4 +58,11 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
             logits = model(inputs[valid])
         auc = float(roc_auc_score(y[valid], logits.softmax(1)[:, 1].cpu()))
         progress = (epoch + 1) / EPOCHS
-        yield Evaluation(logits, labels[valid], progress, extra={"auc": auc}, state=state)
+        yield Evaluation(
+            logits,
+            labels[valid],
+            progress,
+            extra={"auc": auc},
+            state=state,
+            splits={"test": tested},
+        )

@@ -2,29 +2,25 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final, Literal
 
 import pandas as pd
 import yaml
 
 from sweeper.errors import SweeperError
-from sweeper.study.results import baseline, best
+from sweeper.smoothing import to_uniform
+from sweeper.study.evidence import COMPARED, Evidence
+from sweeper.study.results import SCORES, baseline, best
+from sweeper.study.space import hparams_of, smoothing_of
+from sweeper.study.spec import canonical_json, digest
+from sweeper.study.verdict import Verdict
 
 Format = Literal["json", "yaml", "python"]
 FORMATS: Final[tuple[Format, ...]] = ("json", "yaml", "python")
-
-_SCORES: Final = (
-    "nll",
-    "nll_calibrated",
-    "temperature",
-    "accuracy",
-    "accuracy_top5",
-    "brier",
-    "ece",
-)
 
 
 @dataclass(frozen=True)
@@ -40,33 +36,117 @@ class StudyFacts:
     created: str
 
 
-def best_document(facts: StudyFacts, trials: pd.DataFrame) -> dict[str, Any]:
-    """Return the best finished trial as plain data, beside the same scores at ε = 0.
+def best_document(
+    facts: StudyFacts,
+    trials: pd.DataFrame,
+    evidence: Evidence | None = None,
+    verdict: Verdict | None = None,
+) -> dict[str, Any]:
+    """Return what to use as plain data, beside the same scores at ε = 0.
 
-    `epsilon` is in the convention `others`, `label_smoothing` in torch's. Raises
-    `SweeperError` where no trial has finished.
+    With a verdict that is the pick where it helps, and else ε = 0; the scores are then means
+    over the replicates. Without one it is the finished trial with the lowest metric, chosen by
+    the luck of one seed as well. `epsilon` is in the convention `others`, `label_smoothing` in
+    torch's; `digest` tells whether the file was changed. Raises `SweeperError` where no trial
+    has finished.
     """
+    if evidence is not None and verdict is not None:
+        chosen = _confirmed(facts, evidence, verdict)
+    else:
+        chosen = _searched(facts, trials)
+    document = {
+        "study": facts.name,
+        "spec_hash": facts.spec_hash,
+        "metric": facts.metric,
+        "convention": "others",
+        **chosen,
+        "classes": facts.classes,
+        "seed": facts.seed,
+        "versions": dict(facts.versions),
+        "created": facts.created,
+    }
+    return {**document, "digest": digest_of(document)}
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a document without its own digest."""
+    plain = {key: value for key, value in document.items() if key != "digest"}
+    return digest(canonical_json(plain).encode())
+
+
+def _searched(facts: StudyFacts, trials: pd.DataFrame) -> dict[str, Any]:
     row, base = best(trials), baseline(trials)
     if row is None:
         raise SweeperError(f"study {facts.name!r} has no finished trial to export yet")
     return {
-        "study": facts.name,
-        "spec_hash": facts.spec_hash,
+        "rule": "lowest trial",
         "trial": int(row["number"]),
-        "metric": facts.metric,
-        "convention": "others",
         "epsilon": float(row["epsilon"]),
         "label_smoothing": _number(row["label_smoothing"]),
         "schedule": str(row["schedule"]),
         "rate": _number(row["rate"]),
         "hparams": _prefixed(row, "hp_"),
-        "classes": facts.classes,
         "split": "valid",
         "scores": _scores(row),
         "baseline": None if base is None else _scores(base),
-        "seed": facts.seed,
-        "versions": dict(facts.versions),
-        "created": facts.created,
+        "verdict": None,
+    }
+
+
+def _confirmed(facts: StudyFacts, evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
+    chosen = evidence.candidates[evidence.pick if verdict.exported else 0]
+    smoothing = smoothing_of(chosen.point)
+    uniform = None if facts.classes is None else to_uniform(smoothing.epsilon, facts.classes)
+    return {
+        "rule": evidence.settings.choice,
+        "trial": chosen.trial,
+        "epsilon": smoothing.epsilon,
+        "label_smoothing": uniform,
+        "schedule": smoothing.schedule,
+        "rate": smoothing.rate,
+        "hparams": hparams_of(chosen.point),
+        "split": "valid",
+        "scores": _means(evidence, evidence.candidates.index(chosen)),
+        "baseline": _means(evidence, 0),
+        "verdict": verdict.to_dict(),
+        "confirmation": _compared(evidence),
+    }
+
+
+def _means(evidence: Evidence, candidate: int) -> dict[str, float | None]:
+    """Return the mean of each validation score over the replicates of a candidate."""
+    found = [replicate.scores["valid"] for replicate in evidence.done[candidate].values()]
+    return {name: _mean([scores.get(name) for scores in found]) for name in SCORES}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _compared(evidence: Evidence) -> dict[str, Any]:
+    """Return every candidate with its differences from ε = 0 on the test split, descriptive."""
+    return {
+        "number": evidence.number,
+        "settings": evidence.settings.model_dump(mode="json", exclude={"enabled"}),
+        "candidates": [
+            {**candidate.to_dict(), "test": _differences(evidence, index)}
+            for index, candidate in enumerate(evidence.candidates)
+        ],
+    }
+
+
+def _differences(evidence: Evidence, candidate: int) -> dict[str, Any]:
+    found = {score: evidence.compare(candidate, score) for score in COMPARED}
+    return {
+        score: {
+            "mean": comparison.mean,
+            "difference": comparison.difference.estimate,
+            "low": comparison.difference.low,
+            "high": comparison.difference.high,
+        }
+        for score, comparison in found.items()
+        if comparison is not None
     }
 
 
@@ -93,9 +173,10 @@ def write_text(path: Path, text: str) -> Path:
         raise SweeperError(f"{path} cannot be written: {error.strerror}") from None
 
 
-_PYTHON: Final = '''"""The best smoothing of study {study}.
+_PYTHON: Final = '''"""The smoothing to use, from study {study}.
 
 Validation {metric}: {value:.4f}, against {baseline} at epsilon 0.
+{verdict}
 """
 
 from sweeper.smoothing import Smoothing, SmoothingLoss
@@ -117,6 +198,7 @@ def _python(document: Mapping[str, Any]) -> str:
         study=document["study"],
         metric=metric,
         value=document["scores"][metric],
+        verdict=_verdict_in_words(document["verdict"]),
         baseline="nothing" if base is None else f"{base[metric]:.4f}",
         epsilon=document["epsilon"],
         schedule=document["schedule"],
@@ -125,8 +207,14 @@ def _python(document: Mapping[str, Any]) -> str:
     )
 
 
+def _verdict_in_words(verdict: Mapping[str, Any] | None) -> str:
+    if verdict is None:
+        return "Not confirmed: the best of many trials on one seed is lucky."
+    return "\n".join(line for said in verdict["sentences"] for line in wrap(said, 96))
+
+
 def _scores(row: pd.Series) -> dict[str, float | None]:
-    return {name: _number(row[name]) for name in _SCORES} | _prefixed(row, "extra_")
+    return {name: _number(row[name]) for name in SCORES} | _prefixed(row, "extra_")
 
 
 def _prefixed(row: pd.Series, prefix: str) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 """Studies to test with: small, real files on disk, run through the same code as a user's."""
 
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 import uuid
 import warnings
@@ -61,6 +65,25 @@ def resumable(run):
             evaluation.logits, evaluation.labels, evaluation.progress, None, extra, lambda: state
         )
 
+def tested(run):
+    """Gives a test split too; each seed has some luck, and `help` says what ε does."""
+    import dataclasses
+    if run.seed in run.options.get("unlucky", []) and run.smoothing.epsilon > 0:
+        raise RuntimeError("no luck with this seed")
+    luck = 0.2 * torch.randn((), generator=torch.Generator().manual_seed(run.seed)).item()
+    def better(logits, labels):
+        help = run.options.get("help", 0.0) * min(run.smoothing.epsilon, 0.1)
+        return logits + (luck + help) * torch.nn.functional.one_hot(labels, 12)
+    for evaluation in train(run):
+        def test(quality=evaluation.extra["quality"]):
+            labels = torch.arange(240) % 12
+            noise = torch.Generator().manual_seed(run.data_seed + 1)
+            logits = torch.randn(240, 12, generator=noise)
+            return better(logits + quality * torch.nn.functional.one_hot(labels, 12), labels)
+        splits = {name: lambda: (test(), torch.arange(240) % 12) for name in ("train", "test")}
+        logits = better(evaluation.logits, evaluation.labels)
+        yield dataclasses.replace(evaluation, logits=logits, splits=splits)
+
 def slow(run):
     """Takes long enough to be killed in the middle; leaves a line a started trial."""
     import pathlib, time
@@ -82,6 +105,7 @@ trials = 12
 """
 
 Write = Callable[..., Path]
+StartSweeper = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -101,6 +125,39 @@ def write_study(tmp_path: Path) -> Write:
 def storage(tmp_path: Path) -> str:
     """Return the URL of an SQLite file that is not there yet."""
     return f"sqlite:///{tmp_path}/sweeper.db"
+
+
+@pytest.fixture
+def start_sweeper(storage: str, tmp_path: Path) -> Iterator[StartSweeper]:
+    """Return a function that starts `sweeper ARGUMENTS` as a process; what is left is killed.
+
+    `url` is its database, `code` what its process runs first.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, url: str = storage, code: str = "") -> subprocess.Popen[str]:
+        main = (
+            ["-c", f"{code}\nfrom sweeper.cli import main\nmain()"] if code else ["-m", "sweeper"]
+        )
+        process = subprocess.Popen(
+            [sys.executable, *main, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "SWEEPER_STORAGE": url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # The tests may run in the background of a shell, where Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:  # closed, not read: what it started may still hold it
+            process.stdout.close()
 
 
 @pytest.fixture

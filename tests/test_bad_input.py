@@ -114,7 +114,7 @@ WRONG = {
     "unknown table": (
         "[spaec]\nx = 1",
         "spaec: unknown key (did you mean 'space'?); allowed: study, task, space, objective, "
-        "budget, sampler, pruner, first",
+        "budget, sampler, pruner, confirm, first",
     ),
     "unknown key": (
         "[budget]\ntrails = 3",
@@ -236,6 +236,23 @@ WRONG = {
         "[pruner]\npercentile = 120",
         "pruner.percentile: 120; allowed: a finite number above 0, below 100",
     ),
+    "one replicate": (
+        "[confirm]\nreplicates = 1",
+        "confirm.replicates: 1; allowed: a whole number from 2 to 1,000",
+    ),
+    "a constraint that does not parse": (
+        '[confirm]\nconstraint = "accuracy > 0.9"',
+        "confirm.constraint: 'accuracy > 0.9'; write SCORE >= BOUND or SCORE <= BOUND, where BOUND "
+        "is a number, baseline, baseline - 0.005 or baseline * 1.1",
+    ),
+    "a constraint on no score": (
+        '[confirm]\nconstraint = "acuracy >= 0.9"',
+        "confirm.constraint: no score 'acuracy' (did you mean 'accuracy'?); allowed: nll, ",
+    ),
+    "unknown choice": (
+        '[confirm]\nchoice = "bst"',
+        "confirm.choice: 'bst' (did you mean 'best'?); allowed: best, one_standard_error, knee",
+    ),
     "unknown task": (
         '[task]\nuse = "digit"',
         "task.use: no ready task 'digit' (did you mean 'digits'?); allowed: digits, or "
@@ -244,7 +261,7 @@ WRONG = {
     "unknown option": (
         '[task]\nuse = "digits"\noptions = { label_nose = 0.1 }',
         "task.options.label_nose: digits takes no such option (did you mean 'label_noise'?); "
-        "allowed: label_noise, train_fraction, model",
+        "allowed: label_noise, valid_noise, train_fraction, model",
     ),
     "option out of range": (
         '[task]\nuse = "digits"\noptions = { label_noise = 2 }',
@@ -265,7 +282,7 @@ WRONG = {
     "a hyperparameter that the task lacks": (
         '[task]\nuse = "digits"\n[space]\nwidht = [16]',
         "space.widht: the task takes no such hyperparameter (did you mean 'width'?); allowed: "
-        "epsilon, schedule, rate, dropout, lr, weight_decay, width",
+        "epsilon, schedule, rate, dropout, l1, lr, noise, shift, weight_decay, width",
     ),
     "a hyperparameter that the optimiser refuses": (
         '[task]\nuse = "digits"\n[space]\nlr = { low = -1, high = 1 }',

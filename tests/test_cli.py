@@ -19,7 +19,7 @@ import pytest
 from sweeper import api
 from sweeper.cli import app, main
 from sweeper.cli.progress import Clock, words
-from sweeper.execution import attempt
+from sweeper.execution import watched
 from sweeper.store.urls import DEFAULT_STORAGE
 from sweeper.study.progress import Progress
 from tests.conftest import STUDY
@@ -111,7 +111,7 @@ def test_a_launch_shows_plain_lines_a_table_and_its_files(write_study: Write) ->
 
 def test_a_second_launch_says_it_is_finished_and_trains_nothing(finished: Path) -> None:
     before = api.open_study("quick").frame()
-    with patch.object(attempt, "run_trial", side_effect=AssertionError("trained again")):
+    with patch.object(watched, "run_trial", side_effect=AssertionError("trained again")):
         done = run("launch", finished, "--workers", 0)
     assert done.status == 0
     assert "is finished: all 12 trials were done before" in done.out

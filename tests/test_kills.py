@@ -4,8 +4,7 @@ import os
 import random
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,13 @@ from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
+from sweeper.store.records import read_epochs
+from sweeper.store.studies import get_study
+from sweeper.study.evidence import Evidence
 from sweeper.study.load import read_study
+from sweeper.study.results import SCORES
 from sweeper.training.run import TrainingRun
+from tests.conftest import StartSweeper
 
 pytestmark = pytest.mark.chaos
 
@@ -41,10 +45,13 @@ trials = 12
 name = "random"
 [pruner]
 name = "none"
+[confirm]
+shortlist = 1
+replicates = 2
 """
-KILLS = 8
+# Some fall into the search, 144 epochs, and some into the confirmation, 72.
+KILLS = 12
 EPOCHS_BETWEEN = 15
-SCORES = ["nll", "accuracy", "accuracy_top5", "brier", "ece", "temperature", "nll_calibrated"]
 Launch = Callable[[str], subprocess.Popen[str]]
 
 
@@ -57,27 +64,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def launch(file: Path, tmp_path: Path) -> Iterator[Launch]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(storage: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sweeper", "launch", str(file), "--workers", "4"],
-            cwd=tmp_path,
-            env={**os.environ, "SWEEPER_STORAGE": storage},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+def launch(file: Path, start_sweeper: StartSweeper) -> Launch:
+    return lambda url: start_sweeper("launch", file, "--workers", 4, url=url)
 
 
 class Watched:
@@ -98,7 +86,8 @@ class Watched:
             assert last[number] >= epoch, f"trial {number} went back from {epoch}"
         assert epochs.groupby("number").size().to_dict() == last  # and none is left out
         self.seen = last
-        return len(epochs)
+        record = get_study(self.study._store, "killed")
+        return len(epochs) + len(read_epochs(self.study._store, record, "confirm-1"))
 
 
 def kill_again_and_again(process: subprocess.Popen[str], watched: Watched) -> int:
@@ -124,6 +113,13 @@ def replayed(file: Path, row: Any) -> dict[str, float | None]:
     run = TrainingRun(Smoothing(row.epsilon, row.schedule, rate), 0, 0)
     *_, last = study.task.trainer(run)
     return asdict(score(last.logits, last.labels))
+
+
+def scores_of(evidence: Evidence | None) -> dict[tuple[int, int], Any]:
+    """Return what a finished confirmation found, whoever found it."""
+    assert evidence is not None
+    assert evidence.complete
+    return {(one.candidate, one.number): one.scores for one in evidence.replicates}
 
 
 class Kills:
@@ -152,15 +148,18 @@ class Kills:
         print(f"{killed} kills, {watched.study.progress().retried} trials tried again")
         for row in frame.itertuples():
             assert replayed(file, row) == {name: getattr(row, name) for name in SCORES}
-        self.check_undisturbed(frame, file, tmp_path)
+        self.check_undisturbed(frame, watched.study.evidence(), file, tmp_path)
         watched.study._store.close()
 
-    def check_undisturbed(self, frame: pd.DataFrame, file: Path, tmp_path: Path) -> None:
+    def check_undisturbed(
+        self, frame: pd.DataFrame, confirmed: Evidence | None, file: Path, tmp_path: Path
+    ) -> None:
         undisturbed = sweeper.launch(
             file, workers=2, storage=f"sqlite:///{tmp_path}/calm.db", results=tmp_path / "calm"
         )
         columns = ["epsilon", "schedule", "rate", *SCORES]
         pd.testing.assert_frame_equal(frame[columns], undisturbed.frame()[columns])
+        assert scores_of(confirmed) == scores_of(undisturbed.evidence())
 
 
 class TestSqlite(Kills):

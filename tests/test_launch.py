@@ -1,12 +1,12 @@
 """Launches for real: worker processes that are killed, interrupted and launched again."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,9 +16,9 @@ import sweeper
 from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.execution import launcher
-from sweeper.execution.attempt import MAX_ATTEMPTS
+from sweeper.execution.watched import MAX_ATTEMPTS
 from sweeper.study.progress import Progress
-from tests.conftest import Server
+from tests.conftest import Server, StartSweeper
 
 Write = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -41,31 +41,9 @@ def slow(write_study: Write, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(slow: Path, storage: str, tmp_path: Path) -> Iterator[Start]:
-    """Start `sweeper launch` as a process; whatever is left of it is killed at the end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def launch(url: str = storage) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sweeper", "launch", str(slow), "--workers", "2"]
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, "SWEEPER_STORAGE": url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # The tests may run in the background of a shell, where Ctrl-C is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        started.append(process)
-        return process
-
-    yield launch
-    for process in started:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+def start(slow: Path, start_sweeper: StartSweeper) -> Start:
+    """Start `sweeper launch` as a process."""
+    return partial(start_sweeper, "launch", slow, "--workers", 2)
 
 
 def wait_until(process: subprocess.Popen[str], storage: str, ended: int) -> Study:
@@ -151,7 +129,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(
 def test_postgresql_stopped_in_mid_sweep_loses_no_worker_and_no_result(
     start: Start, own_server: Server, tmp_path: Path, seconds: float
 ) -> None:
-    process = start(own_server.url)
+    process = start(url=own_server.url)
     study = wait_until(process, own_server.url, 5)
     own_server.stop()
     time.sleep(seconds)  # the outage

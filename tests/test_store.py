@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,17 +21,20 @@ from sqlalchemy import inspect, text, update
 
 from sweeper.errors import SweeperError
 from sweeper.store import database
+from sweeper.store.confirmations import Confirmation, last_confirmation, lay_confirmation
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.records import (
     EpochRow,
     Result,
     close_ticket,
     read_epochs,
+    read_replicates,
     read_result,
     read_results,
     rewrite_epoch,
     start_attempt,
     write_epoch,
+    write_replicate,
     write_result,
 )
 from sweeper.store.schema import PREFIX, VERSION_TABLE, metadata, now, tickets
@@ -45,7 +49,9 @@ from sweeper.store.tickets import (
     count_tickets,
     free_leases,
     hand_back,
+    held_tickets,
     laid_points,
+    leaseholders,
     renew,
     ticket_states,
 )
@@ -89,6 +95,11 @@ def let_expire(store: Store, ticket: Ticket) -> None:
     with store.engine.begin() as connection:
         past = update(tickets).where(ticket.row()).values(lease_until=tickets.c.lease_until - 60)
         connection.execute(past)
+
+
+def a_confirmation(study: StudyRecord, number: int = 1) -> Confirmation:
+    settings = {"replicates": 3, "constraint": None, "resplit": False}
+    return Confirmation(study.id, number, 12, settings, [{"role": "pick"}], "", created=0.0)
 
 
 class DatabaseContract:
@@ -277,6 +288,74 @@ class DatabaseContract:
         write_result(store, take(store, study), Result(scores={"nll": 0.25}))
         assert read_results(store, study) == {0: Result(scores={"nll": 0.25})}
 
+    def test_a_confirmation_is_laid_out_once_with_tickets_of_its_own(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        points = [{"candidate": i, "point": {"epsilon": 0.1}} for i in range(3)]
+        first = a_confirmation(study)
+        assert last_confirmation(store, study) is None
+        assert lay_confirmation(store, study, first, points)
+        assert not lay_confirmation(store, study, first, points[:1])
+        found = last_confirmation(store, study)
+        assert found is not None
+        assert replace(found, created=0.0) == first
+        assert found.created > 1e9
+        assert laid_points(store, study, found.phase) == dict(enumerate(points))
+        assert laid_points(store, study).keys() == {0}
+        ticket = claim(store, study.id, "w", below=found.trainings, phase=found.phase)
+        assert ticket is not None
+        assert (ticket.number, ticket.point) == (0, points[0])
+        assert {t.phase for t in held_tickets(store, study)} == {"confirm-1"}
+        assert leaseholders(store, study) == {"w"}
+
+    def test_a_later_confirmation_closes_what_an_earlier_one_left_open(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        lay_confirmation(store, study, a_confirmation(study), [{}] * 3)
+        assert lay_confirmation(store, study, a_confirmation(study, number=2), [{}] * 2)
+        assert all_closed(store, study, below=3, phase="confirm-1")
+        assert not all_closed(store, study, below=2, phase="confirm-2")
+        assert not all_closed(store, study, below=1)
+
+    def test_workers_that_come_at_once_lay_out_one_confirmation(self, url: str) -> None:
+        store = open_writer(url)
+        study = new_study(store, points=1)
+        barrier = threading.Barrier(4)
+
+        def lay(_: int) -> bool:
+            own = open_writer(url)
+            barrier.wait()
+            done = lay_confirmation(own, study, a_confirmation(study), [{}] * 3)
+            own.close()
+            return done
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(lay, range(4))) == [False, False, False, True]
+        assert len(laid_points(store, study, "confirm-1")) == 3
+        store.close()
+
+    def test_a_replicate_is_stored_whole_once_and_by_its_holder_alone(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        lay_confirmation(store, study, a_confirmation(study), [{}] * 2)
+        ticket = claim(store, study.id, "w", below=2, phase="confirm-1")
+        assert ticket is not None
+        scores = {"test": {"nll": 0.25, "ece": float("nan")}}
+        examples = bytes(range(256)) * 1000
+        for nll in (0.5, 0.25):  # an attempt whose answer was lost is made again
+            scores["test"]["nll"] = nll
+            result = Result(scores={"nll": 1.0}, splits="train,test", cause="", epochs=3)
+            write_replicate(store, ticket, result, scores, {"test": 240}, examples)
+        assert read_results(store, study, "confirm-1") == {0: result}
+        assert read_results(store, study) == {}
+        found = read_replicates(store, study, "confirm-1")
+        assert found.keys() == {0}
+        assert found[0]["scores"] == {"test": {"nll": 0.25, "ece": None}}
+        assert (found[0]["rows"], found[0]["examples"]) == ({"test": 240}, examples)
+        let_expire(store, ticket)
+        again = claim(store, study.id, "other", below=1, phase="confirm-1")
+        assert again is not None
+        with pytest.raises(LeaseLost):
+            write_replicate(store, ticket, Result(), {}, {}, b"")
+        assert read_replicates(store, study, "confirm-1")[0]["examples"] == examples
+
     def test_a_reader_reads_while_a_writer_writes_and_cannot_write(
         self, store: Store, url: str
     ) -> None:
@@ -447,10 +526,14 @@ class DatabaseContract:
         let_expire(store, dead)
         take(store, study, "again")
         take(store, study, "other")
-        assert count_tickets(store, study, below=3) == TicketCounts(laid=3, leased=2, retried=1)
-        assert count_tickets(store, study, below=1) == TicketCounts(laid=1, leased=1, retried=1)
-        assert count_tickets(store, study, below=0) == TicketCounts(0, 0, 0)
-        assert [t.number for t in ticket_states(store, study, held=True)] == [0, 1]
+        assert count_tickets(store, study, below=3) == TicketCounts(
+            laid=3, closed=0, leased=2, retried=1
+        )
+        assert count_tickets(store, study, below=1) == TicketCounts(
+            laid=1, closed=0, leased=1, retried=1
+        )
+        assert count_tickets(store, study, below=0) == TicketCounts(0, 0, 0, 0)
+        assert [t.number for t in held_tickets(store, study)] == [0, 1]
 
 
 class TestSqlite(DatabaseContract):

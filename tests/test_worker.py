@@ -18,11 +18,12 @@ from sqlalchemy import update
 import sweeper
 from sweeper.api import Study
 from sweeper.execution import attempt
-from sweeper.execution.attempt import MAX_ATTEMPTS, run_ticket
+from sweeper.execution.attempt import run_ticket
 from sweeper.execution.identity import worker_name
 from sweeper.execution.lease import Vigil
 from sweeper.execution.opened import open_for_work
 from sweeper.execution.stopping import StopRequest
+from sweeper.execution.watched import MAX_ATTEMPTS
 from sweeper.execution.worker import Ended, Terms
 from sweeper.execution.worker import work as work_on
 from sweeper.store.database import Store, open_writer

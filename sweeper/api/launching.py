@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweeper.api.study import Study
+from sweeper.api.study import Study, open_study
 from sweeper.errors import SweeperError
 from sweeper.execution.executors.local import LocalExecutor
 from sweeper.execution.launcher import Launch, run_launch
@@ -21,9 +21,15 @@ from sweeper.store.database import (
     open_reader,
     open_writer,
 )
-from sweeper.store.studies import StudyRecord, find_study
+from sweeper.store.studies import StudyRecord, find_study, get_study, update_spec
 from sweeper.store.urls import DEFAULT_STORAGE, absolute, check_place
-from sweeper.study.load import StudyFile, check_runs, find_study_file, read_study
+from sweeper.study.load import (
+    StudyFile,
+    check_runs,
+    find_study_file,
+    read_study,
+    stored_to_confirm,
+)
 from sweeper.study.note import write_note
 from sweeper.study.plan import plan
 from sweeper.study.problems import found_in
@@ -48,10 +54,14 @@ class LaunchPlan:
 
 
 def plan_launch(
-    study: str | Path, *, trials: int | None = None, storage: str = DEFAULT_STORAGE
+    study: str | Path,
+    *,
+    trials: int | None = None,
+    confirm: bool | None = None,
+    storage: str = DEFAULT_STORAGE,
 ) -> LaunchPlan:
     """Check a study file and say what launching it would do; writes nothing."""
-    file = _read(study, trials)
+    file = _read(study, trials, confirm)
     check_place(storage)
     points = plan(file.spec, defaults_of(file))
     ended = _ended(file, storage)
@@ -63,6 +73,7 @@ def launch(
     *,
     workers: int = 2,
     trials: int | None = None,
+    confirm: bool | None = None,
     storage: str = DEFAULT_STORAGE,
     timeout: float | None = None,
     results: str | Path = "results",
@@ -72,13 +83,13 @@ def launch(
     """Run a study to its end, or go on with it, and write its report and best.json.
 
     `study` is a file or a ready study's name; `workers` processes, 0 for this process alone;
-    `trials` and `timeout` (seconds) replace the budget's; the files go to RESULTS/NAME. What
-    is finished is not run again. `detach` leaves the work to workers that run elsewhere, and
-    returns at once. Raises `SweeperError`, before anything is written, for
+    `trials`, `confirm` and `timeout` (seconds) replace what the file says; the files go to
+    RESULTS/NAME. What is finished is not run again. `detach` leaves the work to workers that run
+    elsewhere, and returns at once. Raises `SweeperError`, before anything is written, for
     whatever in the study cannot work.
     """
     _check_launch(workers, timeout, Path(results))
-    file = _read(study, trials)
+    file = _read(study, trials, confirm)
     check_place(storage)
     writer = open_writer(storage)
     try:
@@ -86,15 +97,57 @@ def launch(
         opened = Study(file.name, storage)
         if detach:
             return opened
-        if not opened.finished:
-            seconds = timeout or file.spec.budget.timeout
-            deadline = None if seconds is None else time.monotonic() + seconds
-            _run(writer, opened, record, workers, deadline, Path(results), on_progress)
-        write_note(writer, file.spec, opened.frame())
+        seconds = timeout or file.spec.budget.timeout
+        _to_the_end(writer, opened, record, workers, seconds, Path(results), on_progress)
     finally:
         writer.close()
-    write_results(opened, Path(results))
     return opened
+
+
+def confirm(
+    name: str,
+    *,
+    workers: int = 2,
+    storage: str = DEFAULT_STORAGE,
+    timeout: float | None = None,
+    results: str | Path = "results",
+    on_progress: OnProgress = lambda _: None,
+) -> Study:
+    """Confirm a study whose search is over, and write its report and best.json again.
+
+    What is confirmed is not trained again. Raises `SweeperError`, before anything is written,
+    where the search is not over or gives nothing to confirm.
+    """
+    _check_launch(workers, timeout, Path(results))
+    opened = open_study(name, storage)
+    opened.check_confirmable()
+    writer = open_writer(storage)
+    try:
+        record = get_study(writer, name)
+        record = update_spec(
+            writer, record, spec=stored_to_confirm(record.spec), folder=record.folder
+        )
+        _to_the_end(writer, opened, record, workers, timeout, Path(results), on_progress)
+    finally:
+        writer.close()
+    return opened
+
+
+def _to_the_end(
+    writer: Store,
+    study: Study,
+    record: StudyRecord,
+    workers: int,
+    seconds: float | None,
+    results: Path,
+    on_progress: OnProgress,
+) -> None:
+    """Run what is left of a study, and write what was found."""
+    if not study.finished:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        _run(writer, study, record, workers, deadline, results, on_progress)
+    write_note(writer, study.spec, study.frame(), study.verdict())
+    write_results(study, results)
 
 
 def write_results(study: Study, results: Path = Path("results")) -> None:
@@ -145,9 +198,9 @@ def _check_launch(workers: int, timeout: float | None, results: Path) -> None:
         raise SweeperError(f"results: {there} is no folder that can be written to; name another")
 
 
-def _read(study: str | Path, trials: int | None) -> StudyFile:
+def _read(study: str | Path, trials: int | None, confirm: bool | None) -> StudyFile:
     """Read a study file and check, before anything is written, that its trials can run."""
-    file = read_study(study, trials=trials)
+    file = read_study(study, trials=trials, confirm=confirm)
     with found_in(find_study_file(study)):
         check_runs(file)
     return file

@@ -15,18 +15,26 @@ from sweeper.execution.files import files_of
 from sweeper.execution.presence import WorkerState, read_workers
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
 from sweeper.report import ReportInput, figures, write_report
+from sweeper.store.confirmations import last_confirmation
 from sweeper.store.database import Store, open_reader
 from sweeper.store.records import Result, read_result, read_results
 from sweeper.store.studies import StudyRecord, all_studies, get_study
 from sweeper.store.urls import DEFAULT_STORAGE
+from sweeper.study.confirmation import (
+    check_confirmable,
+    finished,
+    read_evidence,
+    search_ended,
+)
+from sweeper.study.evidence import Evidence
 from sweeper.study.frames import epochs_frame, trials_frame
 from sweeper.study.importance import importance
 from sweeper.study.load import StoredStudy, read_stored
-from sweeper.study.patience import out_of_patience
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.results import baseline, best
 from sweeper.study.spec import StudySpec
 from sweeper.study.trials import open_optuna_study
+from sweeper.study.verdict import Verdict, verdict
 from sweeper.training.checkpoints import export_weights
 
 if TYPE_CHECKING:
@@ -87,11 +95,38 @@ class Study:
 
     @property
     def finished(self) -> bool:
-        """Whether no trial of the study will be run any more under its budget."""
-        progress, spec = self.progress(), self.spec
-        if progress.ended >= progress.trials:
-            return True
-        return out_of_patience(open_optuna_study(self._store, spec), spec.budget.patience)
+        """Whether nothing of the study will be run any more, its confirmation included."""
+        spec = self.spec
+        return finished(self._store, self._record, spec, open_optuna_study(self._store, spec))
+
+    def evidence(self) -> Evidence | None:
+        """Return what the latest confirmation has found so far, or None without one."""
+        stored = self._stored
+        return read_evidence(self._store, self._record, stored.spec, stored.label_source)
+
+    def verdict(self) -> Verdict | None:
+        """Return what the latest confirmation says of the pick; None until it is finished."""
+        found = self.evidence()
+        return verdict(found) if found is not None and found.complete else None
+
+    def check_confirmable(self) -> None:
+        """Raise `SweeperError` where the search is not over, or gives nothing to confirm."""
+        counts, spec = self.progress(), self.spec
+        if not search_ended(self._store, self._record, spec, open_optuna_study(self._store, spec)):
+            raise SweeperError(
+                f"study {self.name!r} is at {counts.ended} of {counts.trials} trials; launch it "
+                "to its end first (--trials lowers its budget)"
+            )
+        try:
+            check_confirmable(self._store, self._record, spec)
+        except SweeperError as error:
+            raise SweeperError(f"study {self.name!r} cannot be confirmed: {error}") from None
+
+    @property
+    def unconfirmed(self) -> str:
+        """Why the search gave nothing to confirm; "" where it did, or is not over."""
+        last = last_confirmation(self._store, self._record)
+        return "" if last is None else last.reason
 
     def progress(self) -> Progress:
         """Count the trials that are done, running, pruned, failed and waiting."""
@@ -114,8 +149,13 @@ class Study:
             raise SweeperError(f"{path} cannot be written: {error.strerror}") from error
 
     def document(self) -> dict[str, Any]:
-        """Return the best configuration as plain data; raises `SweeperError` without one."""
-        return best_document(self._facts(), self.frame())
+        """Return what to use as plain data; raises `SweeperError` where no trial has finished.
+
+        The pick where the verdict is that it helps, ε = 0 where it is not, the trial with the
+        lowest metric where nothing is confirmed.
+        """
+        found = self.evidence()
+        return best_document(self._facts(), self.frame(), found, self.verdict())
 
     def export(self, path: str | Path, form: Format = "json") -> Path:
         """Write the best configuration; raises `SweeperError` where no trial has finished."""
@@ -178,6 +218,10 @@ class Study:
             epochs=self.epochs(),
             importance=importance(self._store, self.name),
             facts=_footer(facts, self._record),
+            space=self.spec.space,
+            evidence=self.evidence(),
+            verdict=self.verdict(),
+            unconfirmed=self.unconfirmed,
         )
 
 

@@ -68,14 +68,22 @@ def launch(
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave the work to workers elsewhere.")
     ] = False,
+    confirm: Annotated[
+        bool | None,
+        typer.Option(
+            "--confirm/--no-confirm",
+            show_default=False,
+            help="Give a verdict from fresh seeds, or leave it [as the file says]",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a study to its end, or go on with it."""
+    """Run a study to its end, or go on with it, and confirm what it found."""
     path = find_study_file(study)
     from sweeper import api
     from sweeper.cli.progress import shown
 
-    plan = api.plan_launch(path, trials=trials, storage=storage)
+    plan = api.plan_launch(path, trials=trials, confirm=confirm, storage=storage)
     if dry_run:
         _print_plan(plan, as_json)
         return
@@ -84,6 +92,7 @@ def launch(
             path,
             workers=workers,
             trials=trials,
+            confirm=confirm,
             storage=storage,
             timeout=timeout,
             results=results,
@@ -104,6 +113,67 @@ def launch(
     if not done.finished and timeout is None and done.spec.budget.timeout is None:
         raise typer.Exit(130)
     if done.finished and done.best is None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def confirm(
+    name: Name,
+    workers: Annotated[int, typer.Option(help="Processes; 0: this one alone.")] = 2,
+    storage: Storage = DEFAULT_STORAGE,
+    timeout: Annotated[float | None, typer.Option(help="Seconds this may take.")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Train the pick, ε = 0 and others again on fresh seeds, and give the verdict."""
+    from sweeper import api
+    from sweeper.cli.progress import shown
+
+    with shown(_console(stderr=as_json), name) as on_progress:
+        done = api.confirm(
+            name,
+            workers=workers,
+            storage=storage,
+            timeout=timeout,
+            results=results,
+            on_progress=on_progress,
+        )
+    if as_json:
+        _print_json(_status(done))
+    else:
+        _print_verdict(done)
+        _print_files(done, results)
+    if not done.finished and timeout is None:
+        raise typer.Exit(130)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A best.json that holds a verdict.")],
+    replicates: Annotated[int, typer.Option(min=2, help="New seeds.")] = 5,
+    storage: Storage = DEFAULT_STORAGE,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where task files lie on this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an export's pick and ε = 0 again on new seeds: does its interval hold? Writes nothing.
+
+    The exit status is 0 where the new difference lies in the stated interval and 1 where not.
+    """
+    from sweeper import api
+
+    console = _console(stderr=True)
+
+    def say(done: int, of: int) -> None:
+        console.print(f"{done}/{of} trainings", soft_wrap=True)
+
+    found = api.verify(file, storage, replicates=replicates, folder=folder, on_training=say)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        typer.echo(found.sentence)
+    if not found.holds:
         raise typer.Exit(1)
 
 
@@ -197,6 +267,7 @@ def status(
         console.print(summary(trials))
         if failed := failures(trials):
             console.print("failed: " + ", ".join(f"{n} {cause}" for cause, n in failed.items()))
+        _print_verdict(found[0])
         present = found[0].workers()
         if present:
             console.print(workers_at(present))
@@ -245,6 +316,34 @@ def logs(
     from sweeper import api
 
     typer.echo(api.open_study(name, storage).log(trial))
+
+
+@app.command()
+def replay(
+    name: Name,
+    trial: Annotated[int, typer.Argument(help="The trial's number.")],
+    storage: Storage = DEFAULT_STORAGE,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where task files lie on this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one trial again and compare it to the last bit with what is stored; writes nothing.
+
+    The exit status is 0 where all is the same and 1 where it is not.
+    """
+    from sweeper import api
+    from sweeper.cli.replayed import lines, on_epoch
+
+    say = on_epoch(_console(stderr=True))
+    done = api.replay(name, trial, storage, folder=folder, on_epoch=say)
+    if as_json:
+        _print_json(done.to_dict())
+    else:
+        for line in lines(done):
+            typer.echo(line)
+    if not done.same:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -306,8 +405,9 @@ def studies(as_json: Json = False) -> None:
     if as_json:
         _print_json(found)
         return
+    longest = max(map(len, found), default=0)
     for name, words in found.items():
-        typer.echo(f"{name:<14} {words}")
+        typer.echo(f"{name:<{longest}} {words}")
 
 
 def _first_comment(path: Path) -> str:
@@ -318,7 +418,7 @@ def _first_comment(path: Path) -> str:
 def _status(study: "api.Study") -> dict[str, Any]:
     from sweeper.study.results import failures
 
-    best, trials = study.best, study.frame()
+    best, trials, verdict = study.best, study.frame(), study.verdict()
     return {
         "study": study.name,
         "state": study.state,
@@ -328,6 +428,8 @@ def _status(study: "api.Study") -> dict[str, Any]:
         "failures": failures(trials),
         "trial_numbers": trials["number"].tolist(),
         "best_trial": None if best is None else int(best["number"]),
+        "verdict": None if verdict is None else verdict.to_dict(),
+        "unconfirmed": study.unconfirmed,
     }
 
 
@@ -354,6 +456,27 @@ def _print_found(study: "api.Study", plan: "api.LaunchPlan", results: Path) -> N
     for line in _outcome(study, plan):
         typer.echo(line)
     _console().print(summary(study.frame()))
+    _print_verdict(study)
+    _print_files(study, results)
+
+
+def _print_verdict(study: "api.Study") -> None:
+    """Print what the confirmation found, or why there is none."""
+    from sweeper.cli.tables import confirmed
+
+    evidence, verdict = study.evidence(), study.verdict()
+    if evidence is not None and verdict is not None:
+        _console().print(confirmed(evidence))
+        typer.echo(f"verdict: {verdict.word}")
+        for sentence in verdict.sentences:
+            _console().print(f"  {sentence}", soft_wrap=False)
+    elif evidence is not None and evidence.complete:
+        typer.echo("no verdict: too few of its trainings came to an end")
+    elif study.unconfirmed:
+        typer.echo(f"not confirmed: {study.unconfirmed}")
+
+
+def _print_files(study: "api.Study", results: Path) -> None:
     for file in ("report.html", "best.json"):
         path = results / study.name / file
         if path.is_file():

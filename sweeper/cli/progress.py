@@ -53,6 +53,11 @@ class Clock:
 
 def words(counts: Counts, left: str) -> str:
     """Return the state of a sweep as one line."""
+    if counts.confirming and counts.ended >= counts.trials:
+        return (
+            f"confirming {counts.confirmed}/{counts.confirming} trainings on fresh seeds · "
+            f"{counts.running} running" + (" · paused" if counts.paused else "")
+        )
     best = "" if counts.best is None else f"best NLL {counts.best:.4f}"
     parts = (
         f"{counts.complete} done",
@@ -74,7 +79,8 @@ class Bar:
     def __call__(self, counts: Counts) -> None:
         """Show a state."""
         text = words(counts, self._clock.left(counts))
-        self._bar.update(self._task, total=counts.trials, completed=counts.ended, words=text)
+        total, done = counts.trials + counts.confirming, counts.ended + counts.confirmed
+        self._bar.update(self._task, total=total, completed=done, words=text)
 
 
 class Lines:
@@ -87,7 +93,8 @@ class Lines:
     def __call__(self, counts: Counts) -> None:
         """Show a state."""
         text, now = words(counts, self._clock.left(counts)), time.monotonic()
-        due = now - self._last[0] >= PLAIN_SECONDS or counts.ended == counts.trials
+        whole = counts.ended == counts.trials and counts.confirmed in (0, counts.confirming)
+        due = now - self._last[0] >= PLAIN_SECONDS or whole
         if due and text != self._last[1]:
             self._console.print(text, highlight=False, soft_wrap=True)
             self._last = (now, text)

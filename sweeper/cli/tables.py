@@ -7,7 +7,12 @@ from rich.table import Table
 
 from sweeper.api import Study
 from sweeper.execution.presence import WorkerState
+from sweeper.store.tickets import SEARCH
+from sweeper.study.evidence import Comparison, Evidence
 from sweeper.study.results import baseline, best_by_schedule
+from sweeper.study.shortlist import Candidate
+from sweeper.study.space import smoothing_of
+from sweeper.study.verdict import METRICS
 
 
 def summary(trials: pd.DataFrame) -> Table:
@@ -28,6 +33,50 @@ def summary(trials: pd.DataFrame) -> Table:
     for row in rows:
         table.add_row(*_cells(row))
     return table
+
+
+def confirmed(evidence: Evidence) -> Table:
+    """Return each candidate's test scores, and by how much its metric differs from ε = 0."""
+    table = Table(
+        title=f"test split, means over {evidence.settings.replicates} fresh seeds; "
+        f"Δ: {METRICS[evidence.metric]} against ε = 0, ± for 95 %",
+        title_justify="left",
+        title_style="dim",
+    )
+    table.add_column("confirmed", no_wrap=True)
+    table.add_column("ε, schedule, rate", no_wrap=True)
+    for heading in ("NLL", "Δ", "accuracy", "ECE"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, candidate in enumerate(evidence.candidates):
+        nll, accuracy, ece = (evidence.compare(index, score) for score in _CONFIRMED)
+        change = evidence.compare(index, evidence.metric)
+        shown = (_mean(nll), _change(index, change), _mean(accuracy), _mean(ece))
+        table.add_row(candidate.role, _point(candidate), *shown)
+    return table
+
+
+_CONFIRMED = ("nll", "accuracy", "ece")
+
+
+def _point(candidate: Candidate) -> str:
+    smoothing = smoothing_of(candidate.point)
+    if smoothing.epsilon == 0:
+        return "0"
+    rate = "" if smoothing.rate is None else f", {smoothing.rate:.2g}"
+    return f"{smoothing.epsilon:.2g}, {smoothing.schedule}{rate}"
+
+
+def _mean(found: Comparison | None) -> str:
+    if found is None:
+        return ""
+    return f"{found.mean:.4f}" if found.score.startswith("nll") else f"{found.mean:.3f}"
+
+
+def _change(index: int, found: Comparison | None) -> str:
+    if found is None or index == 0:
+        return ""
+    of = found.difference
+    return f"{of.estimate:+.3f} ± {(of.high - of.low) / 2:.3f}"
 
 
 def listing(studies: Iterable[Study]) -> Table:
@@ -52,9 +101,10 @@ def workers_at(workers: Iterable[WorkerState]) -> Table:
     """Return one line a worker that holds a trial; a stale one is dead or cut off."""
     table = Table("worker", "trial", "attempt", "last seen")
     for worker in workers:
+        number = "" if worker.trial is None else str(worker.trial)
         table.add_row(
             f"{worker.host}, process {worker.pid}",
-            "" if worker.trial is None else str(worker.trial),
+            number if worker.phase == SEARCH else f"{worker.phase}: {number}",
             str(worker.attempt),
             f"{worker.unseen:.0f} s ago{', stale' if worker.stale else ''}",
         )

@@ -1,7 +1,7 @@
-"""One attempt at a ticket: its trial is found or born, trained, and told exactly once."""
+"""One attempt at a ticket of the search: its trial is found or born, trained, and told once."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from optuna.trial import FrozenTrial
@@ -10,21 +10,13 @@ from sweeper.execution.files import Checkpoints
 from sweeper.execution.lease import Vigil
 from sweeper.execution.opened import OpenStudy
 from sweeper.execution.stopping import StopRequest
+from sweeper.execution.watched import Attempt, Course, elsewhere, result_of, train, training_run
 from sweeper.store.database import Store
-from sweeper.store.records import (
-    EpochRow,
-    Result,
-    close_ticket,
-    read_result,
-    rewrite_epoch,
-    start_attempt,
-    write_epoch,
-    write_result,
-)
-from sweeper.store.tickets import LeaseLost, Ticket
-from sweeper.study.objective import Cause, Epoch, Failed, Outcome, metric_of, run_trial
+from sweeper.store.records import Result, close_ticket, read_result, write_result
+from sweeper.store.tickets import Ticket
+from sweeper.study.objective import Cause, Epoch, Outcome, metric_of
 from sweeper.study.sampler import propose
-from sweeper.study.space import Point, canonical, hparams_of, smoothing_of
+from sweeper.study.space import Point, canonical
 from sweeper.study.trials import (
     COPIED_FROM,
     TICKET,
@@ -36,15 +28,10 @@ from sweeper.study.trials import (
     read_anew,
     tell,
 )
-from sweeper.training.run import Evaluation, TrainingRun
+from sweeper.training.run import Evaluation
 
-MAX_ATTEMPTS: Final = 5
 # What Optuna's own tools are shown of a trial; the rest is in our tables.
 SHOWN: Final = ("nll", "accuracy", "ece", "nll_calibrated")
-
-
-class Stopped(Exception):
-    """The worker was asked to stop in the middle of a trial."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +51,10 @@ def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil
     worker has the ticket by now.
     """
     trial = _trial_of(study, ticket)
-    checkpoints = Checkpoints(study.files, ticket.number)
+    checkpoints = Checkpoints(study.files, ticket)
     if not trial.finished:
-        told = _told(study, ticket, trial, stop, vigil, checkpoints)
-        _record(study, ticket, trial, told)
+        attempt = Attempt(study, ticket, stop, vigil, checkpoints)
+        _record(study, ticket, trial, _told(attempt, trial))
     close_ticket(study.store, ticket)
     checkpoints.discard()
     _keep_the_best(study, ticket)
@@ -118,162 +105,55 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
     return study.store.call(once)
 
 
-def _told(
-    study: OpenStudy,
-    ticket: Ticket,
-    trial: BornTrial,
-    stop: StopRequest,
-    vigil: Vigil,
-    checkpoints: Checkpoints,
-) -> Told:
-    if ticket.attempts > MAX_ATTEMPTS:
-        reason = f"its worker died or hung {MAX_ATTEMPTS} times in this trial; not tried again"
-        return _failed(reason, "lost")
+def _told(attempt: Attempt, trial: BornTrial) -> Told:
+    if attempt.lost:
+        return _failed(attempt.lost, "lost")
+    study, ticket = attempt.study, attempt.ticket
     twin = study.store.call(lambda: _finished_twin(study, ticket, trial.point))
     if twin is not None:
         return _copied(study, twin)
-    again = ticket.claims > 1
-    stored = start_attempt(study.store, ticket) if again else 0
-    resumed = checkpoints.load() if again else None
-    # ε = 0 is never pruned.
-    reports = Reports(
-        study.store, study.optuna, trial, study.file.spec, prunable=ticket.number != 0
-    )
-    _limit(study, ticket, trial, vigil, 0.0 if resumed is None else resumed.seconds)
-    watch = _Watch(study, ticket, reports, stop, vigil, checkpoints, stored)
-    run = _run(study, trial.point)
-    vigil.epoch_begins()
-    outcome = run_trial(study.file.task.trainer, run, watch, watch.in_full, resumed)
-    vigil.rests()
-    return _from_outcome(study, outcome, reports.last)
+    search = _Search(attempt, trial)
+    course = Course(search.in_full, search.pruned, search.keep_if_best, search.failed)
+    outcome = train(attempt, training_run(study.file.spec, trial.point, study.device), course)
+    return _from_outcome(study, outcome, search.reports.last)
 
 
-def _limit(study: OpenStudy, ticket: Ticket, trial: BornTrial, vigil: Vigil, before: float) -> None:
-    """Let the trial be ended, from another thread if need be, when it has had its time."""
-    limit = study.file.spec.budget.trial_timeout
-    if limit is None:
-        return
+class _Search:
+    """What the search makes of a trial's epochs: reports, pruning, the weights of the best."""
 
-    def end(store: Store) -> None:
-        here = replace(study, store=store)
-        _record(here, ticket, trial, _failed(_took_too_long(limit), "timeout"))
-        close_ticket(store, ticket)
+    def __init__(self, attempt: Attempt, trial: BornTrial) -> None:
+        study, spec = attempt.study, attempt.study.file.spec
+        self._attempt, self._trial, self._metric = attempt, trial, spec.objective.metric
+        # ε = 0 is never pruned.
+        prunable = attempt.ticket.number != 0
+        self.reports = Reports(study.store, study.optuna, trial, spec, prunable=prunable)
 
-    vigil.limit(limit - before, end)
+    def in_full(self, evaluation: Evaluation) -> bool:
+        return self._metric == "nll_calibrated" and self.reports.due(evaluation.progress)
 
-
-def _took_too_long(limit: float) -> str:
-    return f"it took longer than {limit:g} s (budget.trial_timeout)"
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """Stands beside a training: stores each epoch, reports, and says when to stop."""
-
-    study: OpenStudy
-    ticket: Ticket
-    reports: Reports
-    stop: StopRequest
-    vigil: Vigil
-    checkpoints: Checkpoints
-    stored: int  # epochs that an earlier attempt has stored
-
-    def __call__(self, epoch: Epoch) -> bool:
-        """Store an epoch; return whether the trial is pruned. Raises `Stopped`."""
-        self.vigil.epoch_ended()
-        pruned = self._take(epoch)
-        self.vigil.epoch_begins()
-        return pruned
-
-    def _take(self, epoch: Epoch) -> bool:
-        write = rewrite_epoch if epoch.number <= self.stored else write_epoch
-        write(self.study.store, self.ticket, _epoch_row(epoch))
-        if epoch.evaluation.progress == 1.0:
-            self._keep_if_best(epoch)
-            return False
-        if self.stop or self.vigil.interrupted:
-            self.checkpoints.write(epoch)
-            raise Stopped
-        self._check_time()
-        if self._falls_behind(epoch):
-            return True
-        self.checkpoints.keep(epoch)
-        return False
-
-    def _falls_behind(self, epoch: Epoch) -> bool:
+    def pruned(self, epoch: Epoch) -> bool:
         progress = epoch.evaluation.progress
         if not self.reports.due(progress):
             return False
         value = metric_of(epoch.scores, self._metric)
-        return self.study.store.call(lambda: self.reports.report(progress, value))
+        return self._attempt.study.store.call(lambda: self.reports.report(progress, value))
 
-    def _check_time(self) -> None:
-        limit = self.study.file.spec.budget.trial_timeout
-        if limit is None or not self.vigil.late:
-            return
-        if not self.vigil.first_to_end():
-            raise LeaseLost
-        raise Failed(_took_too_long(limit), "timeout")
+    def keep_if_best(self, epoch: Epoch) -> None:
+        if self._attempt.study.lowest.improved_by(metric_of(epoch.scores, self._metric)):
+            self._attempt.checkpoints.write_weights(epoch)
 
-    def _keep_if_best(self, epoch: Epoch) -> None:
-        if self.study.lowest.improved_by(metric_of(epoch.scores, self._metric)):
-            self.checkpoints.write_weights(epoch)
-
-    def in_full(self, evaluation: Evaluation) -> bool:
-        """Return whether an evaluation needs its scores in full: the last one, or its metric."""
-        due = self._metric == "nll_calibrated" and self.reports.due(evaluation.progress)
-        return due or evaluation.progress == 1.0
-
-    @property
-    def _metric(self) -> Literal["nll", "nll_calibrated"]:
-        return self.study.file.spec.objective.metric
-
-
-def _run(study: OpenStudy, point: Point) -> TrainingRun:
-    spec = study.file.spec
-    return TrainingRun(
-        smoothing=smoothing_of(point),
-        seed=spec.study.seed,
-        data_seed=spec.study.seed,
-        device=study.device,
-        hparams=hparams_of(point),
-        options=spec.task.options,
-    )
-
-
-def _epoch_row(epoch: Epoch) -> EpochRow:
-    scores, evaluation = epoch.scores, epoch.evaluation
-    return EpochRow(
-        epoch=epoch.number,
-        progress=evaluation.progress,
-        epsilon=epoch.epsilon,
-        train_loss=evaluation.train_loss,
-        nll=scores.nll,
-        accuracy=scores.accuracy,
-        brier=scores.brier,
-        ece=scores.ece,
-    )
+    def failed(self, store: Store, result: Result) -> None:
+        study, ticket = elsewhere(self._attempt.study, store), self._attempt.ticket
+        _record(study, ticket, self._trial, Told("failed", None, result))
+        close_ticket(store, ticket)
 
 
 def _from_outcome(study: OpenStudy, outcome: Outcome, reported: float | None) -> Told:
-    scores = {} if outcome.scores is None else asdict(outcome.scores)
-    complete = outcome.state == "complete" and outcome.scores is not None
-    metric = study.file.spec.objective.metric
-    result = Result(
-        scores=scores,
-        extra=outcome.extra,
-        environment=study.environment,
-        classes=outcome.classes,
-        epochs=outcome.epochs,
-        seconds=outcome.seconds,
-        failure=outcome.failure,
-        cause=outcome.cause,
-        log=outcome.log,
-    )
-    value = metric_of(outcome.scores, metric) if complete and outcome.scores else None
-    if outcome.state == "pruned":
-        value = reported
-    return Told(outcome.state, value, result, _shown(scores) if complete else {})
+    result = result_of(study, outcome)
+    if outcome.state != "complete" or outcome.scores is None:
+        return Told(outcome.state, reported if outcome.state == "pruned" else None, result)
+    value = metric_of(outcome.scores, study.file.spec.objective.metric)
+    return Told("complete", value, result, _shown(result.scores))
 
 
 def _shown(scores: Mapping[str, Any]) -> dict[str, Any]:

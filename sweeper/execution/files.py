@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import SEARCH, Ticket
 from sweeper.study.objective import Epoch, Failed
 from sweeper.training.checkpoints import (
     Checkpoint,
@@ -22,6 +23,8 @@ from sweeper.training.checkpoints import (
 # times what the last one took: what a kill may cost, beside the epoch it falls into.
 SECONDS: Final = 1.0
 TIMES: Final = 20
+# What the failure of a trial begins with whose state could not be kept.
+BAD_STATE: Final = "Evaluation.state: "
 
 _log = logging.getLogger(__name__)
 
@@ -36,16 +39,17 @@ class TrialFiles:
     folder: Path
     identity: str
 
-    def checkpoint(self, ticket: int) -> Path:
-        """Return the file that a trial goes on from."""
-        return self.folder / "checkpoints" / f"trial-{ticket}.pt"
+    def checkpoint(self, ticket: Ticket) -> Path:
+        """Return the file that a ticket's training goes on from."""
+        name = "trial" if ticket.phase == SEARCH else ticket.phase
+        return self.folder / "checkpoints" / f"{name}-{ticket.number}.pt"
 
     def weights(self, ticket: int) -> Path:
         """Return the file of a finished trial's weights."""
         return self.folder / "weights" / f"trial-{ticket}.pt"
 
-    def key(self, ticket: int) -> str:
-        """Return what a file of that trial says it is of."""
+    def key(self, ticket: int | str) -> str:
+        """Return what a file of that ticket says it is of."""
         return f"{self.identity}:{ticket}"
 
     def read_weights(self, ticket: int) -> object:
@@ -71,14 +75,14 @@ def files_of(record: StudyRecord, results: Path) -> TrialFiles:
 class Checkpoints:
     """One trial's checkpoint: read at its start, written now and then, removed at its end."""
 
-    def __init__(self, files: TrialFiles, ticket: int) -> None:
+    def __init__(self, files: TrialFiles, ticket: Ticket) -> None:
         self._files, self._ticket = files, ticket
         self._due = time.monotonic() + SECONDS
         self._failing = False
 
     def load(self) -> Checkpoint | None:
         """Return where the trial was, or None: it begins."""
-        return load(self._files.checkpoint(self._ticket), self._files.key(self._ticket))
+        return load(self._files.checkpoint(self._ticket), self._key)
 
     def keep(self, epoch: Epoch) -> None:
         """Write a checkpoint if one is due."""
@@ -94,9 +98,9 @@ class Checkpoints:
         if state is None:
             return
         began = time.monotonic()
-        path, key = self._files.checkpoint(self._ticket), self._files.key(self._ticket)
+        path = self._files.checkpoint(self._ticket)
         self._written(
-            lambda: save(path, Checkpoint(key, epoch.number, epoch.seconds, _plain(state())))
+            lambda: save(path, Checkpoint(self._key, epoch.number, epoch.seconds, _plain(state())))
         )
         now = time.monotonic()
         self._due = now + max(SECONDS, TIMES * (now - began))
@@ -106,8 +110,8 @@ class Checkpoints:
         state = epoch.evaluation.state
         model = None if state is None else state().get("model")
         if model is not None:
-            path, key = self._files.weights(self._ticket), self._files.key(self._ticket)
-            self._written(lambda: save_weights(path, key, model))
+            path = self._files.weights(self._ticket.number)
+            self._written(lambda: save_weights(path, self._files.key(self._ticket.number), model))
 
     def discard(self) -> None:
         """Remove the checkpoint: the trial has ended."""
@@ -116,11 +120,16 @@ class Checkpoints:
         except OSError as error:
             self._say(error)
 
+    @property
+    def _key(self) -> str:
+        number, phase = self._ticket.number, self._ticket.phase
+        return self._files.key(number if phase == SEARCH else f"{phase}:{number}")
+
     def _written(self, write: Callable[[], None]) -> None:
         try:
             write()
         except TypeError as error:
-            raise Failed(f"Evaluation.state: {error}") from error
+            raise Failed(f"{BAD_STATE}{error}") from error
         except OSError as error:
             self._say(error)
 

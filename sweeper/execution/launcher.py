@@ -78,7 +78,7 @@ def _watch(launch: Launch, parent: int, jobs: list[Job], on_progress: OnProgress
             return Ended.STOPPED
         for job in [job for job in jobs if job.state() is JobState.FAILED]:
             jobs.remove(job)
-            deaths.count(job, progress.ended)
+            deaths.count(job, progress.ended + progress.confirmed)
             free_dead(launch.writer, launch.record)
         jobs.extend(_start(launch, parent, deaths.replacements()))
         if not deaths.waiting and all(job.state() is JobState.SUCCEEDED for job in jobs):

@@ -6,7 +6,7 @@ from typing import Any
 from sweeper.execution.identity import host_and_pid, is_dead
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import free_leases, leaseholders, ticket_states
+from sweeper.store.tickets import SEARCH, free_leases, held_tickets, leaseholders
 from sweeper.store.trials import trial_numbers
 
 
@@ -14,12 +14,14 @@ from sweeper.store.trials import trial_numbers
 class WorkerState:
     """A worker that holds a ticket; `trial` is None before its trial is born.
 
-    `unseen` is how many seconds ago it renewed its lease; `stale` after it ran out: the worker is
-    dead or cut off, and the next writer that looks takes the ticket over.
+    In a confirmation `trial` is the number of its training there, and `phase` says so. `unseen`
+    is how many seconds ago it renewed its lease; `stale` after it ran out: the worker is dead or
+    cut off, and the next writer that looks takes the ticket over.
     """
 
     host: str
     pid: int
+    phase: str
     trial: int | None
     attempt: int
     unseen: float
@@ -36,12 +38,13 @@ def read_workers(store: Store, study: StudyRecord) -> list[WorkerState]:
     return [
         WorkerState(
             *host_and_pid(ticket.worker),
-            trial=born.get(ticket.number),
+            phase=ticket.phase,
+            trial=born.get(ticket.number) if ticket.phase == SEARCH else ticket.number,
             attempt=ticket.attempts,
             unseen=round(ticket.unseen, 1),
             stale=not ticket.leased,
         )
-        for ticket in ticket_states(store, study, held=True)
+        for ticket in held_tickets(store, study)
         if ticket.worker is not None and ticket.unseen is not None
     ]
 

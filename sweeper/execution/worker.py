@@ -10,20 +10,22 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from sweeper.errors import SweeperError
-from sweeper.execution.attempt import Stopped, run_ticket
+from sweeper.execution.attempt import run_ticket
 from sweeper.execution.identity import worker_name
 from sweeper.execution.lease import Leases, Vigil, renewed_leases
 from sweeper.execution.opened import OpenStudy, open_for_work
 from sweeper.execution.presence import free_dead
+from sweeper.execution.replicate import run_replicate
 from sweeper.execution.stopping import StopRequest
+from sweeper.execution.watched import Stopped
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, get_study, studies_with_work
-from sweeper.store.tickets import LeaseLost, Ticket, all_closed, claim, hand_back
+from sweeper.store.tickets import SEARCH, LeaseLost, Ticket, claim, hand_back
+from sweeper.study.confirmation import finished, to_confirm
 from sweeper.study.load import read_stored
 from sweeper.study.patience import out_of_patience
+from sweeper.training.device import torch_threads
 
 # Between two looks for a ticket while there is none.
 IDLE_SECONDS: Final = 0.5
@@ -96,20 +98,30 @@ class _Worker:
 
     def _run_one(self, study: OpenStudy) -> bool:
         """Claim a ticket of the study and run it; return whether there was one."""
-        budget = study.file.spec.budget
-        if self._store.call(lambda: out_of_patience(study.optuna, budget.patience)):
-            return False
-        ticket = claim(self._store, study.record.id, self._name, below=budget.trials)
+        ticket = self._claimed(study)
         if ticket is None:
             return False
         vigil = Vigil(ticket, study.pace)
-        with self._leases.held(vigil), _threads(study.file.spec.task.threads):
+        with self._leases.held(vigil), torch_threads(study.file.spec.task.threads):
             self._attempt(study, ticket, vigil)
         return True
 
+    def _claimed(self, study: OpenStudy) -> Ticket | None:
+        """Claim a ticket of the search, or of the confirmation when the search has ended."""
+        store, record, budget = self._store, study.record, study.file.spec.budget
+        if not store.call(lambda: out_of_patience(study.optuna, budget.patience)):
+            ticket = claim(store, record.id, self._name, below=budget.trials)
+            if ticket is not None:
+                return ticket
+        laid = to_confirm(store, record, study.file.spec, study.optuna)
+        if laid is None:
+            return None
+        return claim(store, record.id, self._name, below=laid.trainings, phase=laid.phase)
+
     def _attempt(self, study: OpenStudy, ticket: Ticket, vigil: Vigil) -> None:
+        run = run_ticket if ticket.phase == SEARCH else run_replicate
         try:
-            run_ticket(study, ticket, self._stop, vigil)
+            run(study, ticket, self._stop, vigil)
         except LeaseLost:
             pass  # another worker has the ticket; its result is the one that counts
         except Stopped:
@@ -165,12 +177,10 @@ class _Studies:
         if self._terms.name is None:
             return None
         (study,) = self.to_serve()
-        record, budget = study.record, study.file.spec.budget
-        if record.state == "stopped":
+        if study.record.state == "stopped":
             return Ended.STUDY_STOPPED
-        patient = not self._store.call(lambda: out_of_patience(study.optuna, budget.patience))
-        open_ones = not all_closed(self._store, record, budget.trials)
-        return None if patient and open_ones else Ended.FINISHED
+        over = finished(self._store, study.record, study.file.spec, study.optuna)
+        return Ended.FINISHED if over else None
 
     def free_dead(self) -> int:
         """Free the leases of dead workers of this host; return how many."""
@@ -179,7 +189,7 @@ class _Studies:
     def _open(self, record: StudyRecord) -> OpenStudy | None:
         threads = read_stored(record.spec).spec.task.threads
         try:
-            with _threads(threads):
+            with torch_threads(threads):
                 study = open_for_work(self._store, record, self._terms.results, self._terms.folder)
         except SweeperError as error:
             if self._terms.name is not None:
@@ -189,16 +199,6 @@ class _Studies:
         # Full collections over all that is imported by now cost 3 % of a short trial.
         gc.freeze()
         return study
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

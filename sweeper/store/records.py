@@ -12,14 +12,17 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from sweeper.store.database import Store, transaction
-from sweeper.store.schema import epochs, results, tickets
+from sweeper.store.schema import epochs, replicates, results, tickets
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import SEARCH, LeaseLost, Ticket
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One evaluation as stored; `epsilon` is the one in force when it was taken."""
+    """One evaluation as stored; `epsilon` is the one in force when it was taken.
+
+    `mean_epsilon` is the mean of what the epoch's training samples were smoothed with.
+    """
 
     epoch: int
     progress: float
@@ -29,6 +32,7 @@ class EpochRow:
     accuracy: float
     brier: float
     ece: float
+    mean_epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Result:
     copied_from: int | None = None
     failure: str = ""
     cause: str = ""  # sweeper.study.objective.Cause
+    splits: str = ""  # those that the loop gives beside validation
     log: str = ""
 
 
@@ -120,6 +125,35 @@ def write_result(store: Store, ticket: Ticket, result: Result) -> None:
 
 
 @transaction
+def write_replicate(
+    connection: Connection,
+    ticket: Ticket,
+    result: Result,
+    scores: Mapping[str, Any],
+    rows: Mapping[str, int],
+    examples: bytes,
+) -> None:
+    """Store what a confirmation's training found, in place of an earlier attempt's."""
+    _check_held(connection, ticket)
+    found = {"scores": _plain(scores), "rows": dict(rows), "examples": examples}
+    for table, row in (
+        (results, {name: _plain(value) for name, value in vars(result).items()}),
+        (replicates, found),
+    ):
+        connection.execute(delete(table).where(_of(table, ticket)))
+        connection.execute(insert(table).values(**_key(ticket), **row))
+
+
+@transaction
+def read_replicates(
+    connection: Connection, study: StudyRecord, phase: str
+) -> dict[int, dict[str, Any]]:
+    """Return scores, rows and examples of a confirmation's trainings, by ticket number."""
+    query = select(replicates).where(replicates.c.study_id == study.id, replicates.c.phase == phase)
+    return {row.number: dict(row._mapping) for row in connection.execute(query)}
+
+
+@transaction
 def close_ticket(connection: Connection, ticket: Ticket) -> None:
     """End a ticket for good, after Optuna was told."""
     connection.execute(
@@ -160,6 +194,20 @@ def read_epochs(
         .order_by(epochs.c.number, epochs.c.epoch)
     )
     return [dict(row._mapping) for row in connection.execute(query)]
+
+
+@transaction
+def read_epochs_of(
+    connection: Connection, study: StudyRecord, number: int, phase: str = SEARCH
+) -> list[EpochRow]:
+    """Return the stored evaluations of one ticket by epoch; what was not finite is None."""
+    columns = [epochs.c[name] for name in EpochRow.__dataclass_fields__]
+    query = (
+        select(*columns)
+        .where(epochs.c.study_id == study.id, epochs.c.phase == phase, epochs.c.number == number)
+        .order_by(epochs.c.epoch)
+    )
+    return [EpochRow(**row._mapping) for row in connection.execute(query)]
 
 
 def _result(row: Mapping[str, Any]) -> Result:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -84,6 +85,7 @@ epochs: Final = Table(
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("progress", Double, nullable=False),
     Column("epsilon", Double, nullable=False),
+    Column("mean_epsilon", Double),
     Column("train_loss", Double),
     Column("nll", Double),
     Column("accuracy", Double),
@@ -104,7 +106,36 @@ results: Final = Table(
     Column("copied_from", Integer),  # ticket number
     Column("failure", Text, nullable=False),
     Column("cause", String(16), nullable=False, server_default=""),
+    Column("splits", String(32), nullable=False, server_default=""),  # beside validation
     Column("log", Text, nullable=False),
+)
+
+# A study's confirmations, numbered from 1; the tickets of each are a phase of their own.
+confirmations: Final = Table(
+    "sweeper_confirmations",
+    metadata,
+    Column(
+        "study_id",
+        Integer,
+        ForeignKey("sweeper_studies.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("ended", Integer, nullable=False),  # trials of the search that it was chosen from
+    Column("settings", JSON, nullable=False),
+    Column("candidates", JSON, nullable=False),
+    Column("reason", Text, nullable=False),  # why there is nothing to confirm; "" where there is
+    Column("created", Double, nullable=False),
+)
+
+# What a replicate leaves beside its result: the scores of each split, and the test examples.
+replicates: Final = Table(
+    "sweeper_replicates",
+    metadata,
+    *_ticket_key(),
+    Column("scores", JSON, nullable=False),
+    Column("rows", JSON, nullable=False),
+    Column("examples", LargeBinary(2**32 - 1), nullable=False),  # a length for MySQL's sake
 )
 
 

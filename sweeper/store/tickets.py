@@ -66,6 +66,7 @@ class TicketState:
     clock, and None where no worker is at the ticket.
     """
 
+    phase: str
     number: int
     closed: bool
     leased: bool
@@ -76,9 +77,10 @@ class TicketState:
 
 @dataclass(frozen=True)
 class TicketCounts:
-    """How many tickets there are, how many are leased, how often one was claimed again."""
+    """How many tickets there are, closed and leased, and how often one was claimed again."""
 
     laid: int
+    closed: int
     leased: int
     retried: int
 
@@ -91,6 +93,15 @@ def add_tickets(
     count = func.count().label("count")
     here = and_(tickets.c.study_id == study.id, tickets.c.phase == phase)
     have = connection.execute(select(count).where(here)).scalar_one()
+    new = {number: point for number, point in enumerate(points) if number >= have}
+    add_rows(connection, study, phase, new)
+    return len(new)
+
+
+def add_rows(
+    connection: Connection, study: StudyRecord, phase: str, points: Mapping[int, Point | None]
+) -> None:
+    """Insert open tickets with these numbers, as part of a transaction."""
     rows = [
         {
             "study_id": study.id,
@@ -101,12 +112,10 @@ def add_tickets(
             "claims": 0,
             "returned": 0,
         }
-        for number, point in enumerate(points)
-        if number >= have
+        for number, point in points.items()
     ]
     if rows:
         connection.execute(insert(tickets), rows)
-    return len(rows)
 
 
 @transaction
@@ -187,16 +196,17 @@ def free_leases(connection: Connection, workers: Iterable[str]) -> int:
     ).rowcount
 
 
-@transaction
-def leaseholders(connection: Connection, study: StudyRecord, phase: str = SEARCH) -> set[str]:
-    """Return the workers that hold a ticket of a study."""
-    query = select(tickets.c.worker).where(
-        tickets.c.study_id == study.id,
-        tickets.c.phase == phase,
-        tickets.c.state == "open",
-        tickets.c.worker.is_not(None),
+def _held(study: StudyRecord) -> ColumnElement[bool]:
+    """Return the condition that a worker is at a ticket of the study, of whichever phase."""
+    return and_(
+        tickets.c.study_id == study.id, tickets.c.state == "open", tickets.c.worker.is_not(None)
     )
-    return set(connection.execute(query).scalars())
+
+
+@transaction
+def leaseholders(connection: Connection, study: StudyRecord) -> set[str]:
+    """Return the workers that hold a ticket of a study."""
+    return set(connection.execute(select(tickets.c.worker).where(_held(study))).scalars())
 
 
 @transaction
@@ -221,20 +231,42 @@ def count_tickets(
     leased = and_(tickets.c.state == "open", tickets.c.lease_until >= now())
     query = select(
         func.count().label("laid"),
+        func.sum(case((tickets.c.state == "closed", 1), else_=0)).label("closed"),
         func.sum(case((leased, 1), else_=0)).label("leased"),
         func.sum(case((attempts > 1, attempts - 1), else_=0)).label("retried"),
     ).where(tickets.c.study_id == study.id, tickets.c.phase == phase, tickets.c.number < below)
     row = connection.execute(query).one()
-    return TicketCounts(row.laid, int(row.leased or 0), int(row.retried or 0))
+    return TicketCounts(row.laid, *(int(count or 0) for count in row[1:]))
+
+
+@transaction
+def claims_of(connection: Connection, study: StudyRecord, number: int, phase: str = SEARCH) -> int:
+    """Return how often a ticket was claimed: more than once, and workers shared its trial."""
+    query = select(tickets.c.claims).where(
+        tickets.c.study_id == study.id, tickets.c.phase == phase, tickets.c.number == number
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 @transaction
 def ticket_states(
-    connection: Connection, study: StudyRecord, phase: str = SEARCH, *, held: bool = False
+    connection: Connection, study: StudyRecord, phase: str = SEARCH
 ) -> list[TicketState]:
-    """Return a study's tickets in order; with `held` only those that a worker is at."""
+    """Return the tickets of a phase in order."""
+    here = and_(tickets.c.study_id == study.id, tickets.c.phase == phase)
+    return _states(connection, here)
+
+
+@transaction
+def held_tickets(connection: Connection, study: StudyRecord) -> list[TicketState]:
+    """Return the tickets that a worker is at, of every phase."""
+    return _states(connection, _held(study))
+
+
+def _states(connection: Connection, which: ColumnElement[bool]) -> list[TicketState]:
     query = (
         select(
+            tickets.c.phase,
             tickets.c.number,
             (tickets.c.state == "closed").label("closed"),
             and_(tickets.c.state == "open", tickets.c.lease_until >= now()).label("leased"),
@@ -242,14 +274,18 @@ def ticket_states(
             (tickets.c.claims - tickets.c.returned).label("attempts"),
             (now() + LEASE_SECONDS - tickets.c.lease_until).label("unseen"),
         )
-        .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
-        .order_by(tickets.c.number)
+        .where(which)
+        .order_by(tickets.c.phase, tickets.c.number)
     )
-    if held:
-        query = query.where(tickets.c.state == "open", tickets.c.worker.is_not(None))
     return [
         TicketState(
-            row.number, bool(row.closed), bool(row.leased), row.worker, row.attempts, row.unseen
+            phase=row.phase,
+            number=row.number,
+            closed=bool(row.closed),
+            leased=bool(row.leased),
+            worker=row.worker,
+            attempts=row.attempts,
+            unseen=row.unseen,
         )
         for row in connection.execute(query)
     ]

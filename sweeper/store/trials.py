@@ -70,6 +70,11 @@ class TrialCounts:
     best: float | None
     baseline: float | None
 
+    @property
+    def ended(self) -> int:
+        """How many trials have come to an end, whichever."""
+        return self.complete + self.pruned + self.failed
+
 
 def bear(
     store: Store,

@@ -67,8 +67,8 @@ class Comparison:
 
     @property
     def word(self) -> str:
-        """Return better, same or worse: same where the interval holds 0."""
-        if self.difference.low <= 0 <= self.difference.high:
+        """Return better, same or worse: same where the interval holds 0, or is no number."""
+        if not (self.difference.low > 0 or self.difference.high < 0):
             return "same"
         higher = self.difference.estimate > 0
         return "better" if higher == (self.score in HIGHER_IS_BETTER) else "worse"
@@ -98,6 +98,11 @@ class Evidence:
     def wanted(self) -> int:
         """How many trainings the confirmation has in all."""
         return len(self.candidates) * self.settings.replicates
+
+    @property
+    def complete(self) -> bool:
+        """Whether every training has ended."""
+        return len(self.replicates) == self.wanted
 
     @cached_property
     def done(self) -> Mapping[int, Mapping[int, Replicate]]:

@@ -11,7 +11,7 @@ from sweeper.store.database import Store
 from sweeper.store.records import Result, read_epochs, read_results
 from sweeper.store.studies import StudyRecord
 from sweeper.store.trials import StoredTrial, read_trials, trial_numbers
-from sweeper.study.results import EPOCH_COLUMNS, TRIAL_COLUMNS
+from sweeper.study.results import EPOCH_COLUMNS, SCORES, TRIAL_COLUMNS
 from sweeper.study.space import hparams_of, smoothing_of
 
 STATE_WORDS = {
@@ -21,7 +21,6 @@ STATE_WORDS = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "running",
 }
-SCORES = ("nll", "accuracy", "accuracy_top5", "brier", "ece", "temperature", "nll_calibrated")
 _MOMENTS = ("started", "finished")
 _NUMBERS = ("epsilon", "label_smoothing", "rate", "value", *SCORES, "seconds")
 _NO_RESULT = Result()

@@ -73,12 +73,16 @@ class StudyFile:
         )
 
 
-def read_study(reference: str | Path, *, trials: int | None = None) -> StudyFile:
-    """Read, check and load a study; `trials` replaces its budget."""
+def read_study(
+    reference: str | Path, *, trials: int | None = None, confirm: bool | None = None
+) -> StudyFile:
+    """Read, check and load a study; `trials` and `confirm` replace what the file says."""
     path = find_study_file(reference)
     spec = parse_spec(_resolve_first(_read_toml(path), path), path)
     if trials is not None:
         spec = _with_trials(spec, trials)
+    if confirm is not None:
+        spec = with_confirm(spec, confirm)
     with found_in(path):
         return load_code(spec, path.parent.resolve())
 
@@ -100,6 +104,12 @@ def _with_trials(spec: StudySpec, trials: int) -> StudySpec:
     return spec.model_copy(update={"budget": budget})
 
 
+def with_confirm(spec: StudySpec, enabled: bool) -> StudySpec:
+    """Return the spec with its confirmation to be done, or not."""
+    confirm = spec.confirm.model_copy(update={"enabled": enabled})
+    return spec.model_copy(update={"confirm": confirm})
+
+
 @dataclass(frozen=True)
 class StoredStudy:
     """What the database keeps of a study file, readable without its code.
@@ -117,8 +127,17 @@ class StoredStudy:
 def read_stored(stored: str) -> StoredStudy:
     """Read the text that `StudyFile.stored` gave."""
     kept = json.loads(stored)
+    # Of a study that was launched before there were confirmations none is still to come.
+    kept["spec"].setdefault("confirm", {"enabled": False})
     kept["spec"] = StudySpec.model_validate(kept["spec"])
     return StoredStudy(**kept)
+
+
+def stored_to_confirm(stored: str) -> str:
+    """Return the same text with the confirmation to be done."""
+    kept = json.loads(stored)
+    kept["spec"].setdefault("confirm", {})["enabled"] = True
+    return canonical_json(kept)
 
 
 def stored_study(stored: str, folder: Path, *, any_versions: bool = False) -> StudyFile:

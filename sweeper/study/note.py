@@ -6,29 +6,33 @@ import pandas as pd
 from sweeper.store.database import Store
 from sweeper.study.results import baseline, best, best_by_schedule
 from sweeper.study.spec import StudySpec
+from sweeper.study.verdict import Verdict
 
 _METRICS = {"nll": "NLL", "nll_calibrated": "NLL after temperature scaling"}
 _CAUTION = (
-    "The best of many trials is lucky by selection, and one split and one seed say nothing about "
-    "significance. All scores are on the validation split; NLL is unsmoothed, in nats."
+    "The search: the best of many trials is lucky by selection, and one split and one seed say "
+    "nothing about significance. Scores on the validation split; NLL is unsmoothed, in nats."
 )
 
 
-def write_note(store: Store, spec: StudySpec, trials: pd.DataFrame) -> None:
+def write_note(
+    store: Store, spec: StudySpec, trials: pd.DataFrame, verdict: Verdict | None
+) -> None:
     """Put the note on the study; it replaces an earlier one."""
     from optuna_dashboard import save_note  # late: it brings a web server with it
 
     study = optuna.load_study(study_name=spec.study.name, storage=store.storage)
-    save_note(study, note(spec, trials))
+    save_note(study, note(spec, trials, verdict))
 
 
-def note(spec: StudySpec, trials: pd.DataFrame) -> str:
+def note(spec: StudySpec, trials: pd.DataFrame, verdict: Verdict | None = None) -> str:
     """Return the note's Markdown."""
     row, base = best(trials), baseline(trials)
     if row is None:
         return "No trial has finished yet."
     found = _headline(row, base, _METRICS[spec.objective.metric])
-    lines = [f"### {found}", "", *_table(base, trials), "", _CAUTION]
+    said = [] if verdict is None else [f"**Verdict: {verdict.word}.**", *verdict.sentences, ""]
+    lines = [*said, f"### {found}", "", *_table(base, trials), "", _CAUTION]
     return "\n".join(lines)
 
 

@@ -43,7 +43,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended; `scores` are its last evaluation's, in full where it is complete."""
+    """How a trial ended; `scores` are its last evaluation's, in full where it is complete.
+
+    `splits` are those that the loop gives beside validation.
+    """
 
     state: Literal["complete", "pruned", "failed"]
     scores: Scores | None = None
@@ -53,6 +56,7 @@ class Outcome:
     seconds: float = 0.0
     failure: str = ""
     cause: Cause = ""
+    splits: tuple[str, ...] = ()
     log: str = ""
 
 
@@ -107,6 +111,7 @@ def run_trial(
         seconds=clock.seconds,
         failure=failure,
         cause=cause,
+        splits=tuple(last.evaluation.splits) if last else (),
         log=log.getvalue()[-LOG_CHARACTERS:],
     )
 

@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sweeper.store.confirmations import last_confirmation
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, states_of
-from sweeper.store.tickets import count_tickets
+from sweeper.store.tickets import TicketCounts, count_tickets
 from sweeper.store.trials import count_trials
 
 
@@ -13,7 +14,8 @@ from sweeper.store.trials import count_trials
 class Progress:
     """Counts of a study's trials; `best` and `baseline` are values of its metric.
 
-    `paused` says that nothing is trained until the study is resumed.
+    `confirmed` of `confirming` trainings of the confirmation have ended; `paused` says that
+    nothing is trained until the study is resumed.
     """
 
     trials: int
@@ -25,6 +27,8 @@ class Progress:
     best: float | None
     baseline: float | None
     retried: int
+    confirming: int = 0
+    confirmed: int = 0
     paused: bool = False
 
     @property
@@ -41,16 +45,20 @@ def read_progress(store: Store, study: StudyRecord, trials: int) -> Progress:
     """Count a study's trials and tickets under its budget of `trials`."""
     tickets = count_tickets(store, study, below=trials)
     ended = count_trials(store, study.name, below=trials)
-    done = ended.complete + ended.pruned + ended.failed
+    last = last_confirmation(store, study)
+    none = TicketCounts(0, 0, 0, 0)
+    again = none if last is None else count_tickets(store, study, last.trainings, last.phase)
     return Progress(
         trials=tickets.laid,
         complete=ended.complete,
         pruned=ended.pruned,
         failed=ended.failed,
-        running=tickets.leased,
-        waiting=max(0, tickets.laid - done - tickets.leased),
+        running=tickets.leased + again.leased,
+        waiting=max(0, tickets.laid - ended.ended - tickets.leased),
         best=ended.best,
         baseline=ended.baseline,
-        retried=tickets.retried,
+        retried=tickets.retried + again.retried,
+        confirming=again.laid,
+        confirmed=again.closed,
         paused=states_of(store, [study.id]).get(study.id) == "paused",
     )

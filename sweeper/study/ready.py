@@ -8,7 +8,8 @@ from sweeper.shipped import shipped
 
 def ready_studies() -> dict[str, Path]:
     """Return the studies that ship with the package, by name."""
-    return {path.stem: path for path in sorted(shipped("studies").glob("*.toml"))}
+    found = {path.stem: path for path in shipped("studies").glob("*.toml")}
+    return dict(sorted(found.items()))
 
 
 def find_study_file(reference: str | Path) -> Path:

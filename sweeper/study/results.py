@@ -26,6 +26,15 @@ TRIAL_COLUMNS: Final = (
     "ece",
     "temperature",  # NaN unless complete
     "nll_calibrated",  # after temperature scaling, cross-fitted; NaN unless complete
+    "ece_calibrated",  # so is it; as are the others: see sweeper.scoring.Scores
+    "ece_adaptive",
+    "ece_classwise",
+    "ece_debiased",
+    "overconfidence",
+    "underconfidence",
+    "aurc",
+    "eaurc",
+    "entropy",
     "epochs",
     "seconds",
     "started",  # datetime64, UTC
@@ -39,12 +48,17 @@ EPOCH_COLUMNS: Final = (
     "epoch",  # from 1
     "progress",  # in (0, 1]
     "epsilon",  # in force at the end of the epoch; for adaptive schedules its ceiling
+    "mean_epsilon",  # of what the epoch's training samples were smoothed with; NaN if not known
     "train_loss",  # the smoothed training loss, not comparable between trials
     "nll",
     "accuracy",
     "brier",
     "ece",
 )
+
+
+# The scores of a trial, in the order of its columns.
+SCORES: Final = TRIAL_COLUMNS[TRIAL_COLUMNS.index("nll") : TRIAL_COLUMNS.index("epochs")]
 
 
 def complete(trials: pd.DataFrame) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def candidates(spec: StudySpec, trials: pd.DataFrame, classes: int) -> tuple[Can
 
 def shortlist(spec: StudySpec, trials: pd.DataFrame) -> tuple[Candidate, ...]:
     """Return the pick and the next best answers that are not about the same as one before."""
-    rows = _fewer(eligible(spec, trials))
+    rows = fewer(eligible(spec, trials))
     means, errors = Smoothed(rows, spec.space, "value").estimates()
     first = _picked(spec, rows, means, errors)
     order = [first, *(row for row in np.argsort(means, kind="stable") if row != first)]
@@ -101,12 +101,15 @@ def eligible(spec: StudySpec, trials: pd.DataFrame) -> pd.DataFrame:
     return kept.reset_index(drop=True)
 
 
-def _fewer(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return at most `MOST` rows, the best half of them whole: the process is cubic in them."""
-    if len(rows) <= MOST:
+def fewer(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
+    """Return at most so many of rows that come best first, the best half of them whole.
+
+    The process over them is cubic in their number.
+    """
+    if len(rows) <= most:
         return rows
-    rest = np.linspace(MOST // 2, len(rows) - 1, MOST - MOST // 2).astype(int)
-    return rows.iloc[[*range(MOST // 2), *rest]].reset_index(drop=True)
+    rest = np.linspace(most // 2, len(rows) - 1, most - most // 2).astype(int)
+    return rows.iloc[[*range(most // 2), *rest]].reset_index(drop=True)
 
 
 def constraint_of(spec: StudySpec) -> Constraint | None:

@@ -2,6 +2,8 @@
 
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,6 +39,25 @@ def _cuda_index(name: str) -> int:
             "use auto or cpu, or a torch build and driver that see it"
         )
     return int(index or 0)
+
+
+def device_named(name: str) -> torch.device:
+    """Return a device that `environment` gives that name; what auto picks where there is none."""
+    if name == "cpu":
+        return torch.device(name)
+    devices = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    return next((device for device in devices if _device_name(device) == name), pick_device())
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Train on so many CPU threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

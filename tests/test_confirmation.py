@@ -1,0 +1,405 @@
+"""A search confirmed: fresh seeds for all alike, one verdict, and the export that follows it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from sweeper import api
+from sweeper.api import Study
+from sweeper.errors import SweeperError
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Ended, Terms, work
+from sweeper.export import digest_of
+from sweeper.store.database import open_reader, open_writer
+from sweeper.store.records import read_results
+from sweeper.store.schema import confirmations, replicates, studies, tickets
+from sweeper.store.studies import get_study
+from sweeper.store.tickets import laid_points, ticket_states
+from sweeper.study.load import read_study
+from sweeper.study.registration import register
+from tests.test_cli import run as command
+
+Write = Callable[..., Path]
+
+TEXT = """
+[study]
+name = "quick"
+seed = 3
+[task]
+use = "quick.py:{function}"
+options = {options}
+[space]
+schedule = ["fixed", "linear"]
+[budget]
+trials = {trials}
+[confirm]
+{confirm}
+"""
+HELPS = "{ help = 8.0 }"
+HURTS = "{ help = -30.0 }"
+
+
+def text(
+    options: str = HELPS,
+    trials: int = 12,
+    confirm: str = "replicates = 4",
+    function: str = "tested",
+) -> str:
+    return TEXT.format(options=options, trials=trials, confirm=confirm, function=function)
+
+
+@pytest.fixture
+def launch(write_study: Write, storage: str, tmp_path: Path) -> Callable[..., Study]:
+    """Return a function that launches the study in this process."""
+
+    def launched(content: str, **more: Any) -> Study:
+        path = write_study(content)
+        return api.launch(path, workers=0, storage=storage, results=tmp_path / "results", **more)
+
+    return launched
+
+
+def rows(storage: str, table: Any) -> list[dict[str, Any]]:
+    store = open_reader(storage)
+    with store.engine.connect() as connection:
+        found = [dict(row._mapping) for row in connection.execute(select(table))]
+    store.close()
+    return found
+
+
+def seeds(storage: str, number: int = 1) -> list[dict[str, Any]]:
+    store = open_reader(storage)
+    points = laid_points(store, get_study(store, "quick"), f"confirm-{number}")
+    store.close()
+    return [dict(point) for point in points.values()]
+
+
+# ---- what is trained again ---------------------------------------------------------------------
+
+
+def test_every_candidate_is_trained_on_the_same_fresh_seeds(
+    launch: Callable[..., Study], storage: str
+) -> None:
+    study = launch(text())
+    assert study.finished
+    evidence = study.evidence()
+    assert evidence is not None
+    roles = [candidate.role for candidate in evidence.candidates]
+    assert roles == ["baseline", "pick", "other", "other", "default"]
+    assert evidence.complete
+    assert len(evidence.replicates) == 5 * 4
+    by_candidate = [
+        {(r.number, r.seed) for r in evidence.replicates if r.candidate == index}
+        for index in range(5)
+    ]
+    assert all(found == by_candidate[0] for found in by_candidate)
+    assert len({seed for _, seed in by_candidate[0]}) == 4
+    assert 3 not in {seed for _, seed in by_candidate[0]}
+    assert {one["data_seed"] for one in seeds(storage)} == {3}
+
+
+def test_confirmation_adds_no_trial_and_its_tickets_are_closed(
+    launch: Callable[..., Study], storage: str
+) -> None:
+    study = launch(text())
+    assert study.frame()["number"].tolist() == list(range(12))
+    store = open_reader(storage)
+    states = ticket_states(store, get_study(store, "quick"), "confirm-1")
+    store.close()
+    assert [state.closed for state in states] == [True] * 20
+
+
+def test_the_search_never_asks_for_another_split(write_study: Write, storage: str) -> None:
+    content = text(function="jealous", options="{}", confirm="enabled = false")
+    path = write_study(content)
+    with (path.parent / "quick.py").open("a") as file:
+        file.write(
+            "\ndef jealous(run):\n"
+            "    import dataclasses\n"
+            "    def no(): raise RuntimeError('asked')\n"
+            "    for evaluation in train(run):\n"
+            "        yield dataclasses.replace(evaluation, splits={'test': no})\n"
+        )
+    study = api.launch(path, workers=0, storage=storage, results=path.parent / "results")
+    assert not (study.frame()["state"] == "failed").any()
+    confirmed = api.confirm(
+        "quick", workers=0, storage=storage, results=path.parent / "results"
+    ).evidence()
+    assert confirmed is not None
+    assert all("asked" in replicate.failure for replicate in confirmed.replicates)
+
+
+def test_test_scores_and_examples_are_those_of_the_test_split(
+    launch: Callable[..., Study],
+) -> None:
+    evidence = launch(text()).evidence()
+    assert evidence is not None
+    for replicate in evidence.replicates:
+        assert replicate.rows == {"valid": 120, "train": 240, "test": 240}
+        test = replicate.scores["test"]
+        assert replicate.examples["nll"].mean() == pytest.approx(test["nll"], abs=1e-6)
+        assert replicate.examples["correct"].mean() == pytest.approx(test["accuracy"])
+        assert test["nll"] != replicate.scores["valid"]["nll"]
+
+
+def test_no_confirm_leaves_it_and_confirm_does_it_later_without_training_twice(
+    launch: Callable[..., Study], storage: str, tmp_path: Path
+) -> None:
+    study = launch(text(), confirm=False)
+    assert study.finished
+    assert study.evidence() is None
+    assert study.document()["verdict"] is None
+    again = api.confirm("quick", workers=0, storage=storage, results=tmp_path / "results")
+    assert again.document()["verdict"]["word"] == "helps"
+    before = rows(storage, tickets)
+    api.confirm("quick", workers=0, storage=storage, results=tmp_path / "results")
+    launch(text())
+    assert rows(storage, tickets) == before
+
+
+def test_a_study_that_goes_on_is_confirmed_anew_and_says_that_the_test_split_was_used(
+    launch: Callable[..., Study], storage: str
+) -> None:
+    first = launch(text())
+    verdict = first.verdict()
+    assert verdict is not None
+    assert "before" not in verdict.sentences[-1]
+    second = launch(text(trials=14))
+    evidence, verdict = second.evidence(), second.verdict()
+    assert evidence is not None
+    assert verdict is not None
+    assert evidence.number == 2
+    assert "1 confirmation(s) of this study before" in verdict.sentences[-1]
+    assert not {one["seed"] for one in seeds(storage, 1)} & {o["seed"] for o in seeds(storage, 2)}
+
+
+def test_a_confirmation_that_is_stopped_goes_on_where_it_was(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    store = open_writer(storage)
+    record = register(store, read_study(write_study(text())))
+    terms = Terms("quick", tmp_path / "results", trials=12 + 7)
+    assert work(store, terms, StopRequest()) is Ended.ENOUGH
+    first = Study("quick", storage).evidence()
+    assert first is not None
+    assert len(first.replicates) == 7
+    assert Study("quick", storage).verdict() is None
+    assert not Study("quick", storage).finished
+    assert Study("quick", storage).progress().confirmed == 7
+    assert work(store, Terms("quick", tmp_path / "results"), StopRequest()) is Ended.FINISHED
+    results = read_results(store, record, "confirm-1")
+    assert sorted(results) == list(range(20))
+    store.close()
+    whole = Study("quick", storage).evidence()
+    assert whole is not None
+    kept = {(r.candidate, r.number): r.scores for r in first.replicates}
+    assert kept.items() <= {(r.candidate, r.number): r.scores for r in whole.replicates}.items()
+
+
+def test_a_worker_for_all_studies_confirms_too(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    store = open_writer(storage)
+    register(store, read_study(write_study(text())))
+    terms = Terms(None, tmp_path / "results", idle=0.0)
+    assert work(store, terms, StopRequest()) is Ended.IDLE
+    store.close()
+    assert Study("quick", storage).verdict() is not None
+
+
+def test_resplit_redraws_the_data_for_each_seed(launch: Callable[..., Study], storage: str) -> None:
+    study = launch(text(confirm="replicates = 3\nresplit = true"))
+    splits = [(one["replicate"], one["data_seed"]) for one in seeds(storage)]
+    assert len(set(splits)) == 3
+    assert 3 not in {split for _, split in splits}
+    verdict = study.verdict()
+    assert verdict is not None
+    assert verdict.comparison.difference.freedom == 2
+    assert "new samples of them" in verdict.sentences[0]
+
+
+# ---- what the verdict says and the export does -----------------------------------------------
+
+
+def test_a_pick_that_helps_is_exported_with_its_verdict(
+    launch: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = launch(text())
+    verdict, document = study.verdict(), study.document()
+    assert verdict is not None
+    assert verdict.word == "helps"
+    assert document["epsilon"] == verdict.pick.point["epsilon"] > 0
+    assert document["rule"] == "best"
+    assert document["verdict"]["difference"]["high"] < 0
+    assert document["digest"] == digest_of(document)
+    assert json.loads((tmp_path / "results/quick/best.json").read_text())["verdict"] is not None
+    assert document["baseline"]["nll"] > document["scores"]["nll"]
+
+
+def test_where_epsilon_hurts_0_is_exported(launch: Callable[..., Study]) -> None:
+    study = launch(text(options=HURTS))
+    verdict, document = study.verdict(), study.document()
+    assert verdict is not None
+    assert verdict.word == "hurts"
+    assert (document["epsilon"], document["schedule"], document["rate"]) == (0.0, "fixed", None)
+    assert document["label_smoothing"] == 0.0
+    assert document["scores"] == document["baseline"]
+
+
+def test_a_pick_that_some_seeds_cannot_train_is_not_recommended(
+    launch: Callable[..., Study], storage: str
+) -> None:
+    first = launch(text(), confirm=False)
+    laid = api.confirm("quick", workers=0, storage=storage).evidence()
+    assert laid is not None
+    unlucky = laid.replicates[0].seed
+    api.delete("quick", storage)
+    study = launch(text(options=f"{{ help = 8.0, unlucky = [{unlucky}] }}"))
+    verdict = study.verdict()
+    assert verdict is not None
+    assert (verdict.word, verdict.failed, verdict.replicates) == ("no benefit shown", 1, 3)
+    assert study.document()["epsilon"] == 0.0
+    assert first.name == study.name
+
+
+def test_a_pick_that_breaks_the_constraint_on_fresh_seeds_is_not_exported(
+    launch: Callable[..., Study], storage: str
+) -> None:
+    study = launch(text(confirm="replicates = 4\nconstraint = 'nll <= baseline * 0.99'"))
+    assert study.document()["epsilon"] > 0
+    store = open_writer(storage)
+    with store.engine.begin() as connection:
+        settings = rows(storage, confirmations)[0]["settings"]
+        strict = {**settings, "constraint": "nll <= baseline * 0.01"}
+        connection.execute(update(confirmations).values(settings=strict))
+    store.close()
+    verdict = study.verdict()
+    assert verdict is not None
+    assert verdict.word == "helps"
+    assert "nll <= baseline * 0.01" in verdict.reason
+    assert not verdict.exported
+    assert study.document()["epsilon"] == 0.0
+
+
+# ---- what cannot be confirmed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (text(function="train", options="{}"), "the training loop gives no test split"),
+        (text(confirm="constraint = 'accuracy >= 1.5'"), "keeps to confirm.constraint"),
+        (text(trials=1), "no trial with ε > 0 has finished"),
+        (text(function="bad", options="{}"), "ε = 0 has not finished"),
+    ],
+)
+def test_a_search_that_gives_nothing_to_confirm_says_why(
+    write_study: Write, storage: str, content: str, reason: str
+) -> None:
+    path = write_study(content)
+    with (path.parent / "quick.py").open("a") as file:
+        file.write("\ndef bad(run):\n    raise RuntimeError('bad')\n    yield\n")
+    study = api.launch(path, workers=0, storage=storage, results=path.parent / "results")
+    assert study.finished
+    assert reason in study.unconfirmed
+    assert rows(storage, replicates) == []
+    before = rows(storage, confirmations)
+    done = command("confirm", "quick", "--storage", storage)
+    assert done.status == 2
+    assert reason in done.err
+    assert len(done.err.splitlines()) == 1
+    assert rows(storage, confirmations) == before
+
+
+def test_a_search_that_is_not_over_is_not_confirmed(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    store = open_writer(storage)
+    register(store, read_study(write_study(text())))
+    work(store, Terms("quick", tmp_path / "results", trials=5), StopRequest())
+    store.close()
+    with pytest.raises(SweeperError, match="is at 5 of 12 trials"):
+        api.confirm("quick", storage=storage)
+    assert rows(storage, confirmations) == []
+
+
+def test_a_study_from_before_confirmations_is_finished_without_one(
+    launch: Callable[..., Study], storage: str
+) -> None:
+    study = launch(text(), confirm=False)
+    store = open_writer(storage)
+    with store.engine.begin() as connection:
+        kept = json.loads(rows(storage, studies)[0]["spec"])
+        del kept["spec"]["confirm"]
+        connection.execute(update(studies).values(spec=json.dumps(kept)))
+    store.close()
+    assert study.finished
+    assert launch(text()).verdict() is not None
+
+
+# ---- verify ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def best(launch: Callable[..., Study], tmp_path: Path) -> Path:
+    """Return the export of a confirmed study."""
+    launch(text())
+    return tmp_path / "results/quick/best.json"
+
+
+def changed(path: Path, **values: Any) -> None:
+    """Change an export as its writer would have: its digest fits."""
+    document = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({**document, "digest": digest_of(document)}))
+
+
+def test_an_export_is_verified_on_new_seeds_and_nothing_is_written(
+    best: Path, storage: str
+) -> None:
+    before = rows(storage, tickets), rows(storage, replicates)
+    found = api.verify(best, storage, replicates=3)
+    assert found.holds
+    assert found.low < found.difference < found.high
+    assert (rows(storage, tickets), rows(storage, replicates)) == before
+    done = command("verify", best, "--storage", storage, "--replicates", 3)
+    assert done.status == 0
+    assert "lies in the stated interval" in done.out
+
+
+def test_an_interval_that_does_not_hold_is_said_by_the_exit_status(
+    best: Path, storage: str
+) -> None:
+    verdict = json.loads(best.read_text())["verdict"]
+    wrong = {**verdict["difference"], "low": -9.0, "high": -8.0}
+    changed(best, verdict={**verdict, "difference": wrong})
+    done = command("verify", best, "--storage", storage, "--replicates", 2)
+    assert done.status == 1
+    assert "OUTSIDE" in done.out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda path: path.write_text(path.read_text().replace('"seed": 3', '"seed": 4')),
+            "changed",
+        ),
+        (lambda path: changed(path, spec_hash="0" * 64), "another study"),
+        (lambda path: changed(path, verdict=None), "no verdict"),
+        (lambda path: path.write_text("[1]"), "not the best.json"),
+        (lambda path: path.write_text("{"), "not JSON"),
+        (lambda path: path.unlink(), "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_verified_is_one_line(
+    best: Path, storage: str, change: Callable[[Path], Any], words: str
+) -> None:
+    change(best)
+    done = command("verify", best, "--storage", storage)
+    assert done.status == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
