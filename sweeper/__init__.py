@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweeper.api import (
         Study,
+        confirm,
         delete,
         launch,
         open_study,
         pause,
+        replay,
         resume,
         stop,
         studies,
+        verify,
     )
     from sweeper.errors import SweeperError
     from sweeper.smoothing import Smoothing, SmoothingLoss, smooth_targets, smoothing_loss
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     **dict.fromkeys(
-        ("Study", "delete", "launch", "open_study", "pause", "resume", "stop", "studies"),
+        (
+            *("Study", "confirm", "delete", "launch", "open_study", "pause", "replay"),
+            *("resume", "stop", "studies", "verify"),
+        ),
         "sweeper.api",
     ),
     "SweeperError": "sweeper.errors",
@@ -42,15 +48,18 @@ __all__ = [
     "SweeperError",
     "Task",
     "TrainingRun",
+    "confirm",
     "delete",
     "launch",
     "open_study",
     "pause",
+    "replay",
     "resume",
     "smooth_targets",
     "smoothing_loss",
     "stop",
     "studies",
+    "verify",
 ]
 
 

@@ -1,9 +1,10 @@
 """A search confirmed: fresh seeds for all alike, one verdict, and the export that follows it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import select, update
@@ -21,6 +22,7 @@ from sweeper.store.studies import get_study
 from sweeper.store.tickets import laid_points, ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
+from tests.conftest import QUICK
 from tests.test_cli import run as command
 
 Write = Callable[..., Path]
@@ -52,6 +54,25 @@ def text(
     return TEXT.format(options=options, trials=trials, confirm=confirm, function=function)
 
 
+class Confirmed(NamedTuple):
+    """A study that has been searched and confirmed, for tests that only read it."""
+
+    study: Study
+    storage: str
+    results: Path
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Confirmed:
+    """Return a confirmed study that all tests of this module share."""
+    folder = tmp_path_factory.mktemp("confirmed")
+    (folder / "quick.py").write_text(QUICK)
+    (folder / "quick.toml").write_text(text())
+    storage, results = f"sqlite:///{folder}/sweeper.db", folder / "results"
+    study = api.launch(folder / "quick.toml", workers=0, storage=storage, results=results)
+    return Confirmed(study, storage, results / "quick")
+
+
 @pytest.fixture
 def launch(write_study: Write, storage: str, tmp_path: Path) -> Callable[..., Study]:
     """Return a function that launches the study in this process."""
@@ -81,10 +102,8 @@ def seeds(storage: str, number: int = 1) -> list[dict[str, Any]]:
 # ---- what is trained again ---------------------------------------------------------------------
 
 
-def test_every_candidate_is_trained_on_the_same_fresh_seeds(
-    launch: Callable[..., Study], storage: str
-) -> None:
-    study = launch(text())
+def test_every_candidate_is_trained_on_the_same_fresh_seeds(confirmed: Confirmed) -> None:
+    study = confirmed.study
     assert study.finished
     evidence = study.evidence()
     assert evidence is not None
@@ -99,15 +118,13 @@ def test_every_candidate_is_trained_on_the_same_fresh_seeds(
     assert all(found == by_candidate[0] for found in by_candidate)
     assert len({seed for _, seed in by_candidate[0]}) == 4
     assert 3 not in {seed for _, seed in by_candidate[0]}
-    assert {one["data_seed"] for one in seeds(storage)} == {3}
+    assert {one["data_seed"] for one in seeds(confirmed.storage)} == {3}
 
 
-def test_confirmation_adds_no_trial_and_its_tickets_are_closed(
-    launch: Callable[..., Study], storage: str
-) -> None:
-    study = launch(text())
+def test_confirmation_adds_no_trial_and_its_tickets_are_closed(confirmed: Confirmed) -> None:
+    study = confirmed.study
     assert study.frame()["number"].tolist() == list(range(12))
-    store = open_reader(storage)
+    store = open_reader(confirmed.storage)
     states = ticket_states(store, get_study(store, "quick"), "confirm-1")
     store.close()
     assert [state.closed for state in states] == [True] * 20
@@ -126,17 +143,15 @@ def test_the_search_never_asks_for_another_split(write_study: Write, storage: st
         )
     study = api.launch(path, workers=0, storage=storage, results=path.parent / "results")
     assert not (study.frame()["state"] == "failed").any()
-    confirmed = api.confirm(
+    asked = api.confirm(
         "quick", workers=0, storage=storage, results=path.parent / "results"
     ).evidence()
-    assert confirmed is not None
-    assert all("asked" in replicate.failure for replicate in confirmed.replicates)
+    assert asked is not None
+    assert all("asked" in replicate.failure for replicate in asked.replicates)
 
 
-def test_test_scores_and_examples_are_those_of_the_test_split(
-    launch: Callable[..., Study],
-) -> None:
-    evidence = launch(text()).evidence()
+def test_test_scores_and_examples_are_those_of_the_test_split(confirmed: Confirmed) -> None:
+    evidence = confirmed.study.evidence()
     assert evidence is not None
     for replicate in evidence.replicates:
         assert replicate.rows == {"valid": 120, "train": 240, "test": 240}
@@ -225,10 +240,8 @@ def test_resplit_redraws_the_data_for_each_seed(launch: Callable[..., Study], st
 # ---- what the verdict says and the export does -----------------------------------------------
 
 
-def test_a_pick_that_helps_is_exported_with_its_verdict(
-    launch: Callable[..., Study], tmp_path: Path
-) -> None:
-    study = launch(text())
+def test_a_pick_that_helps_is_exported_with_its_verdict(confirmed: Confirmed) -> None:
+    study = confirmed.study
     verdict, document = study.verdict(), study.document()
     assert verdict is not None
     assert verdict.word == "helps"
@@ -236,7 +249,7 @@ def test_a_pick_that_helps_is_exported_with_its_verdict(
     assert document["rule"] == "best"
     assert document["verdict"]["difference"]["high"] < 0
     assert document["digest"] == digest_of(document)
-    assert json.loads((tmp_path / "results/quick/best.json").read_text())["verdict"] is not None
+    assert json.loads((confirmed.results / "best.json").read_text())["verdict"] is not None
     assert document["baseline"]["nll"] > document["scores"]["nll"]
 
 
@@ -345,10 +358,9 @@ def test_a_study_from_before_confirmations_is_finished_without_one(
 
 
 @pytest.fixture
-def best(launch: Callable[..., Study], tmp_path: Path) -> Path:
-    """Return the export of a confirmed study."""
-    launch(text())
-    return tmp_path / "results/quick/best.json"
+def best(confirmed: Confirmed, tmp_path: Path) -> Path:
+    """Return the export of a confirmed study, to be changed."""
+    return Path(shutil.copy(confirmed.results / "best.json", tmp_path))
 
 
 def changed(path: Path, **values: Any) -> None:
@@ -358,8 +370,9 @@ def changed(path: Path, **values: Any) -> None:
 
 
 def test_an_export_is_verified_on_new_seeds_and_nothing_is_written(
-    best: Path, storage: str
+    best: Path, confirmed: Confirmed
 ) -> None:
+    storage = confirmed.storage
     before = rows(storage, tickets), rows(storage, replicates)
     found = api.verify(best, storage, replicates=3)
     assert found.holds
@@ -371,12 +384,12 @@ def test_an_export_is_verified_on_new_seeds_and_nothing_is_written(
 
 
 def test_an_interval_that_does_not_hold_is_said_by_the_exit_status(
-    best: Path, storage: str
+    best: Path, confirmed: Confirmed
 ) -> None:
     verdict = json.loads(best.read_text())["verdict"]
     wrong = {**verdict["difference"], "low": -9.0, "high": -8.0}
     changed(best, verdict={**verdict, "difference": wrong})
-    done = command("verify", best, "--storage", storage, "--replicates", 2)
+    done = command("verify", best, "--storage", confirmed.storage, "--replicates", 2)
     assert done.status == 1
     assert "OUTSIDE" in done.out
 
@@ -396,10 +409,10 @@ def test_an_interval_that_does_not_hold_is_said_by_the_exit_status(
     ],
 )
 def test_a_file_that_cannot_be_verified_is_one_line(
-    best: Path, storage: str, change: Callable[[Path], Any], words: str
+    best: Path, confirmed: Confirmed, change: Callable[[Path], Any], words: str
 ) -> None:
     change(best)
-    done = command("verify", best, "--storage", storage)
+    done = command("verify", best, "--storage", confirmed.storage)
     assert done.status == 2
     assert words in done.err
     assert len(done.err.splitlines()) == 1

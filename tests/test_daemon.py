@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from sweeper.store.schema import studies
 from sweeper.store.tickets import Ticket, ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
+from tests.conftest import StartSweeper
 from tests.test_checkpoints import steps
 
 Write = Callable[..., Path]
@@ -80,27 +80,13 @@ class Worker:
 
 
 @pytest.fixture
-def start(storage: str, tmp_path: Path) -> Iterator[Start]:
-    """Start `sweeper worker` with the given arguments; what is left of it is killed."""
-    started: list[subprocess.Popen[str]] = []
+def start(start_sweeper: StartSweeper) -> Start:
+    """Start `sweeper worker` with the given arguments."""
 
     def worker(*arguments: str, code: str = "") -> Worker:
-        command = f"{code}\nfrom sweeper.cli import main\nmain()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", command, "worker", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "SWEEPER_STORAGE": storage},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(process)
-        return Worker(process)
+        return Worker(start_sweeper("worker", *arguments, code=code))
 
-    yield worker
-    for process in started:
-        process.kill()
-        process.communicate()
+    return worker
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ def frame(rows: Rows, baseline: float = 1.0, **of_baseline: Any) -> pd.DataFrame
         for number, row in enumerate([{**zero, **of_baseline}, *rows])
     ]
     columns = [*TRIAL_COLUMNS, *(key for key in full[-1] if key not in TRIAL_COLUMNS)]
-    return pd.DataFrame(full, columns=columns).assign(copied_from=pd.NA)
+    made = pd.DataFrame(full, columns=columns)
+    made["copied_from"] = pd.array([pd.NA] * len(made), dtype="Int64")
+    return made
 
 
 def trial(epsilon: float, value: float, schedule: str = "linear", **more: Any) -> dict[str, Any]:

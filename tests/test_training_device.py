@@ -10,6 +10,7 @@ import torch
 
 from sweeper.errors import SweeperError
 from sweeper.training import environment, pick_device
+from sweeper.training.device import device_named
 
 CPU = torch.device("cpu")
 
@@ -37,6 +38,13 @@ def checkout(tmp_path: Path) -> Path:
 def test_cpu_and_auto() -> None:
     assert pick_device("cpu") == CPU
     assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_is_found_again_by_the_name_that_is_stored() -> None:
+    name = environment(pick_device())["device"]
+    assert environment(device_named(name))["device"] == name
+    assert device_named("cpu") == CPU
+    assert device_named("a GPU of elsewhere") == pick_device()
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:-1", "cuda:x", "cuda:²", "cpu:0:0"])

@@ -28,6 +28,7 @@ from sweeper.study.confirmation import (
 )
 from sweeper.study.evidence import Evidence
 from sweeper.study.frames import epochs_frame, trials_frame
+from sweeper.study.health import health
 from sweeper.study.importance import importance
 from sweeper.study.load import StoredStudy, read_stored
 from sweeper.study.progress import Progress, read_progress
@@ -121,6 +122,10 @@ class Study:
             check_confirmable(self._store, self._record, spec)
         except SweeperError as error:
             raise SweeperError(f"study {self.name!r} cannot be confirmed: {error}") from None
+
+    def health(self) -> tuple[str, ...]:
+        """Return a sentence for each thing that makes the study's answer doubtful."""
+        return health(self.frame(), self.spec.space, self.evidence(), self.verdict())
 
     @property
     def unconfirmed(self) -> str:

@@ -474,6 +474,8 @@ def _print_verdict(study: "api.Study") -> None:
         typer.echo("no verdict: too few of its trainings came to an end")
     elif study.unconfirmed:
         typer.echo(f"not confirmed: {study.unconfirmed}")
+    for sentence in study.health():
+        _console().print(f"note: {sentence}")
 
 
 def _print_files(study: "api.Study", results: Path) -> None:

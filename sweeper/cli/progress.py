@@ -32,42 +32,47 @@ def shown(console: Console, name: str) -> Iterator[Callable[[Counts], None]]:
 
 
 class Clock:
-    """Estimates the time left from what this launch has done itself."""
+    """Estimates the time left of the search, then of the confirmation, from what was seen done."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
+        self._of: int | None = None
 
     def left(self, counts: Counts) -> str:
         """Return the time left in words; empty until there is something to go by."""
-        now = time.monotonic()
-        if self._first is None or self._first[1] == counts.ended:
+        now, (ended, of) = time.monotonic(), under_way(counts)
+        if self._first is None or self._first[1] == ended or self._of != of:
             # Not before the first trial has ended: until then the workers were starting.
-            self._first = (now, counts.ended)
-        since, ended = self._first
-        done = counts.ended - ended
-        if not done or counts.ended >= counts.trials:
+            self._first, self._of = (now, ended), of
+        since, before = self._first
+        if ended == before or ended >= of:
             return ""
-        seconds = (now - since) / done * (counts.trials - counts.ended)
+        seconds = (now - since) / (ended - before) * (of - ended)
         return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"
+
+
+def under_way(counts: Counts) -> tuple[int, int]:
+    """Return how many of how many have ended: of the trials, then of the confirmation."""
+    if counts.confirming and counts.ended >= counts.trials:
+        return counts.confirmed, counts.confirming
+    return counts.ended, counts.trials
 
 
 def words(counts: Counts, left: str) -> str:
     """Return the state of a sweep as one line."""
+    ended, of = under_way(counts)
     if counts.confirming and counts.ended >= counts.trials:
-        return (
-            f"confirming {counts.confirmed}/{counts.confirming} trainings on fresh seeds · "
-            f"{counts.running} running" + (" · paused" if counts.paused else "")
-        )
-    best = "" if counts.best is None else f"best NLL {counts.best:.4f}"
-    parts = (
-        f"{counts.complete} done",
-        f"{counts.running} running",
-        f"{counts.pruned} pruned",
-        f"{counts.failed} failed",
-        best,
-        "paused" if counts.paused else left,
-    )
-    return f"{counts.ended}/{counts.trials}  " + " · ".join(part for part in parts if part)
+        parts = [f"confirming {ended}/{of} trainings on fresh seeds", f"{counts.running} running"]
+    else:
+        best = "" if counts.best is None else f"best NLL {counts.best:.4f}"
+        parts = [
+            f"{ended}/{of}  {counts.complete} done",
+            f"{counts.running} running",
+            f"{counts.pruned} pruned",
+            f"{counts.failed} failed",
+            best,
+        ]
+    return " · ".join(part for part in (*parts, "paused" if counts.paused else left) if part)
 
 
 class Bar:
@@ -93,7 +98,8 @@ class Lines:
     def __call__(self, counts: Counts) -> None:
         """Show a state."""
         text, now = words(counts, self._clock.left(counts)), time.monotonic()
-        whole = counts.ended == counts.trials and counts.confirmed in (0, counts.confirming)
+        ended, of = under_way(counts)
+        whole = ended == of
         due = now - self._last[0] >= PLAIN_SECONDS or whole
         if due and text != self._last[1]:
             self._console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,564 @@
+"""Trials trained again: what is the same to the last bit, and what differs is found and named."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import ColumnElement, Connection, MetaData, Table, delete, select, update
+
+import sweeper
+from sweeper.api import Study, replay
+from sweeper.cli import main
+from sweeper.errors import SweeperError
+from sweeper.execution.comparison import Difference, Given, compare, unlike
+from sweeper.execution.stopping import StopRequest
+from sweeper.store.database import open_reader, open_writer
+from sweeper.store.schema import epochs, results, studies
+from sweeper.store.tickets import SEARCH
+from tests.test_worker import StopAfter, registered, run, text, work
+
+Write = Callable[..., Path]
+Launch = Callable[[Path], Study]
+
+LOOPS = '''
+import math, random, pathlib
+import torch
+from dataclasses import replace
+from quick import train as quick
+from sweeper.tasks.digits import digits
+
+def short():
+    return replace(digits(), epochs=4)
+
+def drawn(run):
+    """Draws, from its third epoch on, what does not follow from the seed."""
+    for number, evaluation in enumerate(quick(run), start=1):
+        if number > 2:
+            evaluation = replace(evaluation, logits=evaluation.logits + 1e-9 * random.random())
+            evaluation.logits[0, 0] += 1e-4 * (1 + random.random())
+        yield evaluation
+
+def counting(run):
+    """Says with how many threads it trains, and has a training loss at first."""
+    for number, evaluation in enumerate(quick(run)):
+        extra = {"threads": torch.get_num_threads(), "nothing": math.inf}
+        yield replace(evaluation, train_loss=1.0 if number < 4 else math.nan, extra=extra)
+
+def timed(run):
+    """Yields a metric that is never the same."""
+    for evaluation in quick(run):
+        yield replace(evaluation, extra={"luck": random.random()})
+
+def fragile(run):
+    """Raises in its third epoch for as long as there is a file."""
+    for number, evaluation in enumerate(quick(run), start=1):
+        if number == 3 and pathlib.Path(run.options["trace"]).exists():
+            raise RuntimeError("there is a file")
+        yield evaluation
+
+def unkept(run):
+    """Has a state that cannot be written."""
+    for evaluation in quick(run):
+        yield replace(evaluation, state=lambda: {"model": {1, 2}})
+'''
+PRUNING = "[pruner]\nname = 'percentile'\npercentile = 1.0\nstartup = 1\nwarmup = 0.0"
+
+
+@pytest.fixture
+def write(write_study: Write, tmp_path: Path) -> Write:
+    """Return a function that writes a study of one of the loops."""
+
+    def written(function: str, options: str = "", trials: int = 2, rest: str = "") -> Path:
+        (tmp_path / "loops.py").write_text(LOOPS)
+        named = text(function, options, trials, rest).replace("quick.py:", "loops.py:")
+        return write_study(named)
+
+    return written
+
+
+def edit(storage: str, change: Callable[[Connection], Any]) -> None:
+    """Change what is stored, as somebody with SQL would."""
+    store = open_writer(storage)
+    try:
+        store.transact(change)
+    finally:
+        store.close()
+
+
+def set_epochs(storage: str, where: ColumnElement[bool] | None = None, **values: Any) -> None:
+    """Change columns of stored epochs."""
+    query = update(epochs) if where is None else update(epochs).where(where)
+    edit(storage, lambda connection: connection.execute(query.values(values)))
+
+
+def set_result(storage: str, number: int, **values: Any) -> None:
+    """Change columns of a result."""
+    query = update(results).where(results.c.number == number).values(values)
+    edit(storage, lambda connection: connection.execute(query))
+
+
+def drop_epochs(storage: str, where: ColumnElement[bool]) -> None:
+    """Lose stored epochs."""
+    edit(storage, lambda connection: connection.execute(delete(epochs).where(where)))
+
+
+def rewrite(storage: str, number: int, column: str, **values: Any) -> None:
+    """Change entries of a JSON column of a result."""
+    row = (results.c.number == number) & (results.c.phase == SEARCH)
+
+    def change(connection: Connection) -> None:
+        before = connection.execute(select(results.c[column]).where(row)).scalar_one()
+        connection.execute(update(results).where(row).values({column: {**before, **values}}))
+
+    edit(storage, change)
+
+
+def stored(storage: str, number: int, column: str) -> Mapping[str, Any]:
+    store = open_reader(storage)
+    row = (results.c.number == number) & (results.c.phase == SEARCH)
+    query = select(results.c[column]).where(row)
+    try:
+        return dict(store.transact(lambda connection: connection.execute(query)).scalar_one())
+    finally:
+        store.close()
+
+
+def scored(storage: str, number: int) -> int:
+    """Return how many scores are stored, the loop's own among them."""
+    kept = {**stored(storage, number, "scores"), **stored(storage, number, "extra")}
+    return sum(value is not None for value in kept.values())
+
+
+def rows(storage: str) -> dict[str, list[str]]:
+    """Return every row of every table, Optuna's too."""
+    store, metadata = open_reader(storage), MetaData()
+    try:
+        metadata.reflect(store.engine)
+        return {
+            name: store.transact(partial(_rows_of, table))
+            for name, table in metadata.tables.items()
+        }
+    finally:
+        store.close()
+
+
+def _rows_of(table: Table, connection: Connection) -> list[str]:
+    return sorted(map(repr, connection.execute(select(table))))
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return every file below a folder, but for what SQLite keeps beside a database."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not path.name.endswith(("-wal", "-shm"))
+        and "__pycache__" not in path.parts
+    }
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run `sweeper replay` in this process; return its status and what it printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sweeper", "replay", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+# ---- on either database ------------------------------------------------------------------
+
+
+class Replays:
+    """What is stored comes back as the same doubles; a subclass a backend."""
+
+    @pytest.fixture
+    def url(self) -> str:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def launch(self, url: str) -> Iterator[Launch]:
+        opened: list[Study] = []
+
+        def launched(path: Path) -> Study:
+            opened.append(run(path, url))
+            return opened[-1]
+
+        yield launched
+        for study in opened:
+            study._store.close()
+
+    @pytest.mark.usefixtures("one_thread")
+    def test_a_real_training_gives_the_same_bits(
+        self, url: str, launch: Launch, write: Write
+    ) -> None:
+        study = launch(write("short", rest="[confirm]\nshortlist = 1\nreplicates = 2"))
+        for number in (0, 1):
+            again = replay("quick", number, url)
+            assert again.same, again
+            assert (again.epochs, again.state) == (4, "complete")
+            assert again.scores == scored(url, number) + 1  # the value
+            assert (again.environment, again.reason) == ([], "")
+        assert study.frame()["nll"].nunique() == 2
+
+    def test_the_last_bit_of_an_epoch_and_of_a_score_is_told_apart(
+        self, url: str, launch: Launch, write_study: Write
+    ) -> None:
+        study = launch(write_study(text(trials=2)))
+        for after in (math.inf, -math.inf):
+            nll = study.epochs().query("number == 1 and epoch == 5")["nll"].item()
+            near = math.nextafter(nll, after)
+            fifth = (epochs.c.number == 1) & (epochs.c.epoch == 5)
+            set_epochs(url, fifth, nll=near)
+            brier = stored(url, 1, "scores")["brier"]
+            rewrite(url, 1, "scores", brier=math.nextafter(brier, after))
+            again = replay("quick", 1, url)
+            assert not again.same
+            assert again.differences == [
+                Difference("nll", near, nll, 5),
+                Difference("brier", math.nextafter(brier, after), brier),
+            ]
+            set_epochs(url, fifth, nll=nll)
+            rewrite(url, 1, "scores", brier=brier)
+        assert replay("quick", 1, url).same
+        assert replay("quick", 0, url).same
+
+    def test_nothing_is_written(
+        self, url: str, launch: Launch, write_study: Write, tmp_path: Path
+    ) -> None:
+        launch(write_study(text(trials=3)))
+        before = rows(url), files(tmp_path)
+        assert replay("quick", 2, url).same
+        rewritten = rows(url), files(tmp_path)
+        assert rewritten == before
+        assert sum(map(len, before[0].values())) > 30
+        assert any("report.html" in name for name in before[1])
+
+
+class TestSqlite(Replays):
+    @pytest.fixture
+    def url(self, storage: str) -> str:
+        return storage
+
+
+class TestPostgresql(Replays):
+    @pytest.fixture
+    def url(self, postgresql: str) -> str:
+        return postgresql
+
+
+# ---- what is compared --------------------------------------------------------------------
+
+
+def test_the_value_that_optuna_was_told_is_compared(write_study: Write, storage: str) -> None:
+    value = run(write_study(text(trials=1)), storage).frame()["value"].item()
+    table = models.TrialValueModel.__table__
+    edit(storage, lambda connection: connection.execute(update(table).values(value=0.25)))
+    assert replay("quick", 0, storage).differences == [Difference("value", 0.25, value)]
+
+
+def test_a_lost_epoch_and_one_too_many_are_named(write_study: Write, storage: str) -> None:
+    run(write_study(text(trials=1)), storage)
+    drop_epochs(storage, epochs.c.epoch == 3)
+    assert replay("quick", 0, storage).differences == [Difference("epoch", None, 3, 3)]
+
+
+def test_numbers_that_are_not_finite_are_as_they_are_stored(write: Write, storage: str) -> None:
+    run(write("counting", trials=1), storage)
+    again = replay("quick", 0, storage)
+    assert again.same
+    assert stored(storage, 0, "extra") == {"threads": 1, "nothing": None}
+    rewrite(storage, 0, "extra", nothing=1.0)
+    (line,) = replay("quick", 0, storage).differences
+    assert (line.name, line.there, line.here) == ("extra_nothing", 1.0, math.inf)
+    assert line.to_dict()["here"] is None
+    set_epochs(storage, epochs.c.epoch < 3, brier=None)
+    assert [line.name for line in replay("quick", 0, storage).differences][:2] == ["brier", "brier"]
+
+
+def test_a_column_that_was_not_there_yet_is_not_compared(write: Write, storage: str) -> None:
+    run(write("counting", trials=1), storage)
+    set_epochs(storage, train_loss=None)
+    assert replay("quick", 0, storage).same
+
+
+def test_what_is_told_apart() -> None:
+    there = Given({1: {"nll": 0.5, "brier": None}, 2: {"nll": 0.5}}, {"ece": 0.1, "nll": None})
+    here = Given({1: {"nll": 0.25, "brier": math.nan}}, {"ece": 0.1, "nll": 1.0, "more": 2.0})
+    found = compare(there, here)
+    assert [str(line) for line in found] == [
+        "epoch 1, nll 0.5 there, 0.25 here (0.25 less)",
+        "epoch 2 there, none here",
+        "nll none there, 1.0 here",
+    ]
+    assert compare(there, there) == []
+    assert compare(Given(scores={"nll": 0.5}), Given(scores={"nll": math.nan})) != []
+
+
+def test_environments_are_told_apart_key_by_key() -> None:
+    found = unlike({"torch": "2.12", "cpu": "a"}, {"torch": "2.13", "cpu": "a", "commit": "c"})
+    assert list(map(str, found)) == ["torch 2.12 there, 2.13 here", "commit none there, c here"]
+
+
+# ---- with what it was trained ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("torch", "2.12.0"), ("cpu", "an abacus"), ("python", "3.1")]
+)
+def test_another_environment_is_named_and_bits_still_compared(
+    write_study: Write, storage: str, name: str, value: str
+) -> None:
+    run(write_study(text(trials=1)), storage)
+    here = stored(storage, 0, "environment")[name]
+    rewrite(storage, 0, "environment", **{name: value})
+    again = replay("quick", 0, storage)
+    assert again.same
+    assert [str(line) for line in again.environment] == [f"{name} {value} there, {here} here"]
+    rewrite(storage, 0, "scores", nll=0.5)
+    again = replay("quick", 0, storage)
+    assert not again.same
+    assert again.reason.startswith("bits are the same only for the same packages")
+
+
+def test_a_study_of_other_packages_is_not_refused(write_study: Write, storage: str) -> None:
+    run(write_study(text(trials=1)), storage)
+    edit(storage, lambda c: c.execute(update(studies).values(spec=_other_torch(c))))
+    with pytest.raises(SweeperError, match=r"was launched with torch 1\.0"):
+        sweeper.api.run_worker(sweeper.api.Terms("quick"), storage)
+    assert replay("quick", 0, storage).same
+
+
+def _other_torch(connection: Connection) -> str:
+    kept = json.loads(connection.execute(select(studies.c.spec)).scalar_one())
+    return json.dumps({**kept, "packages": {**kept["packages"], "torch": "1.0"}})
+
+
+def test_it_trains_with_the_threads_that_the_trial_had(write: Write, storage: str) -> None:
+    run(write("counting", trials=1), storage)
+    rewrite(storage, 0, "environment", threads="3")
+    rewrite(storage, 0, "extra", threads=3)
+    before = torch.get_num_threads()
+    again = replay("quick", 0, storage)
+    assert again.same
+    assert again.environment == []
+    assert torch.get_num_threads() == before
+    rewrite(storage, 0, "environment", threads="none", device="an H100 of tomorrow")
+    again = replay("quick", 0, storage)
+    assert [str(line) for line in again.environment] == [
+        "threads none there, 1 here",
+        "device an H100 of tomorrow there, cpu here",
+    ]
+
+
+# ---- how trials end ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["nll", "nll_calibrated"])
+def test_a_pruned_trial_is_trained_as_far_as_it_was(
+    write_study: Write, storage: str, metric: str
+) -> None:
+    rest = f"{PRUNING}\n[objective]\nmetric = '{metric}'"
+    frame = run(write_study(text(rest=rest)), storage).frame()
+    pruned = frame[frame["state"] == "pruned"]
+    assert len(pruned) > 1
+    seen: list[int] = []
+    for row in pruned.to_dict("records"):
+        seen.clear()
+        number, length = row["number"], row["epochs"]
+        again = replay("quick", number, storage, on_epoch=lambda row, _: seen.append(row.epoch))
+        assert again.same, again
+        assert seen == list(range(1, length + 1))
+        assert again.epochs == length < 8
+        assert again.scores == scored(storage, number)
+        in_full = stored(storage, number, "scores")["nll_calibrated"] is not None
+        assert in_full == (metric == "nll_calibrated")
+
+
+def test_a_failed_trial_fails_the_same_way(write_study: Write, storage: str) -> None:
+    frame = run(write_study(text("diverge", trials=25)), storage).frame()
+    failed = frame[frame["state"] == "failed"]
+    assert set(failed["cause"]) == {"raised", "diverged"}
+    for row in failed.drop_duplicates("cause").to_dict("records"):
+        number, cause = row["number"], row["cause"]
+        again = replay("quick", number, storage)
+        assert again.same, again
+        assert (again.failed_here.cause, again.failed_here.failure) == (cause, row["failure"])
+        for change in ({"cause": "memory"}, {"cause": cause, "failure": "something else"}):
+            set_result(storage, row["ticket"], **change)
+            assert not replay("quick", number, storage).same
+
+
+def test_a_trial_that_fails_no_more_is_said_to(
+    write: Write, storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace"
+    trace.touch()
+    run(write("fragile", f"options = {{ trace = '{trace}' }}", trials=1), storage)
+    again = replay("quick", 0, storage)
+    assert again.same
+    assert (again.epochs, again.scores) == (2, scored(storage, 0))
+    trace.unlink()
+    again = replay("quick", 0, storage)
+    assert again.differences == [Difference("epoch", None, 3, 3)]  # and it trains no further
+    status, out, _ = command(capsys, "quick", 0, "--storage", storage)
+    assert status == 1
+    assert "there: RuntimeError: there is a file; here: it did not fail" in out
+
+
+def test_what_a_worker_ended_is_compared_as_far_as_it_came(write: Write, storage: str) -> None:
+    run(write("unkept", trials=1), storage)  # no state can be written after its last epoch
+    frame = Study("quick", storage).frame()
+    assert frame["state"].tolist() == ["failed"]
+    assert "type set" in frame["failure"].item()
+    again = replay("quick", 0, storage)
+    assert again.same, again
+    assert again.epochs == 8
+
+
+def test_a_trial_that_took_too_long_is_trained_no_longer(write_study: Write, storage: str) -> None:
+    run(write_study(text(trials=1)), storage)
+
+    def late(connection: Connection) -> None:
+        ended = {"cause": "timeout", "failure": "it took longer", "epochs": 0, "environment": {}}
+        connection.execute(update(results).values({**ended, "scores": {}, "extra": {}}))
+        connection.execute(update(models.TrialModel.__table__).values(state=TrialState.FAIL))
+        connection.execute(delete(epochs).where(epochs.c.epoch > 5))
+
+    edit(storage, late)
+    again = replay("quick", 0, storage)
+    assert again.same, again
+    assert (again.epochs, again.scores) == (5, 0)
+    set_epochs(storage, epochs.c.epoch == 4, nll=1.0)
+    assert replay("quick", 0, storage).reason.endswith("is not stored")
+    drop_epochs(storage, epochs.c.epoch > 0)
+    with pytest.raises(SweeperError, match=r"nothing is stored of trial 0.*: it took longer"):
+        replay("quick", 0, storage)
+
+
+def test_a_trial_that_was_given_a_result_is_the_one_that_gave_it(
+    write_study: Write, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = '[[first]]\nepsilon = 0.1\nschedule = "fixed"\nrate = {rate}\n'
+    run(write_study(text(trials=3, rest=first.format(rate=1.0) + first.format(rate=5.0))), storage)
+    again = replay("quick", 2, storage)
+    assert (again.asked, again.trial, again.epochs) == (2, 1, 8)
+    assert again.same
+    status, out, _ = command(capsys, "quick", 2, "--storage", storage)
+    assert status == 0
+    assert out.startswith("trial 2 was given the result of trial 1")
+    rewrite(storage, 2, "scores", nll=0.5)
+    assert replay("quick", 1, storage).same
+    (line,) = replay("quick", 2, storage).differences
+    assert (line.name, line.there) == ("nll of trial 2", 0.5)
+
+
+def test_a_trial_that_was_interrupted_is_the_same(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    options = f"options = {{ trace = '{trace}' }}"
+    store, record = registered(write_study(text("resumable", options, trials=2)), storage)
+    for _ in range(3):
+        work(store, record, StopAfter(4))
+    work(store, record, StopRequest())
+    store.close()
+    assert len(trace.read_text().splitlines()) == 2 * 8  # it did go on from checkpoints
+    for number in (0, 1):
+        assert replay("quick", number, storage).same
+    set_epochs(storage, nll=1.0)
+    assert "it was taken up" in replay("quick", 0, storage).reason
+
+
+# ---- loops that are not deterministic ----------------------------------------------------
+
+
+def test_a_loop_that_is_not_deterministic_is_found(
+    write: Write, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(write("drawn"), storage)
+    again = replay("quick", 1, storage)
+    first = again.differences[0]
+    assert not again.same
+    assert (first.epoch, first.name) == (3, "nll")
+    assert again.reason.startswith("packages, processor type, threads and device are the same")
+    assert "loops.py:drawn is likely not deterministic" in again.reason
+    status, out, _ = command(capsys, "quick", 1, "--storage", storage)
+    assert status == 1
+    said = out.splitlines()
+    assert said[1].startswith("6 of 8 epochs and ")
+    assert said[2].startswith(f"epoch 3, nll {first.there!r} there, ")
+    assert said[3].startswith("nll ")
+    assert said[4].startswith("likely reason: packages, ")
+
+
+def test_a_metric_of_the_loops_own_is_told_from_the_scores(write: Write, storage: str) -> None:
+    run(write("timed", trials=1), storage)
+    again = replay("quick", 0, storage)
+    assert [line.name for line in again.differences] == ["extra_luck"]
+    assert again.reason.startswith("only metrics of the loop's own differ")
+
+
+# ---- mistakes, and the command -----------------------------------------------------------
+
+
+def test_what_cannot_be_replayed_is_said(write_study: Write, storage: str, tmp_path: Path) -> None:
+    store, record = registered(write_study(text(trials=3)), storage)
+    work(store, record, StopAfter(4))  # in the middle of trial 0
+    with pytest.raises(SweeperError, match="trial 0 has not ended"):
+        replay("quick", 0, storage)
+    work(store, record, StopRequest())
+    store.close()
+    with pytest.raises(SweeperError, match="no trial 3; it has 3, from 0"):
+        replay("quick", 3, storage)
+    with pytest.raises(SweeperError, match=r"no study 'quik'.*quick"):
+        replay("quik", 0, storage)
+    with pytest.raises(SweeperError, match="there is no such file"):
+        replay("quick", 0, f"sqlite:///{tmp_path}/none.db")
+
+
+def test_the_task_files_have_to_be_those_of_the_launch(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    run(write_study(text(trials=1)), storage)
+    task, folder = tmp_path / "quick.py", tmp_path / "elsewhere"
+    folder.mkdir()
+    task.rename(folder / "quick.py")
+    with pytest.raises(SweeperError, match=r"is not on this machine.*--folder"):
+        replay("quick", 0, storage)
+    assert replay("quick", 0, storage, folder=folder).same
+    with (folder / "quick.py").open("a") as edited:
+        edited.write("# edited\n")
+    with pytest.raises(SweeperError, match=r"quick\.py has changed since the launch"):
+        replay("quick", 0, storage, folder=folder)
+
+
+def test_the_command_says_what_it_found(
+    write_study: Write, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = '[[first]]\nepsilon = 0.1\nschedule = "cosine"\nrate = 2.0\n'
+    run(write_study(text(trials=2, rest=rest)), storage)
+    assert command(capsys, "quick", 1, "--storage", storage) == (
+        0,
+        "trial 1: complete, epsilon 0.1, cosine, rate 2\n"
+        f"8 epochs and {scored(storage, 1) + 1} scores are the same to the last bit\n",
+        "",
+    )
+    rewrite(storage, 1, "environment", torch="2.12.0")
+    rewrite(storage, 1, "scores", ece=0.5)
+    status, out, _ = command(capsys, "quick", 1, "--storage", storage, "--json")
+    said = json.loads(out)
+    assert (status, said["same"], said["point"]["epsilon"]) == (1, False, 0.1)
+    assert [line["name"] for line in said["differences"]] == ["ece"]
+    assert [line["there"] for line in said["environment"]] == ["2.12.0"]
+    status, out, err = command(capsys, "quick", 9, "--storage", storage)
+    assert (status, out, err) == (2, "", "error: study 'quick' has no trial 9; it has 2, from 0\n")
