@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from typer.main import get_command
 import sweeper
 from sweeper.cli.app import app
 from sweeper.smoothing import SCHEDULES, SmoothingLoss
-from sweeper.study.load import read_study, ready_studies
+from sweeper.study.load import check_runs, read_study, ready_studies
+from sweeper.study.plan import plan
+from sweeper.study.registration import defaults_of
 from sweeper.study.spec import StudySpec
+from sweeper.tasks import READY
+from sweeper.training import Optimiser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,6 +93,26 @@ def test_ready_studies_load_and_say_what_they_claim(name: str) -> None:
     header = path.read_text(encoding="utf-8").split("[study]")[0]
     for word in ("Claim", "Cost", "Expected"):
         assert f"# {word}" in header
+    assert "TODO" not in header
+
+
+@pytest.mark.parametrize("name", sorted(ready_studies()))
+def test_ready_studies_can_be_run_and_lay_out_their_points(name: str) -> None:
+    study = read_study(ready_studies()[name])
+    check_runs(study)
+    points = plan(study.spec, defaults_of(study))
+    assert len(points) == study.spec.budget.trials
+    assert [p["epsilon"] for p in points[:1] if p is not None] == [0.0]
+
+
+def test_every_hyperparameter_of_the_ready_tasks_is_documented() -> None:
+    section = STUDY_FILE.split("## Tasks")[1].split("\n## ")[0]
+    for ready in READY.values():
+        task = ready.factory()()
+        for name in task.accepts() | Optimiser("sgd").accepts():
+            assert f"`{name}`" in section
+        for option in signature(ready.factory()).parameters:
+            assert f"`{option}`" in section
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -47,6 +47,15 @@ class TestForward:
         expected = smoothing_loss(LOGITS, LABELS, 0.4 * gate)
         assert_close(SmoothingLoss(Smoothing(0.4, name, 2.0))(LOGITS, LABELS), expected)
 
+    @pytest.mark.parametrize("name", ["cosine", "error"])
+    def test_takes_an_epsilon_that_is_known_already(self, name: str) -> None:
+        loss = SmoothingLoss(Smoothing(0.4, name, 2.0))
+        loss.progress = 0.3
+        epsilon = loss.epsilon(LOGITS, LABELS)
+        assert torch.equal(loss(LOGITS, LABELS, epsilon), loss(LOGITS, LABELS))
+        expected = smoothing_loss(LOGITS, LABELS, epsilon / 2)
+        assert_close(loss(LOGITS, LABELS, epsilon / 2), expected)
+
     @pytest.mark.parametrize("name", ["confidence", "error"])
     def test_the_gate_has_no_gradient(self, name: str) -> None:
         ours, theirs = (LOGITS.clone().requires_grad_() for _ in range(2))

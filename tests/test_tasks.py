@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from torch import Tensor
 from sweeper.errors import SweeperError
 from sweeper.smoothing import Smoothing
 from sweeper.tasks import READY
-from sweeper.tasks.digits import digits
+from sweeper.tasks.digits import augment, digits, replace_labels
 from sweeper.tasks.loading import LoadedTask, load_function, load_task
-from sweeper.training import Evaluation, Task, TrainingRun, train
+from sweeper.training import Evaluation, Task, TrainingRun, derive_seed, train
 
 STUDIES = Path(__file__).parent.parent / "studies"
+ACCEPTED = {"lr", "weight_decay", "l1", "dropout", "width", "shift", "noise"}
 
 OWN_TASK = """
 import torch
@@ -137,12 +139,30 @@ def test_label_noise_follows_the_data_seed() -> None:
     assert changed[0] != changed[1]
 
 
+def test_valid_noise_replaces_validation_labels_only_and_draws_for_itself() -> None:
+    clean, noisy = parts(digits()), parts(digits(valid_noise=0.3))
+    both = parts(digits(label_noise=0.3, valid_noise=0.3))
+    changed = {split: clean[split][1] != noisy[split][1] for split in clean}
+    assert {split: int(of.sum()) for split, of in changed.items()} == {
+        "train": 0,
+        "valid": round(0.3 * 360),
+        "test": 0,
+    }
+    assert torch.equal(both["train"][1], parts(digits(label_noise=0.3))["train"][1])
+    assert torch.equal(both["valid"][1], noisy["valid"][1])
+    drawn_as_training = replace_labels(clean["valid"][1].numpy(), 0.3, derive_seed(0, "noise"))
+    assert noisy["valid"][1].tolist() != drawn_as_training.tolist()
+    assert torch.equal(clean["test"][1], both["test"][1])
+
+
 def test_label_source_says_where_the_labels_come_from() -> None:
     clean = "as in the data set"
     assert digits().label_source == {"train": clean, "valid": clean, "test": clean}
     noisy = digits(label_noise=0.2).label_source
     assert noisy["train"] == "20 % of labels replaced at random by another class"
     assert noisy["valid"] == noisy["test"] == clean
+    both = digits(label_noise=0.2, valid_noise=0.1).label_source
+    assert [both[split][:4] for split in ("train", "valid", "test")] == ["20 %", "10 %", clean[:4]]
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.999])
@@ -162,14 +182,100 @@ def test_digits_learn(model: Any) -> None:
     )
     accuracy = (evaluation.logits.argmax(1) == evaluation.labels).float().mean()
     assert accuracy > 0.9
-    assert task.accepts() == {"lr", "weight_decay", "dropout", "width"}
+    assert task.accepts() == ACCEPTED
+
+
+# ---- augmentation of digits ----------------------------------------------------------------
+
+IMAGES = torch.rand(500, 64, generator=torch.Generator().manual_seed(0)) + 0.1
+
+
+def augmented(seed: int = 0, images: Tensor = IMAGES, **strengths: Any) -> Tensor:
+    torch.manual_seed(seed)
+    return augment(images, {"shift": 0, "noise": 0.0, **strengths})
+
+
+def moves(seed: int, **strengths: float) -> list[tuple[int, int]]:
+    """Return how far down and to the right each image went, found by its brightest pixel."""
+    dot = torch.zeros(500, 8, 8)
+    dot[:, 4, 4] = 100.0
+    places = augmented(seed, dot.flatten(1), **strengths).argmax(1).tolist()
+    return [(place // 8 - 4, place % 8 - 4) for place in places]
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_a_shift_moves_each_image_whole_and_every_way_is_as_likely(shift: int) -> None:
+    found = Counter(moves(0, shift=shift))
+    ways = (2 * shift + 1) ** 2
+    assert set(found) == {
+        (y, x) for y in range(-shift, shift + 1) for x in range(-shift, shift + 1)
+    }
+    assert all(abs(count - 500 / ways) < 4 * (500 / ways) ** 0.5 for count in found.values())
+    for image, moved, (down, right) in zip(
+        IMAGES, augmented(shift=shift), moves(0, shift=shift), strict=True
+    ):
+        expected = torch.zeros(12, 12)
+        expected[2 + down : 10 + down, 2 + right : 10 + right] = image.reshape(8, 8)
+        assert torch.equal(moved, expected[2:10, 2:10].flatten())
+
+
+def test_noise_has_its_standard_deviation_and_no_mean() -> None:
+    noise = augmented(noise=0.3) - IMAGES
+    assert abs(noise.std() - 0.3) < 0.01
+    assert abs(noise.mean()) < 0.01
+    assert len(torch.unique(noise)) > 0.9 * noise.numel()
+
+
+def test_both_augmentations_draw_the_same_whatever_the_strength_of_the_other() -> None:
+    assert moves(3, shift=2) == moves(3, shift=2, noise=0.1) != moves(4, shift=2)
+    still = torch.zeros(500, 64)
+    alone, beside = augmented(3, still, noise=0.1), augmented(3, still, noise=0.2, shift=2)
+    torch.testing.assert_close(2 * alone, beside)
+
+
+def test_without_augmentation_inputs_are_the_same_and_nothing_is_drawn() -> None:
+    state = torch.random.manual_seed(0).get_state()
+    assert augmented() is IMAGES
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_augmentation_stays_on_the_device_of_the_inputs() -> None:
+    # stands for a GPU: operations with what lies elsewhere are refused there too
+    assert augmented(0, IMAGES.to("meta"), shift=2, noise=0.1).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("strengths", "message"),
+    [
+        ({"shift": 3}, "shift is 3; allowed: 0, 1, 2 pixels (integer = true in a range)"),
+        ({"shift": 0.5}, "shift is 0.5; allowed: 0, 1, 2 pixels (integer = true in a range)"),
+        ({"noise": -0.1}, "noise is -0.1; allowed: a finite number 0 or more"),
+        ({"noise": float("nan")}, "noise is nan; allowed: a finite number 0 or more"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_made_is_refused(
+    strengths: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        augmented(**strengths)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("strength", [{"shift": 1}, {"noise": 0.2}, {"l1": 1e-4}])
+def test_digits_train_otherwise_with_each_regulariser(model: Any, strength: dict[str, Any]) -> None:
+    task = replace(digits(model=model), epochs=1)
+    small = {"width": 8}
+    without = next(train(task, make_run(hparams=small)))
+    with_it = next(train(task, make_run(hparams=small | strength)))
+    assert not torch.equal(without.logits, with_it.logits)
+    assert with_it.logits.isfinite().all()
 
 
 def test_ready_tasks_load_by_name_with_their_options() -> None:
     loaded = load_task("digits", {"label_noise": 0.5}, Path("/nowhere"))
     assert loaded.task is not None
     assert loaded.source is None
-    assert set(loaded.accepts or ()) == {"lr", "weight_decay", "dropout", "width"}
+    assert set(loaded.accepts or ()) == ACCEPTED
     assert loaded.task.label_source["train"].startswith("50 %")
     assert all(ready.factory() for ready in READY.values())
 
@@ -194,7 +300,7 @@ def test_a_factory_in_a_file(folder: Path) -> None:
     assert loaded.task is not None
     assert loaded.task.model({})[0].out_features == 5  # type: ignore[index]
     assert loaded.source == folder / "own.py"
-    assert set(loaded.accepts or ()) == {"lr", "weight_decay"}
+    assert set(loaded.accepts or ()) == {"lr", "weight_decay", "l1"}
     assert last(loaded, make_run()).logits.shape == (60, 2)
 
 
@@ -271,12 +377,17 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
             "digits",
             {"label_nois": 0.1},
             "task.options.label_nois: digits takes no such option (did you mean 'label_noise'?); "
-            "allowed: label_noise, train_fraction, model",
+            "allowed: label_noise, valid_noise, train_fraction, model",
         ),
         (
             "digits",
             {"label_noise": 1.5, "model": "mlp"},
             "task.options.label_noise: label_noise is 1.5; allowed: a number from 0 to 1",
+        ),
+        (
+            "digits",
+            {"valid_noise": -0.1, "label_noise": 0.5},
+            "task.options.valid_noise: valid_noise is -0.1; allowed: a number from 0 to 1",
         ),
         (
             "digits",

@@ -14,7 +14,7 @@ from torch.nn import functional
 from sweeper.errors import SweeperError
 from sweeper.smoothing import Smoothing, SmoothingLoss
 from sweeper.training import Evaluation, Optimiser, Splits, Task, TrainingRun, derive_seed, train
-from sweeper.training.loop import batch_order, predict
+from sweeper.training.loop import add_l1, batch_order, build_optimiser, predict, step_seeds
 
 ROWS, BATCH, EPOCHS = 70, 16, 3
 STEPS = 5 * EPOCHS  # four batches of 16 and one of 6
@@ -139,25 +139,29 @@ def test_the_callers_random_state_is_left_alone_by_a_failure() -> None:
 
 
 class RecordingLoss(SmoothingLoss):
-    """The loss, writing down the progress that it is called at."""
+    """The loss, writing down the progress that it is called at and each row's epsilon."""
 
-    def __init__(self, smoothing: Smoothing, seen: list[float]) -> None:
+    def __init__(self, smoothing: Smoothing, seen: list[float], used: list[Tensor]) -> None:
         super().__init__(smoothing)
-        self.seen = seen
+        self.seen, self.used = seen, used
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, epsilon: Tensor | None = None) -> Tensor:
         self.seen.append(self.get_buffer("progress").item())
-        return super().forward(logits, labels)
+        now = self.epsilon(logits, labels)
+        assert epsilon is None or torch.equal(now, epsilon)
+        self.used.append(now.expand(len(labels)))
+        return super().forward(logits, labels, epsilon)
 
 
 @dataclass(frozen=True)
 class RecordingRun(TrainingRun):
-    """A run whose loss writes down its progress."""
+    """A run whose loss writes down its progress and epsilon."""
 
     seen: list[float] = field(default_factory=list)
+    used: list[Tensor] = field(default_factory=list)
 
     def loss(self, **kwargs: Any) -> SmoothingLoss:
-        return RecordingLoss(self.smoothing, self.seen)
+        return RecordingLoss(self.smoothing, self.seen, self.used)
 
 
 class RecordingModel(nn.Module):
@@ -177,12 +181,13 @@ class RecordingModel(nn.Module):
         return outputs
 
 
-def recorded(run: TrainingRun) -> tuple[list[list[int]], list[Tensor]]:
+def recorded(run: TrainingRun, **changes: Any) -> tuple[list[list[int]], list[Tensor]]:
     """Train on rows that hold their own number; return the batches and the masks."""
     rows, masks = list[list[int]](), list[Tensor]()
     part = torch.arange(ROWS).float()[:, None], torch.arange(ROWS) % 3
     splits = Splits(part, part, part, classes=3)
-    task = make_task(model=lambda _: RecordingModel(rows, masks), data=lambda _: splits)
+    fixed = {"model": lambda _: RecordingModel(rows, masks), "data": lambda _: splits}
+    task = make_task(**fixed, **changes)
     assert len(list(train(task, run))) == EPOCHS
     return rows, masks
 
@@ -258,6 +263,104 @@ def test_the_named_optimiser_makes_the_step(
     kind(model.parameters(), lr=settings.lr, weight_decay=0.1).step()
     expected = predict(model, make_splits(0).valid[0])
     torch.testing.assert_close(last_logits(task, make_run(0.0)), expected)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_l1_adds_the_penaltys_gradient_to_weights_and_not_to_biases(name: str) -> None:
+    settings = Optimiser(name, lr=0.1, weight_decay=0.1)
+    task = make_task(optimiser=settings, hparams={"dropout": 0.0}, epochs=1, batch_size=ROWS)
+    torch.manual_seed(derive_seed(1, "init"))
+    model, (inputs, labels) = make_model({"dropout": 0.0}), make_splits(0).train
+    penalty = sum(p.abs().sum() for name, p in model.named_parameters() if "weight" in name)
+    loss = functional.cross_entropy(model(inputs), labels) + 0.03 * penalty
+    torch.autograd.backward(loss)
+    build_optimiser(settings, model).step()
+    expected = predict(model, make_splits(0).valid[0])
+    ours = last_logits(task, make_run(0.0, hparams={"l1": 0.03}))
+    torch.testing.assert_close(ours, expected)
+    assert not torch.allclose(ours, last_logits(task, make_run(0.0)))
+
+
+def test_l1_leaves_alone_what_takes_no_part() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(4, 3))
+    torch.autograd.backward(model[0](torch.ones(1, 4)).sum())
+    add_l1(model, 0.1)
+    assert model[1].weight.grad is None
+
+
+# ---- augmentation --------------------------------------------------------------------------
+
+
+def jitter(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
+    """Add uniform draws; more of them than a dropout mask of `RecordingModel` takes."""
+    return inputs + torch.rand(len(inputs), 50)[:, :1]
+
+
+def test_augmentation_draws_by_seed_epoch_and_step_and_leaves_dropout_as_it_is() -> None:
+    drawn, seeds = list[Tensor](), set[int]()
+
+    def augment(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
+        seeds.add(torch.initial_seed())
+        drawn.append(jitter(inputs, hparams) - inputs)
+        return inputs
+
+    _, plain = recorded(make_run(0.0, seed=1))
+    _, masks = recorded(make_run(0.0, seed=1), augment=augment)
+    assert all(map(torch.equal, plain, masks))
+    assert len({part[0].item() for part in drawn}) == STEPS
+    first, drawn = drawn, []
+    recorded(make_run(0.4, seed=1), augment=augment)
+    assert all(map(torch.equal, first, drawn))
+    # a seed of its own for every step, or what moves an image would be what drops a unit
+    assert len(seeds) == STEPS
+    assert not seeds & {s for epoch in range(EPOCHS) for s in step_seeds(1, "steps", epoch, 5)}
+
+
+def test_augmentation_sees_the_batch_with_all_hyperparameters_and_its_output_is_trained_on() -> (
+    None
+):
+    seen = list[tuple[int, dict[str, Any]]]()
+
+    def augment(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
+        seen.append((len(inputs), dict(hparams)))
+        return torch.zeros_like(inputs)
+
+    task = make_task(augment=augment, hparams={"dropout": 0.5, "strength": 1})
+    evaluations = list(train(task, make_run(0.0, hparams={"strength": 2})))
+    assert seen == [(size, {"dropout": 0.5, "strength": 2}) for size in [16] * 4 + [6]] * EPOCHS
+    # nothing was learned from zeros, and the validation rows stayed what they are
+    assert evaluations[-1].train_loss == pytest.approx(1.0, abs=0.2)
+    assert len(torch.unique(evaluations[-1].logits, dim=0)) > 1
+
+
+def test_augmented_training_is_repeatable_and_goes_on_from_its_state() -> None:
+    task = make_task(augment=jitter)
+    whole = last_logits(task, make_run())
+    assert torch.equal(whole, last_logits(task, make_run()))
+    first = next(train(task, make_run()))
+    assert first.state is not None
+    assert torch.equal(whole, last_logits(task, make_run(state=first.state())))
+    assert not torch.equal(whole, last_logits(make_task(), make_run()))
+
+
+# ---- the mean epsilon ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["fixed", "linear", "step", "confidence", "error"])
+@pytest.mark.parametrize("convention", ["others", "uniform"])
+def test_the_mean_epsilon_is_of_what_the_loss_used(schedule: str, convention: str) -> None:
+    smoothing = Smoothing(0.3, schedule, 2.0, convention)
+    run = RecordingRun(smoothing, seed=1, data_seed=0)
+    evaluations = list(train(make_task(), run))
+    share = 1.0 if convention == "others" else 2 / 3
+    used = share * torch.cat(run.used).reshape(EPOCHS, ROWS).mean(1)
+    means = [evaluation.mean_epsilon for evaluation in evaluations]
+    assert means == pytest.approx(used.tolist())
+    assert (len(set(means)) == 1) == (schedule == "fixed")
+
+
+def test_without_smoothing_the_mean_epsilon_is_zero() -> None:
+    assert [e.mean_epsilon for e in train(make_task(), make_run(0.0))] == [0.0] * EPOCHS
 
 
 def test_evaluations_are_ordinary_tensors_of_their_own() -> None:
@@ -399,6 +502,7 @@ def test_narrow_labels_are_checked_and_trained_on() -> None:
             lambda: Optimiser(weight_decay=-1.0),
             "weight_decay is -1.0; allowed: a finite number 0 or more",
         ),
+        (lambda: Optimiser(l1=-1e-4), "l1 is -0.0001; allowed: a finite number 0 or more"),
         (
             lambda: Optimiser("sgd", momentum=1.0),
             "momentum is 1.0; allowed: a finite number in [0, 1)",
@@ -432,12 +536,13 @@ def test_settings_that_cannot_be_trained_are_refused(
             make_task(),
             {"dropot": 0.1},
             "task 'points' has no hyperparameter 'dropot' (did you mean 'dropout'?); "
-            "allowed: dropout, lr, weight_decay",
+            "allowed: dropout, l1, lr, weight_decay",
         ),
         (
             make_task(),
             {"momentum": 0.1},
-            "task 'points' has no hyperparameter 'momentum'; allowed: dropout, lr, weight_decay",
+            "task 'points' has no hyperparameter 'momentum'; "
+            "allowed: dropout, l1, lr, weight_decay",
         ),
         (
             make_task(classes=4),
@@ -466,9 +571,9 @@ def test_a_run_that_does_not_fit_the_task_is_refused(
 
 
 def test_what_can_be_searched() -> None:
-    assert make_task().accepts() == {"lr", "weight_decay", "dropout"}
+    assert make_task().accepts() == {"lr", "weight_decay", "l1", "dropout"}
     task = make_task(optimiser=Optimiser("sgd"), hparams={})
-    assert task.accepts() == {"lr", "weight_decay", "momentum"}
+    assert task.accepts() == {"lr", "weight_decay", "l1", "momentum"}
 
 
 def test_the_learning_rate_over_progress() -> None:

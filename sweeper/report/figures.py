@@ -7,12 +7,20 @@ import plotly.graph_objects as go
 
 from sweeper.report import look
 from sweeper.report.calibrated import calibrated_data, calibrated_figure, calibrated_notes
+from sweeper.report.forest import forest_data, forest_figure, forest_notes
 from sweeper.report.history import history_data, history_figure, history_notes
 from sweeper.report.importance import importance_data, importance_figure, importance_notes
 from sweeper.report.inputs import ReportInput, prepared
+from sweeper.report.interaction import (
+    interaction_data,
+    interaction_figure,
+    interaction_notes,
+)
+from sweeper.report.reliability import reliability_data, reliability_figure, reliability_notes
 from sweeper.report.response import response_data, response_figure, response_notes
 from sweeper.report.schedules import schedules_data, schedules_figure, schedules_notes
 from sweeper.report.trade_off import trade_off_data, trade_off_figure, trade_off_notes
+from sweeper.study.evidence import Split
 
 
 class Data(Protocol):
@@ -24,11 +32,12 @@ class Data(Protocol):
 
 
 class Recipe(NamedTuple):
-    """How a figure is made: arithmetic, drawing, and the words that go with it."""
+    """How a figure is made: arithmetic, drawing, words, and the split that its numbers are of."""
 
     data: Callable[[ReportInput], Any]
     figure: Callable[[Any], go.Figure]
     notes: Callable[[Any], tuple[str, ...]]
+    split: Split = "valid"
 
 
 class Drawing(NamedTuple):
@@ -39,8 +48,19 @@ class Drawing(NamedTuple):
 
 
 FIGURES: Final[Mapping[str, Recipe]] = {
+    "forest": Recipe(
+        lambda report: forest_data(report.confirmed), forest_figure, forest_notes, "test"
+    ),
     "response": Recipe(
-        lambda report: response_data(report.trials, report.metric), response_figure, response_notes
+        lambda report: response_data(report.trials, report.metric, report.space, report.confirmed),
+        response_figure,
+        response_notes,
+    ),
+    "reliability": Recipe(
+        lambda report: reliability_data(report.confirmed),
+        reliability_figure,
+        reliability_notes,
+        "test",
     ),
     "trade_off": Recipe(
         lambda report: trade_off_data(report.trials), trade_off_figure, trade_off_notes
@@ -58,6 +78,11 @@ FIGURES: Final[Mapping[str, Recipe]] = {
     ),
     "importance": Recipe(
         lambda report: importance_data(report.importance), importance_figure, importance_notes
+    ),
+    "interaction": Recipe(
+        lambda report: interaction_data(report.trials, report.metric),
+        interaction_figure,
+        interaction_notes,
     ),
 }
 

@@ -9,13 +9,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sweeper.study import results
+from sweeper.study.evidence import Evidence, Split
+from sweeper.study.spec import Space
+from sweeper.study.verdict import Verdict
 
 Metric = Literal["nll", "nll_calibrated"]
 Floats = NDArray[np.float64]
 
 READY: Final = ("fixed", "linear", "cosine", "exponential", "step", "confidence", "error")
-_WORDS: Final = ("state", "schedule", "started", "finished", "failure")
-_SPLIT_NAMES: Final = ("validation", "valid", "val")
+_WORDS: Final = ("state", "schedule", "started", "finished", "failure", "cause")
+_SPLIT_NAMES: Final[Mapping[Split, tuple[str, ...]]] = {
+    "valid": ("validation", "valid", "val"),
+    "test": ("test",),
+    "train": ("training", "train"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +30,9 @@ class ReportInput:
     """A study as a report needs it; `trials` and `epochs` as `sweeper.study.results` says.
 
     `label_source` names, for each split, where its labels come from and whether they carry
-    noise. `facts` (versions, seed, hash of the spec, time) stand in the footer.
+    noise. `facts` (versions, seed, hash of the spec, time) stand in the footer. `evidence` is
+    the latest confirmation, `verdict` what it says when it is complete, `unconfirmed` why there
+    is none.
     """
 
     name: str
@@ -34,12 +43,26 @@ class ReportInput:
     epochs: pd.DataFrame
     importance: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    space: Space = field(default_factory=Space)
+    evidence: Evidence | None = None
+    verdict: Verdict | None = None
+    unconfirmed: str = ""
 
     @property
     def labels(self) -> str:
         """The source of the validation labels, in words."""
-        named = (self.label_source[name] for name in _SPLIT_NAMES if name in self.label_source)
+        return self.labels_of("valid")
+
+    def labels_of(self, split: Split) -> str:
+        """Return the source of the labels of a split (valid, test or train), in words."""
+        known = self.label_source
+        named = (known[name] for name in _SPLIT_NAMES[split] if name in known)
         return next(named, "source not stated")
+
+    @property
+    def confirmed(self) -> Evidence | None:
+        """The evidence once all of it is there: half of it may yet turn round."""
+        return self.evidence if self.evidence is not None and self.evidence.complete else None
 
 
 def prepared(report: ReportInput) -> ReportInput:

@@ -20,18 +20,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sweeper.errors import SweeperError, nearest
 from sweeper.report import look, wording
+from sweeper.report.confirmed import confirmed
 from sweeper.report.figures import FIGURES, draw
 from sweeper.report.inputs import ReportInput, prepared, usable
+from sweeper.report.sides import sides
 from sweeper.report.summary import summarise
 from sweeper.report.table import trials_table
 from sweeper.shipped import shipped
 from sweeper.study import results
+from sweeper.study.health import health
+from sweeper.study.verdict import METRICS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # Panels that are words and tables; every other one names a figure.
-PARTS = ("summary", "trials", "glossary")
+PARTS = ("verdict", "summary", "sides", "trials", "glossary")
 # A panel that is left out where it is empty; the others say why they are.
-_OPTIONAL = ("importance",)
+_OPTIONAL = ("importance", "interaction", "forest", "reliability")
 
 
 class Panel(BaseModel):
@@ -57,9 +61,10 @@ class Section(NamedTuple):
     """A panel with what was computed for it; `json` is None where nothing can be drawn."""
 
     panel: Panel
-    json: Markup | None
-    notes: tuple[str, ...]
-    height: int
+    json: Markup | None = None
+    notes: tuple[str, ...] = ()
+    height: int = 0
+    source: str = ""
 
 
 def render(report: ReportInput, page: Page | None = None) -> str:
@@ -71,10 +76,18 @@ def render(report: ReportInput, page: Page | None = None) -> str:
     return template.render(
         page=page,
         report=ready,
+        parts=PARTS,
+        splits=wording.SPLITS,
+        verdict=confirmed(ready),
+        checks=health(ready.trials, ready.space, ready.evidence, ready.verdict),
         summary=summarise(ready),
+        sides=sides(ready),
         metric=wording.METRICS[ready.metric],
+        metric_name=METRICS[ready.metric],
         sections=_sections(page, ready),
-        table=trials_table(ready.trials, None if best is None else int(best["number"])),
+        table=trials_table(
+            ready.trials, None if best is None else int(best["number"]), _pick(ready)
+        ),
         own=sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
         chance=wording.nll(math.log(ready.classes or 1)),
         themes=_script_json(_themes()),
@@ -138,21 +151,26 @@ def _environment() -> Environment:
     )
 
 
+def _pick(report: ReportInput) -> int | None:
+    evidence = report.evidence
+    return None if evidence is None else evidence.candidates[evidence.pick].trial
+
+
 def _sections(page: Page, report: ReportInput) -> list[Section]:
+    hidden = _OPTIONAL if report.confirmed else (*_OPTIONAL, "sides")
     sections = (_section(panel, report) for panel in page.panels)
-    return [
-        section for section in sections if section.json or section.panel.figure not in _OPTIONAL
-    ]
+    return [section for section in sections if section.json or section.panel.figure not in hidden]
 
 
 def _section(panel: Panel, report: ReportInput) -> Section:
     if panel.figure in PARTS:
-        return Section(panel, None, (), 0)
-    drawing = draw(panel.figure, report)
+        return Section(panel)
+    drawing, split = draw(panel.figure, report), FIGURES[panel.figure].split
     if drawing.figure is None:
-        return Section(panel, None, drawing.notes, 0)
+        return Section(panel)
     text = plotly.io.to_json(drawing.figure, engine="json")
-    return Section(panel, for_script(text), drawing.notes, drawing.figure.layout.height)
+    source = f"{wording.SPLITS[split].capitalize()} split; labels: {report.labels_of(split)}."
+    return Section(panel, for_script(text), drawing.notes, drawing.figure.layout.height, source)
 
 
 def _themes() -> dict[str, Any]:

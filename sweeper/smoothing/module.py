@@ -52,12 +52,15 @@ class SmoothingLoss(nn.Module):
         factor = schedule.factor(self.get_buffer("progress"), self.smoothing.rate)
         return self.smoothing.epsilon * factor
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss at the present progress; shapes as in `smoothing_loss`."""
+    def forward(self, logits: Tensor, labels: Tensor, epsilon: Tensor | None = None) -> Tensor:
+        """Return the loss at the present progress; shapes as in `smoothing_loss`.
+
+        `epsilon` is what `self.epsilon` gave for this batch, from a caller that wants to know it.
+        """
         return smoothing_loss(
             logits,
             labels,
-            self.epsilon(logits, labels),
+            self.epsilon(logits, labels) if epsilon is None else epsilon,
             convention=self.smoothing.convention,
             weight=self._buffers["weight"],
             ignore_index=self.ignore_index,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sweeper.errors import SweeperError
-from sweeper.smoothing import SmoothingLoss
+from sweeper.smoothing import SmoothingLoss, to_others
+from sweeper.smoothing.conventions import UNIFORM
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.seeding import derive_seed, own_randomness, seed_global
 from sweeper.training.task import Optimiser, Rows, Splits, Task
@@ -21,7 +22,8 @@ EVALUATION_ROWS = 1024  # rows a forward pass without gradients; bounds its memo
 class Fit:
     """A training under way: everything that changes, beside the epoch's number.
 
-    Randomness is no part of it: every draw follows from (seed, epoch, step).
+    Randomness is no part of it: every draw follows from (seed, epoch, step). `hparams` are the
+    model's, all of them.
     """
 
     run: TrainingRun
@@ -31,6 +33,7 @@ class Fit:
     model: nn.Module
     loss: SmoothingLoss
     optimiser: torch.optim.Optimizer
+    hparams: Mapping[str, Any]
 
 
 def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
@@ -46,7 +49,7 @@ def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
     done = 0 if run.state is None else restore(fit, run.state)
     for epoch in range(done, task.epochs):
         with own_randomness(run.device):
-            train_loss = train_epoch(task, settings, fit, epoch)
+            train_loss, mean_epsilon = train_epoch(task, settings, fit, epoch)
             logits = predict(fit.model, fit.valid[0])
         check_logits(task, logits)
         yield Evaluation(
@@ -56,6 +59,7 @@ def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
             train_loss=train_loss,
             state=partial(state_of, fit, epoch + 1),
             splits={"train": partial(ask, fit, fit.train), "test": partial(ask, fit, fit.test)},
+            mean_epsilon=mean_epsilon,
         )
 
 
@@ -66,7 +70,8 @@ def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
     seed_global(derive_seed(run.seed, "init"), run.device)
     model = task.model(hparams).to(run.device)
     optimiser = build_optimiser(settings, model)
-    return settings, Fit(run, train_rows, valid_rows, test_rows, model, run.loss(), optimiser)
+    rows = train_rows, valid_rows, test_rows
+    return settings, Fit(run, *rows, model, run.loss(), optimiser, hparams)
 
 
 def state_of(fit: Fit, done: int) -> dict[str, Any]:
@@ -120,19 +125,34 @@ def build_optimiser(settings: Optimiser, model: nn.Module) -> torch.optim.Optimi
     return kind(parameters, lr, weight_decay=decay, fused=True)
 
 
-def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> float:
-    """Train one epoch (counted from 0) and return its mean loss over the rows."""
+def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> tuple[float, float]:
+    """Train one epoch (counted from 0); return the means over its rows of loss and epsilon.
+
+    The epsilon is in the convention `others`.
+    """
     batches = epoch_batches(fit, epoch, task.batch_size)
-    seeds = step_seeds(fit.run.seed, epoch, len(batches))
+    seeds = step_seeds(fit.run.seed, "steps", epoch, len(batches))
+    inputs = epoch_inputs(task, fit, epoch, batches)
     steps = task.epochs * len(batches)
-    losses = []
+    losses, epsilons = list[Tensor](), list[Tensor]()
     fit.model.train()
-    for step, (rows, seed) in enumerate(zip(batches, seeds, strict=True)):
+    for step, (rows, seed, batch) in enumerate(zip(batches, seeds, inputs, strict=True)):
         progress = (epoch * len(batches) + step) / steps
-        seed_global(seed, fit.run.device)
-        losses.append(train_step(fit, rows, progress, settings.lr_at(progress)))
+        seed_global(seed, fit.run.device)  # after the augmentation's draws
+        loss, epsilon = train_step(fit, settings, batch, fit.train[1][rows], progress)
+        losses.append(loss)
+        epsilons.append(epsilon)
     sizes = torch.tensor([len(rows) for rows in batches], device=fit.run.device)
-    return float((torch.stack(losses) * sizes).sum() / sizes.sum())
+    return _mean(losses, sizes), _in_others(_mean(epsilons, sizes), task.classes, fit)
+
+
+def _mean(values: list[Tensor], sizes: Tensor) -> float:
+    return float((torch.stack(values) * sizes).sum() / sizes.sum())
+
+
+def _in_others(epsilon: float, classes: int, fit: Fit) -> float:
+    uniform = fit.run.smoothing.convention == UNIFORM
+    return to_others(epsilon, classes) if uniform else epsilon
 
 
 def epoch_batches(fit: Fit, epoch: int, batch_size: int) -> tuple[Tensor, ...]:
@@ -147,24 +167,52 @@ def batch_order(seed: int, epoch: int, rows: int) -> Tensor:
     return torch.randperm(rows, generator=generator)
 
 
-def step_seeds(seed: int, epoch: int, steps: int) -> list[int]:
-    """Return the seeds of an epoch's steps, from which dropout draws."""
+def epoch_inputs(task: Task, fit: Fit, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """Yield the inputs of each batch, augmented where the task says how.
+
+    Augmentation draws from seeds of its own: dropout masks are the same with it and without.
+    """
+    if task.augment is None:
+        yield from (fit.train[0][rows] for rows in batches)
+        return
+    seeds = step_seeds(fit.run.seed, "augment", epoch, len(batches))
+    for rows, seed in zip(batches, seeds, strict=True):
+        seed_global(seed, fit.run.device)
+        yield task.augment(fit.train[0][rows], fit.hparams)
+
+
+def step_seeds(seed: int, purpose: str, epoch: int, steps: int) -> list[int]:
+    """Return the seeds of an epoch's steps: "steps", from which dropout draws, or "augment"."""
     # drawn together: a derive_seed a step costs a digits trial 4 % of its time, this 1 %
-    generator = torch.Generator().manual_seed(derive_seed(seed, "steps", epoch))
+    generator = torch.Generator().manual_seed(derive_seed(seed, purpose, epoch))
     return torch.randint(2**62, (steps,), generator=generator).tolist()
 
 
-def train_step(fit: Fit, rows: Tensor, progress: float, lr: float) -> Tensor:
-    """Make one step on the given rows and return its loss, still on the device."""
-    inputs, labels = fit.train
+def train_step(
+    fit: Fit, settings: Optimiser, inputs: Tensor, labels: Tensor, progress: float
+) -> tuple[Tensor, Tensor]:
+    """Make one step; return its loss and its mean epsilon, still on the device."""
+    lr = settings.lr_at(progress)
     for group in fit.optimiser.param_groups:
         group["lr"] = lr
     fit.loss.progress = progress
-    loss: Tensor = fit.loss(fit.model(inputs[rows]), labels[rows])
+    logits = fit.model(inputs)
+    epsilon = fit.loss.epsilon(logits, labels)
+    loss: Tensor = fit.loss(logits, labels, epsilon)
     fit.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
+    if settings.l1:
+        add_l1(fit.model, settings.l1)
     fit.optimiser.step()
-    return loss.detach()
+    return loss.detach(), epsilon.mean() if epsilon.ndim else epsilon
+
+
+@torch.no_grad()
+def add_l1(model: nn.Module, l1: float) -> None:
+    """Add l1·sign(w) to the gradients: of weights alone, as `Optimiser` says."""
+    for weight in model.parameters():
+        if weight.ndim > 1 and weight.grad is not None:
+            weight.grad.add_(weight.sign(), alpha=l1)
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ OtherSplit = Literal["train", "test"]
 class TrainingRun:
     """One configuration to train once: everything a loop may depend on.
 
-    `seed` decides the start, the batch order and the dropout masks; `data_seed` the split.
-    Every trial of a study is given the same two, so that trials differ only in smoothing
-    and `hparams`. `state` is what an interrupted run of the same trial left behind, the
-    `state` of its last kept evaluation: the loop goes on from there. None: it begins.
+    `seed` decides the start, the batch order and the draws of dropout and augmentation;
+    `data_seed` the split. Every trial of a study is given the same two, so that trials differ
+    only in smoothing and `hparams`. `state` is what an interrupted run of the same trial left
+    behind, the `state` of its last kept evaluation: the loop goes on from there. None: it begins.
     """
 
     smoothing: Smoothing
@@ -47,7 +47,8 @@ class Evaluation:
     of them, the model's weights under "model". `splits` are functions that return logits and
     labels of the other splits, where the loop has them: the search never calls them, a
     confirmation calls "test" and "train" at the end of each of its trainings. Either is called
-    before the loop goes on, or never.
+    before the loop goes on, or never. `mean_epsilon` is the mean, over the samples trained on
+    since the evaluation before, of the mass taken from the true class (the convention `others`).
     """
 
     logits: Tensor
@@ -57,6 +58,7 @@ class Evaluation:
     extra: Mapping[str, float] = field(default_factory=dict)
     state: Callable[[], Mapping[str, Any]] | None = None
     splits: Mapping[OtherSplit, Callable[[], tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    mean_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.progress <= 1.0:

@@ -89,6 +89,11 @@ def _check_labels(split: str, labels: Tensor, classes: int) -> None:
 class Optimiser:
     """How parameters are updated; `decay` is of the learning rate, over the whole training.
 
+    `weight_decay` acts on every parameter, biases too, as torch's optimisers do it: with adam and
+    sgd it is L2, weight_decay·w added to the gradient, which adam then scales with the rest; with
+    adamw it is decoupled, w shrinks by lr·weight_decay a step (Loshchilov and Hutter 2019). `l1`
+    is the factor of a penalty l1·Σ|w| whose sub-gradient, l1·sign(w), is added to the gradient
+    with all three; it acts on weights alone: parameters of two dimensions or more, no bias.
     Raises ValueError for an unknown name and for a value out of range.
     """
 
@@ -97,19 +102,22 @@ class Optimiser:
     weight_decay: float = 0.0
     momentum: float = 0.0
     decay: str = "cosine"
+    l1: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choice("name", self.name, OPTIMISERS)
         _check_choice("decay", self.decay, DECAYS)
         _check_number("lr", self.lr, self.lr > 0, "above 0")
         _check_number("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        _check_number("l1", self.l1, self.l1 >= 0, "0 or more")
         _check_number("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         if self.momentum and self.name != "sgd":
             raise ValueError(f"momentum is {self.momentum} for {self.name}; only sgd has one")
 
     def accepts(self) -> frozenset[str]:
         """Return the names of its numbers that can be searched."""
-        return frozenset({"lr", "weight_decay"} | ({"momentum"} if self.name == "sgd" else set()))
+        own = {"momentum"} if self.name == "sgd" else set()
+        return frozenset({"lr", "weight_decay", "l1"} | own)
 
     def lr_at(self, progress: float) -> float:
         """Return the learning rate at a progress in [0, 1]."""
@@ -137,7 +145,10 @@ class Task:
     `model(hparams)` returns a fresh module that maps inputs to logits (N, classes);
     `data(data_seed)` returns the splits and is called once a process and seed. `hparams` are
     the names that the model accepts, with their defaults; `label_source` says for each split
-    where its labels come from. Tasks are equal when they are the same object.
+    where its labels come from. `augment(inputs, hparams)` returns the inputs of a training batch
+    changed at random, of the same shape and device; it draws from torch's global generator of
+    that device, which the loop seeds for it, and evaluation never calls it. Tasks are equal when
+    they are the same object.
     Raises ValueError for settings that cannot be trained.
     """
 
@@ -152,6 +163,7 @@ class Task:
     label_source: Mapping[str, str] = field(
         default_factory=lambda: dict.fromkeys(SPLITS, "as in the data set")
     )
+    augment: Callable[[Tensor, Mapping[str, Any]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         for key, least in (("classes", 2), ("epochs", 1), ("batch_size", 1)):
