@@ -1,12 +1,14 @@
 """A search confirmed: fresh seeds for all alike, one verdict, and the export that follows it."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from sqlalchemy import select, update
 
 from sweeper import api
@@ -15,13 +17,17 @@ from sweeper.errors import SweeperError
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Ended, Terms, work
 from sweeper.export import digest_of
+from sweeper.scoring import score
 from sweeper.store.database import open_reader, open_writer
 from sweeper.store.records import read_results
 from sweeper.store.schema import confirmations, replicates, studies, tickets
 from sweeper.store.studies import get_study
 from sweeper.store.tickets import laid_points, ticket_states
+from sweeper.study.confirmation import Assignment, examined, replicate_of
 from sweeper.study.load import read_study
+from sweeper.study.objective import Epoch, Failed
 from sweeper.study.registration import register
+from sweeper.training.run import Evaluation
 from tests.conftest import QUICK
 from tests.test_cli import run as command
 
@@ -159,6 +165,41 @@ def test_test_scores_and_examples_are_those_of_the_test_split(confirmed: Confirm
         assert replicate.examples["nll"].mean() == pytest.approx(test["nll"], abs=1e-6)
         assert replicate.examples["correct"].mean() == pytest.approx(test["accuracy"])
         assert test["nll"] != replicate.scores["valid"]["nll"]
+
+
+def test_the_test_split_is_scaled_with_the_temperature_of_validation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, test = (scale * torch.randn(90, 3, generator=generator) for scale in (1.0, 4.0))
+    labels = logits.argmax(1).where(torch.arange(90) % 3 > 0, torch.zeros(90, dtype=torch.long))
+    evaluation = Evaluation(logits, labels, 1.0, splits={"test": lambda: (test, labels)})
+    valid = score(logits, labels)
+    assert valid.temperature is not None
+    found = examined(Epoch(1, evaluation, valid, 0.1, 0.0))
+    (one,) = (replicate_of(Assignment(0, 0, 1, 1, {}), found),)
+    at = (test / valid.temperature).log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+    assert one.examples["nll_calibrated"] == pytest.approx(-at.double().numpy(), abs=1e-4)
+    own = score(test, labels).temperature
+    assert own is not None
+    assert abs(own - valid.temperature) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "gives no test split"),
+        ({"test": lambda: (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))}, "no examples"),
+        ({"test": lambda: None}, "raised TypeError"),
+        ({"test": lambda: (torch.eye(3), torch.arange(3) + 1)}, "labels run from 1 to 3"),
+        ({"test": lambda: (torch.full((2, 3), math.nan), torch.tensor([0, 1]))}, "diverged"),
+    ],
+)
+def test_a_test_split_that_cannot_be_scored_fails_its_training(
+    given: dict[Any, Any], words: str
+) -> None:
+    logits, labels = torch.eye(3), torch.arange(3)
+    evaluation = Evaluation(logits, labels, 1.0, splits=given)
+    with pytest.raises(Failed, match=words):
+        examined(Epoch(1, evaluation, score(logits, labels), 0.1, 0.0))
 
 
 def test_no_confirm_leaves_it_and_confirm_does_it_later_without_training_twice(

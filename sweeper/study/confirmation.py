@@ -159,8 +159,7 @@ def examined(epoch: Epoch) -> Examined:
     if "test" not in found or valid.temperature is None:
         raise Failed(_NO_TEST)
     logits, labels = found["test"]
-    # The training split is large and only shows the gap: the light scores do.
-    scores = {name: asdict(score(*rows, full=name == "test")) for name, rows in found.items()}
+    scores = {name: _scores(name, *rows) for name, rows in found.items()}
     if not all(math.isfinite(of["nll"]) for of in scores.values()):
         raise Failed("the training diverged: NLL is no number on another split", "diverged")
     values = examples(logits, labels, valid.temperature)
@@ -258,6 +257,14 @@ def _chosen(store: Store, record: StudyRecord, spec: StudySpec) -> tuple[Candida
             "Evaluation(..., splits={'train': function, 'test': function})"
         )
     return candidates(spec, trials_frame(store, record), base.classes)
+
+
+def _scores(name: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    try:
+        # The training split is large and only shows the gap: the light scores do.
+        return asdict(score(logits, labels, full=name == "test"))
+    except ValueError as error:
+        raise Failed(f"Evaluation.splits[{name!r}]: {error}") from error
 
 
 def _asked(splits: Mapping[OtherSplit, Any], name: OtherSplit) -> Any:

@@ -11,7 +11,6 @@ from scipy import stats
 from sweeper.study.evidence import MEANS, Evidence
 from sweeper.study.intervals import Floats
 from sweeper.study.results import best, complete, failures
-from sweeper.study.space import smoothing_of
 from sweeper.study.spec import Range, Space
 from sweeper.study.verdict import METRICS, Verdict
 
@@ -84,10 +83,12 @@ def _at_the_edge(
 
 def _best_point(trials: pd.DataFrame, evidence: Evidence | None) -> tuple[float, float]:
     """Return epsilon and rate of the pick, or of the best trial; NaN for what does not act."""
-    if evidence is not None:
-        smoothing = smoothing_of(evidence.candidates[evidence.pick].point)
-        return smoothing.epsilon, math.nan if smoothing.rate is None else smoothing.rate
-    row = best(_finished(trials))
+    if evidence is None:
+        row = best(_finished(trials))
+    else:
+        # The frame knows where a rate does not act; the point has a number all the same.
+        tried = trials[trials["number"] == evidence.candidates[evidence.pick].trial]
+        row = None if tried.empty else tried.iloc[0]
     return (math.nan, math.nan) if row is None else (float(row["epsilon"]), float(row["rate"]))
 
 

@@ -77,5 +77,9 @@ def _bear_baseline(store: Store, study: StudyFile, point: Point | None) -> None:
 
 
 def defaults_of(study: StudyFile) -> Mapping[str, Any]:
-    """Return the defaults of the task's own hyperparameters."""
-    return {} if study.task.task is None else study.task.task.hparams
+    """Return the defaults of what a task lets a study search: its own and the optimiser's."""
+    task = study.task.task
+    if task is None:
+        return {}
+    of_optimiser = {name: getattr(task.optimiser, name) for name in task.optimiser.accepts()}
+    return {**of_optimiser, **task.hparams}
