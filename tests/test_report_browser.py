@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sweeper.report import ReportInput, write_report
 from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
 from tests.test_report import HOSTILE, NAMES, ODD, renamed
+from tests.test_report_evidence import confirmed_report, make_evidence
 from tests.test_report_frames import make_report, make_trials
 
 WIDTHS = (1280, 400)
@@ -77,11 +78,15 @@ def test_it_opens_quietly_offline_and_draws_everything(
     browser: Browser, tmp_path: Path, width: int
 ) -> None:
     path = tmp_path / "report.html"
-    seen = opened(browser, path, make_report(), width)
-    for name in NAMES:
+    seen = opened(browser, path, confirmed_report(make_evidence()), width)
+    for name in (*NAMES, "forest", "reliability"):
         assert seen.page.locator(f"#{name} .plot svg.main-svg").count(), name
         assert seen.page.locator(f"#{name} :is(.point, .js-line)").count() > 2, name
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    table = seen.page.locator(".scroll", has=seen.page.locator(".sides"))
+    assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
+    # On a narrow page the difference stands in the row below.
+    assert table.get_by_text("−0.04").filter(visible=True).count() >= 2
     check_quiet(seen, path)
 
 
@@ -151,7 +156,8 @@ def test_headings_are_pressed_with_the_keyboard(usual: Opened) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_words_of_a_figure_are_cut(browser: Browser, tmp_path: Path, width: int) -> None:
-    page = opened(browser, tmp_path / "report.html", make_report(), width).page
+    report = confirmed_report(make_evidence())
+    page = opened(browser, tmp_path / "report.html", report, width).page
     cut = page.evaluate(
         "() => [...document.querySelectorAll('.plot')].flatMap(plot => {"
         " const box = plot.getBoundingClientRect();"

@@ -17,6 +17,7 @@ from sweeper.report.schedules import schedules_data, schedules_notes
 from sweeper.report.summary import summarise
 from sweeper.report.table import trials_table
 from sweeper.report.trade_off import trade_off_data, trade_off_notes
+from sweeper.study.spec import Space
 from tests.test_report_frames import (
     EPOCHS,
     SCHEDULES,
@@ -85,7 +86,7 @@ def test_pruned_trials_do_not_flatten_the_others() -> None:
     values = [valued(0.1 + 0.01 * n) for n in range(6)]
     late = {"state": "pruned", "value": None, "nll": 2.2}
     trials = study(*values, late).trials
-    for data in (response_data(trials, "nll"), history_data(trials, "nll")):
+    for data in (response_data(trials, "nll", Space()), history_data(trials, "nll")):
         assert data.limit is not None
         assert data.limit < 1
 
@@ -140,20 +141,22 @@ def test_a_trial_that_finished_on_no_number_never_wins() -> None:
 def test_a_line_needs_four_finished_trials() -> None:
     four = study(*[valued(0.1 + 0.01 * n) for n in range(4)])
     three = study(*[valued(0.1 + 0.01 * n) for n in range(3)])
-    assert [line.schedule for line in response_data(four.trials, "nll").lines] == ["fixed"]
-    assert response_data(three.trials, "nll").lines == ()
-    assert "No line is drawn" in " ".join(response_notes(response_data(three.trials, "nll")))
+    assert [line.schedule for line in response_data(four.trials, "nll", Space()).lines] == ["fixed"]
+    assert response_data(three.trials, "nll", Space()).lines == ()
+    assert "No line is drawn" in " ".join(
+        response_notes(response_data(three.trials, "nll", Space()))
+    )
 
 
 def test_a_line_keeps_to_the_range_of_its_trials_and_leaves_out_the_clipped() -> None:
     report = study(*[valued(0.1 + 0.001 * n) for n in range(8)], valued(9.0))
-    (line,) = response_data(report.trials, "nll").lines
+    (line,) = response_data(report.trials, "nll", Space()).lines
     assert (line.x.min(), line.x.max()) == pytest.approx((0.05, 0.4))
     assert line.y.max() < 0.11
 
 
 def test_the_trials_of_a_study_are_split_by_schedule_without_the_baseline() -> None:
-    data = response_data(READY.trials, "nll")
+    data = response_data(READY.trials, "nll", Space())
     assert [group.schedule for group in data.finished] == list(SCHEDULES)
     assert all((group.x > 0).all() for group in data.finished)
     assert sum(len(group.x) for group in data.finished) == len(finished(READY.trials)) - 1
@@ -162,13 +165,13 @@ def test_the_trials_of_a_study_are_split_by_schedule_without_the_baseline() -> N
 
 
 def test_pruned_trials_are_drawn_only_where_they_have_the_metric() -> None:
-    assert sum(len(group.x) for group in response_data(READY.trials, "nll").pruned) == 5
-    assert response_data(READY.trials, "nll_calibrated").pruned == ()
+    assert sum(len(group.x) for group in response_data(READY.trials, "nll", Space()).pruned) == 5
+    assert response_data(READY.trials, "nll_calibrated", Space()).pruned == ()
 
 
 def test_the_note_counts_what_lies_beyond_the_axis() -> None:
     report = study(*[valued(0.1 + 0.001 * n) for n in range(8)], valued(9.0))
-    assert "1 trial above" in " ".join(response_notes(response_data(report.trials, "nll")))
+    assert "1 trial above" in " ".join(response_notes(response_data(report.trials, "nll", Space())))
 
 
 # trade-off
@@ -227,8 +230,8 @@ def test_the_words_say_which_way_the_temperature_went(
         valued(0.15, nll_calibrated=0.06, temperature=temperature),
     )
     (note, *_) = calibrated_notes(calibrated_data(report.trials))
-    assert "Raw NLL picks ε = 0.05, fixed (trial 1)" in note
-    assert "the pick is ε = 0.10, fixed (trial 2)" in note
+    assert "Raw NLL is lowest at ε = 0.05, fixed (trial 1)" in note
+    assert "after temperature scaling at ε = 0.10, fixed (trial 2)" in note
     assert [side in note for side in ("too cautious", "too sure")] == [
         side == words for side in ("too cautious", "too sure")
     ]
@@ -238,7 +241,7 @@ def test_the_words_are_honest_where_both_scores_agree() -> None:
     report = study(valued(0.05, nll_calibrated=0.04))
     data = calibrated_data(report.trials)
     assert data.agree
-    assert "Both scores pick trial 1" in calibrated_notes(data)[0]
+    assert "Both scores are lowest at trial 1" in calibrated_notes(data)[0]
     assert "disagree" not in " ".join(calibrated_notes(data))
 
 

@@ -205,7 +205,7 @@ def _anchor(place: float) -> str:
 def _same(data: Calibrated) -> str:
     trial = _picks(data)[0]
     return (
-        f"Both scores pick {wording.name(trial)}, {wording.smoothing(trial)}: "
+        f"Both scores are lowest at {wording.name(trial)}, {wording.smoothing(trial)}: "
         f"{wording.nll(trial['nll'])} raw, {wording.nll(trial['nll_calibrated'])} after "
         f"temperature scaling. Whether you scale or not, the search gives the same answer."
     )
@@ -214,8 +214,8 @@ def _same(data: Calibrated) -> str:
 def _different(data: Calibrated) -> str:
     raw, scaled = _picks(data)
     return (
-        f"Raw NLL picks {wording.smoothing(raw)} ({wording.name(raw)}); after temperature "
-        f"scaling the pick is {wording.smoothing(scaled)} ({wording.name(scaled)}). They "
+        f"Raw NLL is lowest at {wording.smoothing(raw)} ({wording.name(raw)}), NLL after "
+        f"temperature scaling at {wording.smoothing(scaled)} ({wording.name(scaled)}). They "
         f"disagree because scaling does more for {wording.name(scaled)} "
         f"({_mended(scaled)}) than for {wording.name(raw)} ({_mended(raw)}){_reason(scaled)}. "
         f"{_advice(raw, scaled)}"
@@ -241,9 +241,9 @@ def _advice(raw: Mapping[str, Any], scaled: Mapping[str, Any]) -> str:
     first = wording.gap(raw["nll"], scaled["nll"])
     second = wording.gap(scaled["nll_calibrated"], raw["nll_calibrated"])
     return (
-        f"Choose the first if probabilities are used as the model gives them (it is better by "
-        f"{first} there), the second if a temperature is fitted afterwards (better by {second}); "
-        f"a difference of a few thousandths may be noise."
+        f"Where probabilities are used as the model gives them the first is better by {first}, "
+        f"where a temperature is fitted afterwards the second by {second}; all from one seed, so "
+        f"that a few thousandths may be noise."
     )
 
 

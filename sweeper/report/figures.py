@@ -32,12 +32,16 @@ class Data(Protocol):
 
 
 class Recipe(NamedTuple):
-    """How a figure is made: arithmetic, drawing, words, and the split that its numbers are of."""
+    """How a figure is made: arithmetic, drawing, words, and the split that its numbers are of.
+
+    `scaled`: some of them are with temperatures, which are the validation split's.
+    """
 
     data: Callable[[ReportInput], Any]
     figure: Callable[[Any], go.Figure]
     notes: Callable[[Any], tuple[str, ...]]
     split: Split = "valid"
+    scaled: bool = False
 
 
 class Drawing(NamedTuple):
@@ -61,6 +65,7 @@ FIGURES: Final[Mapping[str, Recipe]] = {
         reliability_figure,
         reliability_notes,
         "test",
+        scaled=True,
     ),
     "trade_off": Recipe(
         lambda report: trade_off_data(report.trials), trade_off_figure, trade_off_notes

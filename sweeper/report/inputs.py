@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sweeper.report import wording
 from sweeper.study import results
 from sweeper.study.evidence import Evidence, Split
 from sweeper.study.spec import Space
@@ -58,6 +59,13 @@ class ReportInput:
         known = self.label_source
         named = (known[name] for name in _SPLIT_NAMES[split] if name in known)
         return next(named, "source not stated")
+
+    def source(self, split: Split, scaled: bool = False) -> str:
+        """Return which split numbers are of and who labelled it; `scaled`: by validation's T."""
+        name = wording.SPLITS[split].capitalize()
+        said = f"{name} split; labels: {self.labels_of(split)}."
+        fitted = f" Temperatures are fitted on the validation split; labels: {self.labels}."
+        return said + fitted if scaled else said
 
     @property
     def confirmed(self) -> Evidence | None:

@@ -165,11 +165,11 @@ def _sections(page: Page, report: ReportInput) -> list[Section]:
 def _section(panel: Panel, report: ReportInput) -> Section:
     if panel.figure in PARTS:
         return Section(panel)
-    drawing, split = draw(panel.figure, report), FIGURES[panel.figure].split
+    drawing, recipe = draw(panel.figure, report), FIGURES[panel.figure]
     if drawing.figure is None:
         return Section(panel)
     text = plotly.io.to_json(drawing.figure, engine="json")
-    source = f"{wording.SPLITS[split].capitalize()} split; labels: {report.labels_of(split)}."
+    source = report.source(recipe.split, recipe.scaled)
     return Section(panel, for_script(text), drawing.notes, drawing.figure.layout.height, source)
 
 

@@ -1,7 +1,7 @@
-"""The study's metric against epsilon: a marker a trial, a smoothed line a schedule."""
+"""The study's metric against epsilon: a marker a trial, a line with a band a schedule."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,17 @@ import plotly.graph_objects as go
 from sweeper.report import look, scales, wording
 from sweeper.report.inputs import Floats, Metric, by_schedule, finished, pruned, usable
 from sweeper.study import results
+from sweeper.study.evidence import Evidence
+from sweeper.study.shortlist import fewer
+from sweeper.study.smoothed import FEWEST, Smoothed
+from sweeper.study.spec import Space
+from sweeper.study.verdict import describe
 
 FEWEST_FOR_A_LINE = 4
 _STEPS = 60
+_REACH: Final = 1.96
+# Enough for a curve; a page is not to wait for more.
+_MOST_FITTED: Final = 250
 
 
 class Points(NamedTuple):
@@ -25,24 +33,40 @@ class Points(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The smoothed mean of one schedule."""
+    """What the process over all trials expects of one schedule, (M,) each, at the one `rate`."""
 
     schedule: str
+    rate: float
     x: Floats
     y: Floats
+    low: Floats
+    high: Floats
+
+
+class Again(NamedTuple):
+    """The validation values (n,) of a candidate's replicates."""
+
+    words: str
+    epsilon: float
+    values: Floats
 
 
 class Response(NamedTuple):
-    """What the figure draws; `limit` is where the axis is cut, `width` the kernel's."""
+    """What the figure draws; `limit` is where the axis is cut, `redrawn` whether splits are.
+
+    `fitted` says how many trials of how many the lines are made from.
+    """
 
     metric: Metric
     finished: tuple[Points, ...]
     pruned: tuple[Points, ...]
     lines: tuple[Line, ...]
+    fitted: tuple[int, int]
+    again: tuple[Again, ...]
+    redrawn: bool
     baseline: Points | None
     best: Points | None
     limit: float | None
-    width: float
 
     @property
     def empty(self) -> bool:
@@ -51,12 +75,14 @@ class Response(NamedTuple):
 
     @property
     def values(self) -> Floats:
-        """Every value that is drawn as a marker, unclipped."""
+        """Every trial's value that is drawn, unclipped."""
         return _joined(self.finished, self.pruned, (self.baseline,) if self.baseline else ())
 
 
-def response_data(trials: pd.DataFrame, metric: Metric) -> Response:
-    """Return the values of the metric by epsilon and schedule, and their smoothed means."""
+def response_data(
+    trials: pd.DataFrame, metric: Metric, space: Space, evidence: Evidence | None = None
+) -> Response:
+    """Return the metric by epsilon and schedule, what a process over it expects, and replicates."""
     done = finished(trials)
     base = _one(results.baseline(usable(trials)), "ε = 0")
     groups = tuple(_points(name, rows, "value") for name, rows in by_schedule(done).items())
@@ -66,25 +92,28 @@ def response_data(trials: pd.DataFrame, metric: Metric) -> Response:
         shown=() if base is None else (float(base.y[0]),),
         beside=_joined(stopped),
     )
-    width = scales.kernel_width(done["epsilon"].to_numpy(float))
+    fitted = _fitted(done, limit)
     return Response(
         metric=metric,
         finished=groups,
         pruned=stopped,
-        lines=tuple(line for group in groups if (line := _line(group, width, limit))),
+        lines=tuple(_lines(fitted, space)),
+        fitted=(len(fitted), len(done)),
+        again=() if evidence is None else tuple(_again(evidence)),
+        redrawn=evidence is not None and evidence.settings.resplit,
         baseline=base,
         best=_one(results.best(usable(trials)), "best"),
         limit=limit,
-        width=width,
     )
 
 
 def response_figure(data: Response) -> go.Figure:
-    """Draw the markers, the lines, the baseline across the plot and a ring around the best."""
+    """Draw bands, lines, markers, the baseline across the plot, a ring and the replicates."""
     styles = look.styles(group.schedule for group in (*data.finished, *data.pruned))
-    figure = go.Figure(layout=look.layout(480, _NARROW))
+    figure = go.Figure(layout=look.layout(520, _NARROW))
+    figure.add_traces([*_band_traces(data, styles), *_line_traces(data, styles)])
     figure.add_traces([*_pruned_traces(data, styles), *_trial_traces(data, styles)])
-    figure.add_traces([*_line_traces(data, styles), *_marks(data)])
+    figure.add_traces([*_marks(data), *_again_traces(data)])
     figure.update_xaxes(title="ε (share taken from the true class)", range=_epsilon_range(data))
     figure.update_yaxes(title=wording.METRICS[data.metric] + " (nats)", range=_range(data))
     if data.baseline is not None and np.isfinite(data.baseline.y[0]):
@@ -93,11 +122,16 @@ def response_figure(data: Response) -> go.Figure:
 
 
 def response_notes(data: Response) -> tuple[str, ...]:
-    """Say how the lines were made, what is faint and what lies beyond the axis."""
-    return tuple(filter(None, (_line_note(data), _pruned_note(data), _limit_note(data))))
+    """Say what line and band are, what was trained again, what is faint or beyond the axis."""
+    notes = (_line_note(data), _again_note(data), _pruned_note(data), _limit_note(data))
+    return tuple(filter(None, notes))
 
 
-_NARROW = {"height": 520, "yaxis": {"title": {"text": "NLL (nats)"}}}
+_NARROW = {
+    "height": 600,
+    "xaxis": {"title": {"text": "ε"}},
+    "yaxis": {"title": {"text": "NLL (nats)"}},
+}
 
 
 def _points(schedule: str, rows: pd.DataFrame, column: str, ending: str = "") -> Points:
@@ -115,13 +149,38 @@ def _pruned(trials: pd.DataFrame) -> tuple[Points, ...]:
     return tuple(_points(name, rows, "nll", ending) for name, rows in groups)
 
 
-def _line(group: Points, width: float, limit: float | None) -> Line | None:
-    inside = np.isfinite(group.y) & (group.y <= (np.inf if limit is None else limit))
-    x, y = group.x[inside], group.y[inside]
-    if len(x) < FEWEST_FOR_A_LINE or width == 0 or np.ptp(x) == 0:
-        return None
-    at = np.linspace(x.min(), x.max(), _STEPS)
-    return Line(group.schedule, at, scales.kernel_mean(x, y, at, width))
+def _fitted(done: pd.DataFrame, limit: float | None) -> pd.DataFrame:
+    """Return the finished trials, ε = 0 too, that the axis holds, best first."""
+    # An infinite rate is a foreign trial's, and fits no space.
+    known = (done["value"] <= (np.inf if limit is None else limit)) & ~np.isinf(done["rate"])
+    return fewer(done.loc[known].reset_index(drop=True), _MOST_FITTED)
+
+
+def _lines(rows: pd.DataFrame, space: Space) -> Iterator[Line]:
+    if len(rows) < FEWEST or np.ptp(rows["value"]) == 0:
+        return
+    process = Smoothed(rows, space, "value")
+    for name, group in by_schedule(rows).items():
+        if len(group) >= FEWEST_FOR_A_LINE and np.ptp(group["epsilon"]) > 0:
+            yield _line(process, name, group)
+
+
+def _line(process: Smoothed, schedule: str, group: pd.DataFrame) -> Line:
+    """Return the line of a schedule's trials, best first, at the rate of the best of them."""
+    x = np.linspace(group["epsilon"].min(), group["epsilon"].max(), _STEPS)
+    # With the best trial's other hyperparameters as well.
+    at = pd.DataFrame([group.iloc[0]] * _STEPS).assign(epsilon=x)
+    mean, error = process.at(at)
+    low, high = (mean * np.exp(sign * _REACH * error) for sign in (-1, 1))
+    return Line(schedule, float(group.iloc[0]["rate"]), x, mean, low, high)
+
+
+def _again(evidence: Evidence) -> Iterator[Again]:
+    for index, candidate in enumerate(evidence.candidates):
+        found = [r.scores["valid"].get(evidence.metric) for r in evidence.done[index].values()]
+        values = np.array([value for value in found if value is not None], dtype=float)
+        if values.size:
+            yield Again(describe(candidate), float(candidate.point["epsilon"]), values)
 
 
 def _joined(*groups: tuple[Points, ...]) -> Floats:
@@ -134,7 +193,23 @@ def _epsilon_range(data: Response) -> tuple[float, float]:
 
 
 def _range(data: Response) -> tuple[float, float]:
-    return scales.axis_range(data.values, data.limit)
+    again = np.concatenate([np.empty(0), *(one.values for one in data.again)])
+    return scales.axis_range(np.append(data.values, again), data.limit)
+
+
+def _band_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:
+    for line in data.lines:
+        yield go.Scatter(
+            x=np.append(line.x, line.x[::-1]),
+            y=scales.clipped(np.append(line.low, line.high[::-1]), data.limit),
+            mode="none",
+            fill="toself",
+            fillcolor=styles[line.schedule].colour,
+            opacity=0.13,
+            legendgroup=line.schedule,
+            showlegend=False,
+            hoverinfo="skip",
+        )
 
 
 def _trial_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:
@@ -169,7 +244,7 @@ def _line_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.S
         style = styles[line.schedule]
         yield go.Scatter(
             x=line.x,
-            y=line.y,
+            y=scales.clipped(line.y, data.limit),
             mode="lines",
             line={"color": style.colour, "width": 2, "dash": style.dash},
             legendgroup=line.schedule,
@@ -182,21 +257,63 @@ def _marks(data: Response) -> Iterator[go.Scatter]:
     if data.best is not None:
         ring = {"symbol": "circle-open", "size": 19, "color": look.INK, "line": {"width": 2}}
         yield _markers(data.best, data.limit, ring, "best", hoverinfo="skip")
-        yield look.entry("best", ring, "best", legendrank=1900)
+        yield look.entry("lowest", ring, "best", legendrank=1900)
     if data.baseline is not None:
         marker = look.baseline_marker()
         yield _markers(data.baseline, data.limit, marker, "baseline")
         yield look.entry(look.baseline_name(data.baseline.y[0]), marker, "baseline", legendrank=1)
 
 
+def _again_traces(data: Response) -> Iterator[go.Scatter]:
+    """Draw mean and range of each candidate's replicates, unlike anything of the search."""
+    marker = {"symbol": "line-ew", "size": 15, "color": look.INK}
+    marker["line"] = {"width": 2.5, "color": look.INK}
+    for one in data.again:
+        low, mean, high = (
+            float(scales.clipped(np.array([value]), data.limit)[0])
+            for value in (one.values.min(), one.values.mean(), one.values.max())
+        )
+        range_bar = {"type": "data", "array": [high - mean], "arrayminus": [mean - low]}
+        text = (
+            f"<b>{look.plain(one.words)}</b><br>replicates, validation: mean "
+            f"{wording.nll(one.values.mean())}, {len(one.values)} seeds from "
+            f"{wording.nll(one.values.min())} to {wording.nll(one.values.max())}"
+        )
+        drawn = {**range_bar, "color": look.INK, "thickness": 2, "width": 5}
+        group = {"legendgroup": "again", "showlegend": False}
+        yield look.dots([one.epsilon], [mean], [text], marker=marker, error_y=drawn, **group)
+    if data.again:
+        yield look.entry("replicates: mean, range", marker, "again", legendrank=1800)
+
+
 def _line_note(data: Response) -> str:
     if not data.lines:
         return f"No line is drawn: no schedule has {FEWEST_FOR_A_LINE} finished trials or more."
+    rates = [
+        f"{line.schedule} {wording.figure(line.rate)}"
+        for line in data.lines
+        if np.isfinite(line.rate)
+    ]
+    drawn = f", at the rate of the schedule's best trial ({', '.join(rates)})" if rates else ""
     return (
-        f"Lines: the mean over the trials of a schedule whatever their rates, smoothed along ε "
-        f"with a Gaussian kernel of width {data.width:.2g}, where at least {FEWEST_FOR_A_LINE} "
-        f"trials have finished. Trials are few and not spread evenly: a line is a guide for the "
-        f"eye, not an estimate."
+        f"Lines and bands: the mean that a Gaussian process over {_of(*data.fitted)} expects, with "
+        f"its 95 % interval{drawn}. As far as the process is right: single trainings scatter more, "
+        f"and all of these are from one seed and one split."
+    )
+
+
+def _of(fitted: int, finished: int) -> str:
+    some = f"{fitted:,} of {finished:,}" if fitted < finished else f"the {finished:,}"
+    return f"{some} finished trials"
+
+
+def _again_note(data: Response) -> str:
+    if not data.again:
+        return ""
+    split = "splits of their own" if data.redrawn else "the same validation split"
+    return (
+        f"Dash with a bar: mean and range of a candidate's fresh seeds on {split}. The search's "
+        "marker of a candidate is lucky by as much as it lies below."
     )
 
 

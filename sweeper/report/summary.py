@@ -1,4 +1,4 @@
-"""What was found, in plain words: the headline, its warnings and a short table."""
+"""What the search found, in plain words: the headline, its warnings and a short table."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import pandas as pd
 from sweeper.report import wording
 from sweeper.report.inputs import ReportInput, finished, usable
 from sweeper.study import results
+from sweeper.study.verdict import Verdict
 
 
 class Tile(NamedTuple):
@@ -36,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The top of the page; `kind` is gain, none, alone, unpaired or nothing."""
+    """The search alone; `kind` is gain, none, alone, unpaired or nothing."""
 
     kind: str
     headline: str
@@ -57,7 +58,8 @@ def summarise(report: ReportInput) -> Summary:
         headline=_headline(kind, report, best),
         sentences=tuple(_sentences(kind, report, best, base)),
         warnings=tuple(_warnings(kind, report)),
-        tiles=tuple(_tiles(report, best, base)) if kind == "gain" else (),
+        # Beside a verdict they would be the larger numbers, and the lucky ones.
+        tiles=tuple(_tiles(report, best, base)) if kind == "gain" and not report.verdict else (),
         rows=tuple(_rows(report, best, base)),
         counts=_counts(report.trials),
     )
@@ -78,6 +80,8 @@ def _headline(kind: str, report: ReportInput, best: "pd.Series | None") -> str:
         return _nothing(report.trials)
     if kind == "alone":
         return "Only the baseline, ε = 0, has finished so far"
+    if report.verdict is not None:
+        return f"Lowest in the search: {wording.smoothing(best)}"
     if kind == "none":
         return "ε = 0 was best: no benefit found in this search"
     if kind == "unpaired":
@@ -106,16 +110,31 @@ def _sentences(kind: str, report: ReportInput, best: Any, base: Any) -> Iterator
     elif kind == "none":
         yield from _no_benefit(report, base, metric)
     else:
-        yield _gain(best, base, metric)
+        yield _gain(best, base, metric, report.verdict is None)
+    if report.verdict is not None:
+        yield _beside(report.verdict, best, len(finished(report.trials)))
 
 
-def _gain(best: Any, base: Any, metric: str) -> str:
+def _gain(best: Any, base: Any, metric: str, usable_as_it_is: bool) -> str:
     difference = wording.change(base["value"], best["value"])
+    use = (
+        f" In torch's argument it is label_smoothing = "
+        f"{wording.epsilon(best['label_smoothing'])}{_annealed(best)}."
+    )
     return (
         f"{wording.name(best).capitalize()} reached a {metric} of {wording.nll(best['value'])} "
         f"nats, against {wording.nll(base['value'])} at ε = 0: a difference of {difference} nats "
-        f"(lower is better). In torch's argument it is label_smoothing = "
-        f"{wording.epsilon(best['label_smoothing'])}{_annealed(best)}."
+        f"(lower is better).{use if usable_as_it_is else ''}"
+    )
+
+
+def _beside(verdict: Verdict, best: Any, count: int) -> str:
+    """Say what the lowest value of the search is worth beside the verdict."""
+    same = best["number"] == verdict.pick.trial
+    of = "this trial" if same else f"the pick, trial {verdict.pick.trial},"
+    return (
+        f"The lowest of {count:,} values is the search's lucky value. What counts is the verdict, "
+        f"which tried {of} on fresh seeds and test examples: {verdict.word}."
     )
 
 
@@ -144,12 +163,13 @@ def _first_failure(trials: pd.DataFrame) -> Iterator[str]:
 
 def _warnings(kind: str, report: ReportInput) -> Iterator[str]:
     count = len(finished(report.trials))
-    if kind in ("gain", "unpaired") and count > 1:
+    searched_alone = report.verdict is None
+    if searched_alone and kind in ("gain", "unpaired") and count > 1:
         yield (
             f"The best of {count:,} trials is lucky by selection: trained again, it is likely to "
             f"score worse than here."
         )
-    if kind in ("gain", "none", "unpaired"):
+    if searched_alone and kind in ("gain", "none", "unpaired"):
         yield (
             "All this is one split and one seed, and says nothing about significance: that takes "
             "a confirmation on fresh seeds and on test data that the search has not seen."

@@ -71,10 +71,11 @@ _COLUMNS: Final = (
 )
 
 
-def trials_table(trials: pd.DataFrame, best: int | None) -> Table:
-    """Return every trial of a prepared frame, with the number of the best marked."""
+def trials_table(trials: pd.DataFrame, best: int | None, pick: int | None = None) -> Table:
+    """Return every trial of a prepared frame; those with the numbers given are marked."""
     columns = _columns(trials)
-    rows = tuple(_row(row, columns, best) for row in trials.to_dict("records"))
+    marked = {"best": best, "pick": pick}
+    rows = tuple(_row(row, columns, marked) for row in trials.to_dict("records"))
     return Table(columns, rows, _distinct(trials["state"]), _distinct(trials["schedule"]))
 
 
@@ -97,13 +98,15 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _row(trial: Mapping[Any, Any], columns: Iterable[Column], best: int | None) -> TableRow:
+def _row(
+    trial: Mapping[Any, Any], columns: Iterable[Column], marked: Mapping[str, int | None]
+) -> TableRow:
     cells = tuple(_cell(trial, column) for column in columns)
-    return TableRow(str(trial["state"]), str(trial["schedule"]), _mark(trial, best), cells)
+    return TableRow(str(trial["state"]), str(trial["schedule"]), _mark(trial, marked), cells)
 
 
-def _mark(trial: Mapping[Any, Any], best: int | None) -> str:
-    marks = ["best"] if trial["number"] == best else []
+def _mark(trial: Mapping[Any, Any], marked: Mapping[str, int | None]) -> str:
+    marks = [word for word, number in marked.items() if trial["number"] == number]
     marks += ["baseline"] if trial["ticket"] == 0 else []
     return ", ".join(marks)
 

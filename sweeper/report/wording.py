@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from sweeper.study.intervals import Interval
+
 METRICS: Final[Mapping[str, str]] = {
     "nll": "validation NLL",
     "nll_calibrated": "validation NLL after temperature scaling",
 }
+SPLITS: Final[Mapping[str, str]] = {"valid": "validation", "test": "test", "train": "training"}
 NOTHING: Final = "–"
 
 
@@ -32,6 +35,28 @@ def change(before: float, after: float) -> str:
     if size in (NOTHING, "∞") or float(size) == 0:
         return size
     return ("−" if after < before else "+") + size
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return a number with its sign, as `−0.021`; none where it is rounded to 0."""
+    if not math.isfinite(value):
+        return _odd(value)
+    size = f"{abs(value):.{decimals}f}"
+    sign = "−" if value < 0 else "+"
+    return sign + size if float(size) else size
+
+
+def difference(found: Interval, factor: float = 1.0) -> str:
+    """Return an estimate with its interval, as `−0.021 (−0.033 to −0.010)`.
+
+    With as many decimals as give the interval's half two figures; all of it times `factor`.
+    """
+    half = factor * (found.high - found.low) / 2
+    decimals = min(max(1 - math.floor(math.log10(half)), 0), 9) if 0 < half < math.inf else 3
+    estimate, low, high = (
+        signed(factor * value, decimals) for value in (found.estimate, found.low, found.high)
+    )
+    return f"{estimate} ({low} to {high})"
 
 
 def percent(share: float) -> str:
