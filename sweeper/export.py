@@ -15,7 +15,7 @@ from sweeper.errors import SweeperError
 from sweeper.smoothing import to_uniform
 from sweeper.study.evidence import COMPARED, Evidence
 from sweeper.study.results import SCORES, baseline, best
-from sweeper.study.space import hparams_of, smoothing_of
+from sweeper.study.space import acting, hparams_of
 from sweeper.study.spec import canonical_json, digest
 from sweeper.study.verdict import Verdict
 
@@ -95,7 +95,7 @@ def _searched(facts: StudyFacts, trials: pd.DataFrame) -> dict[str, Any]:
 
 def _confirmed(facts: StudyFacts, evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
     chosen = evidence.candidates[evidence.pick if verdict.exported else 0]
-    smoothing = smoothing_of(chosen.point)
+    smoothing = acting(chosen.point)
     uniform = None if facts.classes is None else to_uniform(smoothing.epsilon, facts.classes)
     return {
         "rule": evidence.settings.choice,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 import torch
 from sqlalchemy import select, update
@@ -18,6 +19,7 @@ from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Ended, Terms, work
 from sweeper.export import digest_of
 from sweeper.scoring import score
+from sweeper.smoothing import SCHEDULES
 from sweeper.store.database import open_reader, open_writer
 from sweeper.store.records import read_results
 from sweeper.store.schema import confirmations, replicates, studies, tickets
@@ -457,3 +459,21 @@ def test_a_file_that_cannot_be_verified_is_one_line(
     assert done.status == 2
     assert words in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_study_with_a_schedule_of_its_own_is_read_in_a_process_that_has_not_loaded_it(
+    write_study: Write, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = text().replace('"linear"', '"quick.py:slope"')
+    path = write_study(own)
+    with (path.parent / "quick.py").open("a") as file:
+        file.write("\ndef slope(progress, rate):\n    return (1 - progress) ** rate\n")
+    study = api.launch(path, workers=0, storage=storage, results=tmp_path / "results")
+    before = study.frame(), study.document()["digest"]
+    assert "quick.py:slope" in set(before[0]["schedule"])
+    monkeypatch.delitem(SCHEDULES, "quick.py:slope")
+    pd.testing.assert_frame_equal(study.frame(), before[0])
+    assert study.document()["epsilon"] > 0
+    for verb in ("status", "report", "export"):
+        where = ["-o", tmp_path / "out"] if verb == "report" else []
+        assert command(verb, "quick", "--storage", storage, *where).status == 0

@@ -7,7 +7,7 @@ from rich.console import Console
 from sweeper.execution.comparison import Difference
 from sweeper.execution.replay import OnReplayed, Replay
 from sweeper.store.records import EpochRow
-from sweeper.study.space import hparams_of, smoothing_of
+from sweeper.study.space import acting, hparams_of
 
 
 def on_epoch(console: Console) -> OnReplayed:
@@ -34,7 +34,7 @@ def lines(replay: Replay) -> Iterator[str]:
 
 
 def _configuration(replay: Replay) -> str:
-    smoothing = smoothing_of(replay.point)
+    smoothing = acting(replay.point)
     parts = [f"epsilon {smoothing.epsilon:.4g}", smoothing.schedule]
     if smoothing.rate is not None:
         parts.append(f"rate {smoothing.rate:.4g}")

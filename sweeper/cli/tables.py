@@ -11,7 +11,7 @@ from sweeper.store.tickets import SEARCH
 from sweeper.study.evidence import Comparison, Evidence
 from sweeper.study.results import baseline, best_by_schedule
 from sweeper.study.shortlist import Candidate
-from sweeper.study.space import smoothing_of
+from sweeper.study.space import acting
 from sweeper.study.verdict import METRICS
 
 
@@ -59,7 +59,7 @@ _CONFIRMED = ("nll", "accuracy", "ece")
 
 
 def _point(candidate: Candidate) -> str:
-    smoothing = smoothing_of(candidate.point)
+    smoothing = acting(candidate.point)
     if smoothing.epsilon == 0:
         return "0"
     rate = "" if smoothing.rate is None else f", {smoothing.rate:.2g}"

@@ -12,7 +12,7 @@ from sweeper.store.records import Result, read_epochs, read_results
 from sweeper.store.studies import StudyRecord
 from sweeper.store.trials import StoredTrial, read_trials, trial_numbers
 from sweeper.study.results import EPOCH_COLUMNS, SCORES, TRIAL_COLUMNS
-from sweeper.study.space import hparams_of, smoothing_of
+from sweeper.study.space import acting, hparams_of
 
 STATE_WORDS = {
     TrialState.COMPLETE: "complete",
@@ -58,7 +58,7 @@ def last_line(text: str) -> str:
 
 
 def _trial_row(trial: StoredTrial, result: Result, numbers: Mapping[int, int]) -> dict[str, Any]:
-    smoothing = smoothing_of(trial.params)
+    smoothing = acting(trial.params)
     classes = result.classes
     copied = None if result.copied_from is None else numbers.get(result.copied_from)
     return {

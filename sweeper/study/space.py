@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.distributions import (
     BaseDistribution,
@@ -11,7 +11,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweeper.smoothing import Smoothing
+from sweeper.smoothing import SCHEDULES, Smoothing
 from sweeper.study.spec import Dimension, Range, Space
 
 Point = Mapping[str, Any]
@@ -26,9 +26,28 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {name: _distribution(dimension) for name, dimension in space.dimensions.items()}
 
 
+class Acting(NamedTuple):
+    """The smoothing of a point as people read it: what does not act is not there."""
+
+    epsilon: float
+    schedule: str
+    rate: float | None
+
+
+def acting(point: Point) -> Acting:
+    """Return what acts of a point's smoothing, also of a schedule whose file is not here."""
+    epsilon, schedule = float(point["epsilon"]), str(point["schedule"])
+    if epsilon == 0:
+        return Acting(0.0, "fixed", None)
+    known = SCHEDULES.get(schedule)
+    # A schedule of one's own is a function of progress and rate.
+    uses_rate = known is None or known.uses_rate
+    return Acting(epsilon, schedule, float(point["rate"]) if uses_rate else None)
+
+
 def smoothing_of(point: Point) -> Smoothing:
-    """Return the smoothing of a point in canonical form: what does not act is not there."""
-    return Smoothing(point["epsilon"], point["schedule"], point["rate"]).canonical()
+    """Return the smoothing of a point; its schedule has to be registered."""
+    return Smoothing(*acting(point))
 
 
 def hparams_of(point: Point) -> dict[str, Any]:
@@ -40,13 +59,7 @@ def hparams_of(point: Point) -> dict[str, Any]:
 
 def canonical(point: Point) -> tuple[Any, ...]:
     """Return what is equal for points that train the same."""
-    smoothing = smoothing_of(point)
-    return (
-        smoothing.epsilon,
-        smoothing.schedule,
-        smoothing.rate,
-        *sorted(hparams_of(point).items()),
-    )
+    return (*acting(point), *sorted(hparams_of(point).items()))
 
 
 def baseline_point(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
