@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from sweeper import api
 from sweeper.api import Study
 from sweeper.errors import SweeperError
+from sweeper.execution.opened import open_for_work
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Ended, Terms, work
 from sweeper.export import digest_of
@@ -25,7 +26,7 @@ from sweeper.store.records import read_results
 from sweeper.store.schema import confirmations, replicates, studies, tickets
 from sweeper.store.studies import get_study
 from sweeper.store.tickets import laid_points, ticket_states
-from sweeper.study.confirmation import Assignment, examined, replicate_of
+from sweeper.study.confirmation import Assignment, examined, replicate_of, to_confirm
 from sweeper.study.load import read_study
 from sweeper.study.objective import Epoch, Failed
 from sweeper.study.registration import register
@@ -477,3 +478,26 @@ def test_a_study_with_a_schedule_of_its_own_is_read_in_a_process_that_has_not_lo
     for verb in ("status", "report", "export"):
         where = ["-o", tmp_path / "out"] if verb == "report" else []
         assert command(verb, "quick", "--storage", storage, *where).status == 0
+
+
+def test_a_worker_that_leaves_after_the_last_trial_has_laid_out_the_confirmation(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    store = open_writer(storage)
+    register(store, read_study(write_study(text())))
+    terms = Terms("quick", tmp_path / "results", trials=12)
+    assert work(store, terms, StopRequest()) is Ended.ENOUGH
+    store.close()
+    assert len(seeds(storage)) == 20
+
+
+def test_a_study_that_is_deleted_in_its_last_trial_is_not_confirmed(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    store = open_writer(storage)
+    record = register(store, read_study(write_study(text(trials=1))))
+    study = open_for_work(store, record, tmp_path / "results")
+    api.delete("quick", storage)
+    assert to_confirm(store, record, study.file.spec, study.optuna) is None
+    assert rows(storage, confirmations) == []
+    store.close()

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def kill_again_and_again(process: subprocess.Popen[str], watched: Watched) -> in
     while process.poll() is None:
         if watched.look() >= EPOCHS_BETWEEN * (killed + 1) and killed < KILLS:
             at_a_trial = [worker.pid for worker in watched.study.workers() if not worker.stale]
-            if at_a_trial:
+            with suppress(ProcessLookupError, IndexError):  # nobody, or gone by now
                 os.kill(choice.choice(at_a_trial), signal.SIGKILL)
                 killed += 1
         try:

@@ -9,6 +9,8 @@ import pytest
 
 from sweeper.errors import SweeperError
 from sweeper.study.constraint import parse_constraint
+from sweeper.study.evidence import Comparison
+from sweeper.study.intervals import Interval
 from sweeper.study.load import parse_spec
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.shortlist import APART, Candidate, candidates, knee, shortlist
@@ -256,6 +258,11 @@ def test_nothing_to_confirm_is_an_error() -> None:
         candidates(spec_of(), frame([]), classes=3)
     with pytest.raises(SweeperError, match="ε = 0 has not finished"):
         candidates(spec_of(), frame([trial(0.1, 0.5)], state="failed"), classes=3)
+
+
+def test_a_difference_that_is_no_number_is_no_finding() -> None:
+    unknown = Interval(*[math.nan] * 5)
+    assert Comparison(1, "test", "nll", math.nan, 0.1, unknown).word == "same"
 
 
 def test_thousands_of_trials_are_thinned() -> None:

@@ -19,6 +19,7 @@ from sweeper.execution.presence import free_dead
 from sweeper.execution.replicate import run_replicate
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.watched import Stopped
+from sweeper.store.confirmations import Confirmation
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, get_study, studies_with_work
 from sweeper.store.tickets import SEARCH, LeaseLost, Ticket, claim, hand_back
@@ -104,6 +105,8 @@ class _Worker:
         vigil = Vigil(ticket, study.pace)
         with self._leases.held(vigil), torch_threads(study.file.spec.task.threads):
             self._attempt(study, ticket, vigil)
+        if ticket.phase == SEARCH:
+            self._to_confirm(study)  # now: this worker may leave, and be the last one
         return True
 
     def _claimed(self, study: OpenStudy) -> Ticket | None:
@@ -113,10 +116,14 @@ class _Worker:
             ticket = claim(store, record.id, self._name, below=budget.trials)
             if ticket is not None:
                 return ticket
-        laid = to_confirm(store, record, study.file.spec, study.optuna)
+        laid = self._to_confirm(study)
         if laid is None:
             return None
         return claim(store, record.id, self._name, below=laid.trainings, phase=laid.phase)
+
+    def _to_confirm(self, study: OpenStudy) -> Confirmation | None:
+        """Return the confirmation that is due, laid out now where nobody has."""
+        return to_confirm(self._store, study.record, study.file.spec, study.optuna)
 
     def _attempt(self, study: OpenStudy, ticket: Ticket, vigil: Vigil) -> None:
         run = run_ticket if ticket.phase == SEARCH else run_replicate

@@ -62,7 +62,8 @@ def lay_confirmation(
     """
     # Of workers that come at once one lays it out, and the others find it.
     lock = select(studies.c.id).where(studies.c.id == study.id).with_for_update()
-    connection.execute(lock).one()
+    if connection.execute(lock).one_or_none() is None:
+        return False  # deleted meanwhile
     last = _last(connection, study)
     if last is not None and last.number >= confirmation.number:
         return False

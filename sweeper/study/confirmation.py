@@ -76,7 +76,7 @@ def to_confirm(
     if not spec.confirm.enabled or not search_ended(store, record, spec, study):
         return None
     found = confirmation_of(store, record, spec)
-    return None if found.reason else found
+    return None if found is None or found.reason else found
 
 
 def finished(store: Store, record: StudyRecord, spec: StudySpec, study: optuna.Study) -> bool:
@@ -102,11 +102,11 @@ def current_confirmation(store: Store, record: StudyRecord, spec: StudySpec) -> 
     return last if same else None
 
 
-def confirmation_of(store: Store, record: StudyRecord, spec: StudySpec) -> Confirmation:
+def confirmation_of(store: Store, record: StudyRecord, spec: StudySpec) -> Confirmation | None:
     """Return the confirmation of a search that has ended, laid out now if it is not there.
 
     A search that went on, or other settings, make another one, with seeds of its own. Its
-    `reason` says why there is nothing to confirm.
+    `reason` says why there is nothing to confirm. None where the study has been deleted.
     """
     current = current_confirmation(store, record, spec)
     if current is not None:
@@ -114,10 +114,7 @@ def confirmation_of(store: Store, record: StudyRecord, spec: StudySpec) -> Confi
     last = last_confirmation(store, record)
     number = 1 if last is None else last.number + 1
     lay_confirmation(store, record, *_design(store, record, spec, number))
-    laid = last_confirmation(store, record)
-    if laid is None:
-        raise SweeperError(f"study {record.name!r} has been deleted")
-    return laid
+    return last_confirmation(store, record)
 
 
 def check_confirmable(store: Store, record: StudyRecord, spec: StudySpec) -> None:

@@ -117,6 +117,11 @@ def _sentences(evidence: Evidence, said: Verdict) -> list[str]:
         lines.append(f"{said.failed} of its trainings failed: it is not recommended.")
     if said.reason:
         lines.append(f"ε = 0 is exported in its place: {said.reason}.")
+    if evidence.settings.resplit:
+        lines.append(
+            "Splits were redrawn from rows that the search was judged on, and the interval follows "
+            "a rule of thumb: where training sets matter much it is too narrow."
+        )
     if evidence.number > 1:
         lines.append(
             f"This test split has answered {evidence.number - 1} confirmation(s) of this study "
