@@ -36,16 +36,16 @@ def summary(trials: pd.DataFrame) -> Table:
 
 
 def confirmed(evidence: Evidence) -> Table:
-    """Return each candidate's test scores, and by how much its metric differs from ε = 0."""
+    """Return each candidate's test scores, and the interval of its difference from ε = 0."""
     table = Table(
         title=f"test split, means over {evidence.settings.replicates} fresh seeds; "
-        f"Δ: {METRICS[evidence.metric]} against ε = 0, ± for 95 %",
+        f"Δ: {METRICS[evidence.metric]} against ε = 0",
         title_justify="left",
         title_style="dim",
     )
     table.add_column("confirmed", no_wrap=True)
     table.add_column("ε, schedule, rate", no_wrap=True)
-    for heading in ("NLL", "Δ", "accuracy", "ECE"):
+    for heading in ("NLL", "95 % of Δ", "accuracy", "ECE"):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, candidate in enumerate(evidence.candidates):
         nll, accuracy, ece = (evidence.compare(index, score) for score in _CONFIRMED)
@@ -76,7 +76,7 @@ def _change(index: int, found: Comparison | None) -> str:
     if found is None or index == 0:
         return ""
     of = found.difference
-    return f"{of.estimate:+.3f} ± {(of.high - of.low) / 2:.3f}"
+    return f"{of.low:+.3f} to {of.high:+.3f}"
 
 
 def listing(studies: Iterable[Study]) -> Table:
