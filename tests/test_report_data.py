@@ -13,7 +13,7 @@ from sweeper.report.history import history_data, history_notes
 from sweeper.report.importance import importance_data
 from sweeper.report.inputs import finished, prepared
 from sweeper.report.response import response_data, response_notes
-from sweeper.report.schedules import schedules_data, schedules_notes
+from sweeper.report.schedules import Courses, schedules_data, schedules_notes
 from sweeper.report.summary import summarise
 from sweeper.report.table import trials_table
 from sweeper.report.trade_off import trade_off_data, trade_off_notes
@@ -265,6 +265,24 @@ def test_a_course_starts_at_the_whole_epsilon() -> None:
     best = finished(READY.trials).query("schedule == 'exponential'").iloc[0]
     assert course.epsilon[0] == best["epsilon"]
     assert (np.diff(course.epsilon) < 0).all()
+
+
+def test_the_line_of_an_adaptive_schedule_is_the_mean_that_was_used_where_it_is_known() -> None:
+    epochs = READY.epochs.assign(mean_epsilon=0.4 * READY.epochs["epsilon"])
+    data = schedules_data(READY.trials, epochs)
+    (course,) = (course for course in data.courses if course.schedule == "confidence")
+    assert course.kind == "mean"
+    assert course.epsilon[1:] == pytest.approx(0.4 * ceilings(data, "confidence"))
+    assert "the mean of those" in " ".join(schedules_notes(data))
+    assert "ceiling" not in " ".join(schedules_notes(data))
+
+
+def ceilings(data: Courses, schedule: str) -> Any:
+    (course,) = (
+        c for c in schedules_data(READY.trials, READY.epochs).courses if c.schedule == schedule
+    )
+    assert course.epoch.size == data.courses[0].epoch.size
+    return course.epsilon[1:]
 
 
 def test_the_line_of_an_adaptive_schedule_is_called_a_ceiling() -> None:

@@ -67,7 +67,7 @@ from sweeper.store.trials import (
 from sweeper.store.urls import masked, parse_url
 from sweeper.study.trials import create_optuna_study
 
-EPOCH = EpochRow(1, 0.5, 0.1, 1.0, 0.3, 0.9, 0.1, 0.02)
+EPOCH = EpochRow(1, 0.5, 0.1, 1.0, 0.3, 0.9, 0.1, 0.02, 0.05)
 OPEN_AND_ADD = """
 import sys
 from sweeper.store.database import open_writer
@@ -186,6 +186,7 @@ class DatabaseContract:
         second = take(store, study)
         rewrite_epoch(store, second, replace(EPOCH, nll=0.5))
         assert [row["nll"] for row in read_epochs(store, study)] == [0.5]
+        assert [row["mean_epsilon"] for row in read_epochs(store, study)] == [0.05]
 
     def test_a_worker_that_claims_its_own_expired_ticket_again_holds_it_once(
         self, store: Store

@@ -261,6 +261,11 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _mean_used(epoch: Any) -> str:
+    """Return the mean epsilon of an epoch, where the loop says what it was."""
+    return "" if pd.isna(epoch.mean_epsilon) else f" (mean {epoch.mean_epsilon:.4f})"
+
+
 def _log_text(row: pd.Series, epochs: pd.DataFrame, result: Result) -> str:
     rate = "" if pd.isna(row["rate"]) else f", rate {row['rate']:.4g}"
     lines = [
@@ -268,7 +273,7 @@ def _log_text(row: pd.Series, epochs: pd.DataFrame, result: Result) -> str:
         f"epsilon {row['epsilon']:.4g}, {row['schedule']}{rate}"
     ]
     lines += [
-        f"epoch {e.epoch:3d}  epsilon {e.epsilon:.4f}  nll {e.nll:.4f}  "
+        f"epoch {e.epoch:3d}  epsilon {e.epsilon:.4f}{_mean_used(e)}  nll {e.nll:.4f}  "
         f"accuracy {e.accuracy:.4f}  ece {e.ece:.4f}"
         for e in epochs.itertuples()
     ]

@@ -13,18 +13,24 @@ from sweeper.report.inputs import Floats, finished, schedule_order, usable
 from sweeper.study import results
 
 ADAPTIVE = frozenset({"confidence", "error"})
+MEAN, CEILING = "mean", "ceiling"
 # A tenfold range is where a linear axis begins to hide the end of the curves.
 _LOG_FROM = 10.0
 
 
 class Course(NamedTuple):
-    """One trial over its training: epoch (E,), epsilon in force (E + 1,), validation NLL (E,)."""
+    """One trial over its training: epoch (E,), epsilon in force (E + 1,), validation NLL (E,).
+
+    `kind` is what the epsilon of an adaptive schedule is: the mean over the examples of an epoch
+    where that is known, else the ceiling; "" of the others.
+    """
 
     schedule: str
     words: str
     epoch: Floats
     epsilon: Floats
     nll: Floats
+    kind: str = ""
 
 
 class Courses(NamedTuple):
@@ -73,8 +79,10 @@ def schedules_figure(data: Courses) -> go.Figure:
 
 def schedules_notes(data: Courses) -> tuple[str, ...]:
     """Say what the line of an adaptive schedule is, and what the lower axis is."""
-    adaptive = [course.schedule for course in data.courses if course.schedule in ADAPTIVE]
-    notes = [_adaptive_note(adaptive)] if adaptive else []
+    notes = []
+    for kind in (MEAN, CEILING):
+        schedules = [course.schedule for course in data.courses if course.kind == kind]
+        notes += [_adaptive_note(schedules, kind)] if schedules else []
     if data.logarithmic:
         notes.append("The NLL axis is logarithmic: equal steps are equal ratios.")
     return tuple(notes)
@@ -82,15 +90,19 @@ def schedules_notes(data: Courses) -> tuple[str, ...]:
 
 def _course(schedule: str, trial: Any, epochs: pd.DataFrame) -> Course:
     rows = epochs[epochs["number"] == trial["number"]].sort_values("epoch")
-    epsilon = np.append(trial["epsilon"], rows["epsilon"].to_numpy(float))
+    epsilon, kind = np.append(trial["epsilon"], rows["epsilon"].to_numpy(float)), ""
+    if schedule in ADAPTIVE:
+        used = rows["mean_epsilon"].to_numpy(float)
+        known = bool(used.size and np.isfinite(used).all())
+        epsilon, kind = (np.append(used[0], used), MEAN) if known else (epsilon, CEILING)
     words = f"{wording.name(trial)}: {wording.smoothing(trial)}"
     epoch, nll = (rows[name].to_numpy(float) for name in ("epoch", "nll"))
-    return Course(schedule, words, epoch, epsilon, nll)
+    return Course(schedule, words, epoch, epsilon, nll, kind)
 
 
 def _traces(course: Course, style: look.Style) -> Iterator[go.Scatter]:
-    ceiling = " (ceiling)" if course.schedule in ADAPTIVE else ""
-    name = look.label(course.schedule) + ceiling if course.schedule else "ε = 0 (baseline)"
+    kind = f" ({course.kind})" if course.kind else ""
+    name = look.label(course.schedule) + kind if course.schedule else "ε = 0 (baseline)"
     shape = "vh" if course.schedule == "step" else "linear"
     upper = {"color": style.colour, "width": 2.5, "dash": style.dash, "shape": shape}
     lower = {"color": style.colour, "width": 2.5, "dash": style.dash}
@@ -130,8 +142,13 @@ def _log_ticks(values: Floats) -> dict[str, Any]:
     return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
-def _adaptive_note(schedules: list[str]) -> str:
+def _adaptive_note(schedules: list[str], kind: str) -> str:
+    line = (
+        "the mean of those that an epoch was trained with"
+        if kind == MEAN
+        else "the ceiling that no example's ε exceeds"
+    )
     return (
         f"Adaptive ({wording.listed(schedules)}): every example gets an ε of its own, and "
-        f"the line is the ceiling that no example's ε exceeds."
+        f"the line is {line}."
     )
