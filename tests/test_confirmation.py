@@ -117,7 +117,7 @@ def test_every_candidate_is_trained_on_the_same_fresh_seeds(confirmed: Confirmed
     evidence = study.evidence()
     assert evidence is not None
     roles = [candidate.role for candidate in evidence.candidates]
-    assert roles == ["baseline", "pick", "other", "other", "default"]
+    assert roles == ["baseline", "pick", "runner-up", "runner-up", "default"]
     assert evidence.complete
     assert len(evidence.replicates) == 5 * 4
     by_candidate = [

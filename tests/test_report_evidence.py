@@ -32,7 +32,7 @@ LABELS = {"valid": "drawn by hand", "test": "checked twice", "train": "20 % repl
 POINTS: dict[str, dict[str, Any]] = {
     "baseline": {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0},
     "pick": {"epsilon": 0.2, "schedule": "cosine", "rate": 2.0},
-    "other": {"epsilon": 0.3, "schedule": "linear", "rate": 1.5},
+    "runner-up": {"epsilon": 0.3, "schedule": "linear", "rate": 1.5},
     "default": {"epsilon": 0.09, "schedule": "fixed", "rate": 1.0},
 }
 
@@ -201,7 +201,7 @@ def test_a_confirmation_that_failed_says_so() -> None:
 def test_the_forest_has_the_pick_first_and_the_numbers_of_the_evidence() -> None:
     evidence = make_evidence()
     data = forest_data(evidence)
-    assert [row.role for row in data.rows] == ["pick", "other", "default"]
+    assert [row.role for row in data.rows] == ["pick", "runner-up", "default"]
     assert [row.tested for row in data.rows] == [True, False, False]
     for index, row in enumerate(data.rows, start=1):
         assert row.comparison == evidence.compare(index, "nll")
@@ -431,7 +431,7 @@ def test_checks_of_health_stand_at_the_top() -> None:
 def test_hostile_words_of_a_confirmation_stay_words(place: str) -> None:
     evidence = make_evidence()
     if place == "schedule":
-        own = replace(evidence.candidates[2], point={**POINTS["other"], "schedule": HOSTILE})
+        own = replace(evidence.candidates[2], point={**POINTS["runner-up"], "schedule": HOSTILE})
         evidence = replace(evidence, candidates=[*evidence.candidates[:2], own])
         evidence = replace(evidence, replicates=[r for r in evidence.replicates if r.candidate < 3])
     elif place == "failure":

@@ -125,7 +125,7 @@ def test_the_shortlist_takes_different_answers() -> None:
     twins = [trial(0.2 + 0.001 * i, 0.5 + 0.001 * i) for i in range(6)]
     others = [trial(0.3, 0.6, "cosine"), trial(0.05, 0.7, "fixed")]
     chosen = shortlist(spec, frame([*twins, *others]))
-    assert [c.role for c in chosen] == ["pick", "other", "other"]
+    assert [c.role for c in chosen] == ["pick", "runner-up", "runner-up"]
     assert {c.point["schedule"] for c in chosen} == {"linear", "cosine", "fixed"}
     for left in chosen:
         for right in chosen:

@@ -127,7 +127,7 @@ def _short(value: Any) -> str:
 _ROLES: Final = {
     "baseline": "ε = 0",
     "pick": "the pick",
-    "other": "runner-up",
+    "runner-up": "runner-up",
     "default": "common default",
 }
 

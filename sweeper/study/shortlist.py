@@ -19,7 +19,7 @@ from sweeper.study.smoothed import Floats, Smoothed, distances, embedded
 from sweeper.study.space import canonical
 from sweeper.study.spec import StudySpec
 
-Role = Literal["baseline", "default", "pick", "other"]
+Role = Literal["baseline", "default", "pick", "runner-up"]
 
 # Of the unit range of epsilon: nearer ones are one answer.
 APART: Final = 0.2
@@ -71,10 +71,9 @@ def shortlist(spec: StudySpec, trials: pd.DataFrame) -> tuple[Candidate, ...]:
     first = _picked(spec, rows, means, errors)
     order = [first, *(row for row in np.argsort(means, kind="stable") if row != first)]
     apart = _spread(embedded(rows, spec.space), order, spec.confirm.shortlist)
-    roles: list[Role] = ["pick", *["other"] * (len(apart) - 1)]  # type: ignore[list-item]
     return tuple(
-        _tried(role, rows.iloc[row], means[row], spec)
-        for role, row in zip(roles, apart, strict=True)
+        _tried("runner-up" if place else "pick", rows.iloc[row], means[row], spec)
+        for place, row in enumerate(apart)
     )
 
 
