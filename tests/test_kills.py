@@ -141,7 +141,8 @@ class Kills:
         assert killed == KILLS
         frame = watched.study.frame()
         assert frame["number"].tolist() == list(range(12))
-        assert frame["ticket"].tolist() == list(range(12))
+        # Two workers may bear the trials of neighbouring tickets in either order.
+        assert sorted(frame["ticket"]) == list(range(12))
         assert set(frame["state"]) == {"complete"}
         assert (frame["epochs"] == 12).all()
         assert not frame.duplicated(["epsilon", "schedule", "rate"]).any()
@@ -159,7 +160,11 @@ class Kills:
             file, workers=2, storage=f"sqlite:///{tmp_path}/calm.db", results=tmp_path / "calm"
         )
         columns = ["epsilon", "schedule", "rate", *SCORES]
-        pd.testing.assert_frame_equal(frame[columns], undisturbed.frame()[columns])
+        killed, calm = (
+            found.sort_values("ticket", ignore_index=True)[columns]
+            for found in (frame, undisturbed.frame())
+        )
+        pd.testing.assert_frame_equal(killed, calm)
         assert scores_of(confirmed) == scores_of(undisturbed.evidence())
 
 
