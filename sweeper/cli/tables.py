@@ -62,21 +62,21 @@ def _point(candidate: Candidate) -> str:
     smoothing = acting(candidate.point)
     if smoothing.epsilon == 0:
         return "0"
-    rate = "" if smoothing.rate is None else f", {smoothing.rate:.2g}"
-    return f"{smoothing.epsilon:.2g}, {smoothing.schedule}{rate}"
+    rate = "" if smoothing.rate is None else f" {smoothing.rate:.2g}"
+    return f"{smoothing.epsilon:.2g} {smoothing.schedule}{rate}"
 
 
 def _mean(found: Comparison | None) -> str:
     if found is None:
         return ""
-    return f"{found.mean:.4f}" if found.score.startswith("nll") else f"{found.mean:.3f}"
+    return f"{found.mean:.3f}"
 
 
 def _change(index: int, found: Comparison | None) -> str:
     if found is None or index == 0:
         return ""
     of = found.difference
-    return f"{of.low:+.3f} to {of.high:+.3f}"
+    return f"{of.low:+.3f}…{of.high:+.3f}"
 
 
 def listing(studies: Iterable[Study]) -> Table:
