@@ -20,10 +20,12 @@ from sweeper.api import Study
 from sweeper.execution import files
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Terms, work
+from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import open_writer
-from sweeper.store.tickets import claim, free_leases
+from sweeper.store.tickets import Ticket, claim, free_leases
 from sweeper.study.load import read_study
+from sweeper.study.objective import Epoch
 from sweeper.study.registration import register
 from sweeper.tasks.digits import digits, mlp
 from sweeper.training.checkpoints import (
@@ -35,7 +37,7 @@ from sweeper.training.checkpoints import (
     save_weights,
 )
 from sweeper.training.loop import load_splits, predict, train
-from sweeper.training.run import TrainingRun
+from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.task import Optimiser, Task
 from tests.test_worker import StopAfter
 
@@ -360,3 +362,17 @@ def test_a_state_that_cannot_be_kept_fails_its_trial_by_name(
         "lists and dicts of them"
     ]
     assert frame["cause"].tolist() == ["raised"]
+
+
+def test_a_confirmation_goes_on_from_no_trials_checkpoint(tmp_path: Path) -> None:
+    labels = torch.tensor([0, 1])
+    evaluation = Evaluation(torch.eye(2), labels, 0.5, state=lambda: {"epochs": 2})
+    epoch = Epoch(2, evaluation, score(torch.eye(2), labels), 0.1, 1.0)
+    trial, again = (Ticket(1, phase, 3, None, "w", 1, 1) for phase in ("search", "confirm-1"))
+    of_studies = files.TrialFiles(tmp_path, "study")
+    files.Checkpoints(of_studies, trial).write(epoch)
+    assert files.Checkpoints(of_studies, trial).load() is not None
+    assert files.Checkpoints(of_studies, again).load() is None
+    # Not even from a file that has its name.
+    of_studies.checkpoint(trial).rename(of_studies.checkpoint(again))
+    assert files.Checkpoints(of_studies, again).load() is None
