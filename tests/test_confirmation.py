@@ -178,7 +178,7 @@ def test_the_test_split_is_scaled_with_the_temperature_of_validation() -> None:
     valid = score(logits, labels)
     assert valid.temperature is not None
     found = examined(Epoch(1, evaluation, valid, 0.1, 0.0))
-    (one,) = (replicate_of(Assignment(0, 0, 1, 1, {}), found),)
+    one = replicate_of(Assignment(0, 0, 1, 1, {}), found)
     at = (test / valid.temperature).log_softmax(1).gather(1, labels[:, None]).squeeze(1)
     assert one.examples["nll_calibrated"] == pytest.approx(-at.double().numpy(), abs=1e-4)
     own = score(test, labels).temperature
@@ -470,10 +470,10 @@ def test_a_study_with_a_schedule_of_its_own_is_read_in_a_process_that_has_not_lo
     with (path.parent / "quick.py").open("a") as file:
         file.write("\ndef slope(progress, rate):\n    return (1 - progress) ** rate\n")
     study = api.launch(path, workers=0, storage=storage, results=tmp_path / "results")
-    before = study.frame(), study.document()["digest"]
-    assert "quick.py:slope" in set(before[0]["schedule"])
+    before = study.frame()
+    assert "quick.py:slope" in set(before["schedule"])
     monkeypatch.delitem(SCHEDULES, "quick.py:slope")
-    pd.testing.assert_frame_equal(study.frame(), before[0])
+    pd.testing.assert_frame_equal(study.frame(), before)
     assert study.document()["epsilon"] > 0
     for verb in ("status", "report", "export"):
         where = ["-o", tmp_path / "out"] if verb == "report" else []

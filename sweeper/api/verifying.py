@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sweeper.api.study import open_study
 from sweeper.errors import SweeperError
-from sweeper.execution.watched import training_run
+from sweeper.execution.watched import replicate_run
 from sweeper.export import digest_of
 from sweeper.store.urls import DEFAULT_STORAGE
 from sweeper.study.confirmation import Assignment, Examined, examined, fresh, replicate_of
@@ -149,7 +149,6 @@ def _trained(file: StudyFile, one: Assignment) -> Replicate:
             last = examined(epoch)
         return False
 
-    run = training_run(file.spec, one.point, pick_device(file.spec.task.device))
-    run = replace(run, seed=one.seed, data_seed=one.data_seed)
+    run = replicate_run(file.spec, one, pick_device(file.spec.task.device))
     outcome = run_trial(file.task.trainer, run, on_epoch, lambda e: e.progress == 1.0)
     return replicate_of(one, last, outcome.failure, outcome.seconds)

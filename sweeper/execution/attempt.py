@@ -10,7 +10,7 @@ from sweeper.execution.files import Checkpoints
 from sweeper.execution.lease import Vigil
 from sweeper.execution.opened import OpenStudy
 from sweeper.execution.stopping import StopRequest
-from sweeper.execution.watched import Attempt, Course, elsewhere, result_of, train, training_run
+from sweeper.execution.watched import Attempt, Course, result_of, train, training_run
 from sweeper.store.database import Store
 from sweeper.store.records import Result, close_ticket, read_result, write_result
 from sweeper.store.tickets import Ticket
@@ -143,7 +143,7 @@ class _Search:
             self._attempt.checkpoints.write_weights(epoch)
 
     def failed(self, store: Store, result: Result) -> None:
-        study, ticket = elsewhere(self._attempt.study, store), self._attempt.ticket
+        study, ticket = replace(self._attempt.study, store=store), self._attempt.ticket
         _record(study, ticket, self._trial, Told("failed", None, result))
         close_ticket(store, ticket)
 

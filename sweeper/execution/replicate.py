@@ -1,18 +1,15 @@
 """One training of a confirmation: no trial of Optuna's, its result in a table of its own."""
 
-from dataclasses import replace
-
 from sweeper.execution.files import Checkpoints
 from sweeper.execution.lease import Vigil
 from sweeper.execution.opened import OpenStudy
 from sweeper.execution.stopping import StopRequest
-from sweeper.execution.watched import Attempt, Course, result_of, train, training_run
+from sweeper.execution.watched import Attempt, Course, replicate_run, result_of, train
 from sweeper.store.database import Store
 from sweeper.store.records import Result, close_ticket, write_replicate
 from sweeper.store.tickets import Ticket
 from sweeper.study.confirmation import Examined, assignment, examined
 from sweeper.study.objective import Epoch
-from sweeper.training.run import TrainingRun
 
 
 def run_replicate(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil) -> None:
@@ -35,7 +32,8 @@ class _Replicate:
             self._write(attempt.study.store, Result(failure=attempt.lost, cause="lost"))
             return
         course = Course(_never, _never, self._examine, self._failed)
-        outcome = train(attempt, _run(attempt), course)
+        study, one = attempt.study, assignment(attempt.ticket.point or {})
+        outcome = train(attempt, replicate_run(study.file.spec, one, study.device), course)
         self._write(attempt.study.store, result_of(attempt.study, outcome))
 
     def _examine(self, epoch: Epoch) -> None:
@@ -55,9 +53,3 @@ class _Replicate:
 
 def _never(_: object) -> bool:
     return False
-
-
-def _run(attempt: Attempt) -> TrainingRun:
-    study, one = attempt.study, assignment(attempt.ticket.point or {})
-    run = training_run(study.file.spec, one.point, study.device)
-    return replace(run, seed=one.seed, data_seed=one.data_seed)

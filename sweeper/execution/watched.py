@@ -13,6 +13,7 @@ from sweeper.execution.stopping import StopRequest
 from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, Result, rewrite_epoch, start_attempt, write_epoch
 from sweeper.store.tickets import LeaseLost, Ticket
+from sweeper.study.confirmation import Assignment
 from sweeper.study.objective import Epoch, Failed, Outcome, run_trial
 from sweeper.study.space import Point, hparams_of, smoothing_of
 from sweeper.study.spec import StudySpec
@@ -86,6 +87,12 @@ def training_run(spec: StudySpec, point: Point, device: torch.device) -> Trainin
         hparams=hparams_of(point),
         options=spec.task.options,
     )
+
+
+def replicate_run(spec: StudySpec, one: Assignment, device: torch.device) -> TrainingRun:
+    """Return a training of a confirmation as a training loop is given it."""
+    run = training_run(spec, one.point, device)
+    return replace(run, seed=one.seed, data_seed=one.data_seed)
 
 
 def epoch_row(epoch: Epoch) -> EpochRow:
@@ -175,8 +182,3 @@ class _Watch:
         if not self.attempt.vigil.first_to_end():
             raise LeaseLost
         raise Failed(_took_too_long(limit), "timeout")
-
-
-def elsewhere(study: OpenStudy, store: Store) -> OpenStudy:
-    """Return the study as it is reached from another thread, by a store of its own."""
-    return replace(study, store=store)

@@ -16,7 +16,7 @@ from sweeper.smoothing import to_others
 from sweeper.study.constraint import Constraint, parse_constraint
 from sweeper.study.results import baseline, complete
 from sweeper.study.smoothed import Floats, Smoothed, distances, embedded
-from sweeper.study.space import canonical
+from sweeper.study.space import canonical, hparams_of
 from sweeper.study.spec import StudySpec
 
 Role = Literal["baseline", "default", "pick", "runner-up"]
@@ -53,15 +53,15 @@ def candidates(spec: StudySpec, trials: pd.DataFrame, classes: int) -> tuple[Can
     ε = 0 and the default have the pick's other hyperparameters, so that a difference is
     smoothing's alone. Raises `SweeperError` where the search gives nothing to confirm.
     """
-    base = baseline(trials)
-    if base is None:
+    if baseline(trials) is None:
         raise SweeperError("ε = 0 has not finished: there is nothing to compare with")
     chosen = shortlist(spec, trials)
-    alike = {k: v for k, v in chosen[0].point.items() if k not in ("epsilon", "schedule", "rate")}
+    alike = hparams_of(chosen[0].point)
     epsilon = to_others(DEFAULT_LABEL_SMOOTHING, classes)
-    zero = _Plain(spec, trials, {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0, **alike})
-    common = _Plain(spec, trials, {"epsilon": epsilon, "schedule": "fixed", "rate": 1.0, **alike})
-    return _distinct([zero.candidate("baseline"), *chosen, common.candidate("default")])
+    zero = {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0, **alike}
+    without = _given("baseline", zero, spec, trials)
+    default = _given("default", {**zero, "epsilon": epsilon}, spec, trials)
+    return _distinct([without, *chosen, default])
 
 
 def shortlist(spec: StudySpec, trials: pd.DataFrame) -> tuple[Candidate, ...]:
@@ -184,20 +184,15 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-@dataclass(frozen=True)
-class _Plain:
-    """A configuration that is compared whether the search tried it or not."""
-
-    spec: StudySpec
-    trials: pd.DataFrame
-    point: Mapping[str, Any]
-
-    def candidate(self, role: Role) -> Candidate:
-        key = canonical(self.point)
-        for _, row in complete(self.trials).iterrows():
-            if canonical(_point(row, self.spec)) == key:
-                return Candidate(role, self.point, int(row["number"]), float(row["value"]))
-        return Candidate(role, self.point)
+def _given(
+    role: Role, point: Mapping[str, Any], spec: StudySpec, trials: pd.DataFrame
+) -> Candidate:
+    """Return what is compared whether the search tried it or not."""
+    key = canonical(point)
+    for _, row in complete(trials).iterrows():
+        if canonical(_point(row, spec)) == key:
+            return Candidate(role, point, int(row["number"]), float(row["value"]))
+    return Candidate(role, point)
 
 
 def _distinct(given: Iterable[Candidate]) -> tuple[Candidate, ...]:

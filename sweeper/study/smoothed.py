@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from sweeper.study.space import hparams_of
 from sweeper.study.spec import Dimension, Range, Space
 
 Floats = NDArray[np.float64]
@@ -115,7 +116,7 @@ def _columns(dimension: Dimension, values: pd.Series) -> list[Floats]:
 
 def one_row(point: Mapping[str, Any]) -> pd.DataFrame:
     """Return a configuration as a row of a trials frame."""
-    hparams = {f"hp_{k}": v for k, v in point.items() if k not in ("epsilon", "schedule", "rate")}
+    hparams = {f"hp_{name}": value for name, value in hparams_of(point).items()}
     rate = point["rate"] if point["rate"] is not None else math.nan
     smoothing = {"epsilon": point["epsilon"], "schedule": point["schedule"], "rate": rate}
     return pd.DataFrame([{**smoothing, **hparams}])

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from sweeper.study.constraint import parse_constraint
 from sweeper.study.evidence import Comparison, Evidence
 from sweeper.study.shortlist import Candidate
+from sweeper.study.space import acting
 
 Word = Literal["helps", "no benefit shown", "hurts"]
 
@@ -72,15 +73,13 @@ def verdict(evidence: Evidence) -> Verdict | None:
     return Verdict(**{**vars(said), "sentences": tuple(_sentences(evidence, said))})
 
 
-def describe(point: Candidate) -> str:
-    """Return a configuration in words, as `ε = 0.17, cosine, rate 2.3`."""
-    values = dict(point.point)
-    epsilon, schedule, rate = (values.pop(key) for key in ("epsilon", "schedule", "rate"))
-    if epsilon == 0:
+def describe(candidate: Candidate) -> str:
+    """Return a configuration's smoothing in words, as `ε = 0.17, cosine, rate 2.3`."""
+    smoothing = acting(candidate.point)
+    if smoothing.epsilon == 0:
         return "ε = 0"
-    # A fixed schedule has none.
-    paced = "" if schedule == "fixed" else f", rate {rate:.2g}"
-    return f"ε = {epsilon:.2g}, {schedule}{paced}"
+    paced = "" if smoothing.rate is None else f", rate {smoothing.rate:.2g}"
+    return f"ε = {smoothing.epsilon:.2g}, {smoothing.schedule}{paced}"
 
 
 def _word(comparison: Comparison, failed: int) -> Word:
