@@ -15,7 +15,7 @@ from torch.nn import functional
 import sweeper
 from sweeper import Smoothing, SmoothingLoss, Study
 from sweeper.errors import SweeperError
-from sweeper.export import FORMATS, StudyFacts, best_document, render, write_text
+from sweeper.export import FORMATS, StudyFacts, best_document, digest_of, render, write_text
 from sweeper.smoothing import to_uniform
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.space import smoothing_of

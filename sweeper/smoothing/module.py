@@ -43,14 +43,23 @@ class SmoothingLoss(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def at(self, progress: Tensor) -> Tensor:
+        """Return epsilon, of an adaptive schedule its ceiling, at each progress; its shape."""
+        schedule = schedule_named(self.smoothing.schedule)
+        return self.smoothing.epsilon * schedule.factor(progress, self.smoothing.rate)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether epsilon follows the model, sample by sample."""
+        return schedule_named(self.smoothing.schedule).kind == ADAPTIVE
+
     def epsilon(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return epsilon now: 0-dim if annealed, one a sample and detached if adaptive."""
+        if not self.adaptive:
+            return self.at(self.get_buffer("progress"))
         schedule = schedule_named(self.smoothing.schedule)
-        if schedule.kind == ADAPTIVE:
-            gate = schedule.gate(logits, labels, self.smoothing.rate, self.ignore_index)
-            return self.smoothing.epsilon * gate
-        factor = schedule.factor(self.get_buffer("progress"), self.smoothing.rate)
-        return self.smoothing.epsilon * factor
+        gate = schedule.gate(logits, labels, self.smoothing.rate, self.ignore_index)
+        return self.smoothing.epsilon * gate
 
     def forward(self, logits: Tensor, labels: Tensor, epsilon: Tensor | None = None) -> Tensor:
         """Return the loss at the present progress; shapes as in `smoothing_loss`.

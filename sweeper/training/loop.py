@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sweeper.errors import SweeperError
 from sweeper.smoothing import SmoothingLoss, to_others
 from sweeper.smoothing.conventions import UNIFORM
+from sweeper.training.dropout import Draws, share_draws
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.seeding import derive_seed, own_randomness, seed_global
 from sweeper.training.task import Optimiser, Rows, Splits, Task
@@ -34,6 +35,7 @@ class Fit:
     loss: SmoothingLoss
     optimiser: torch.optim.Optimizer
     hparams: Mapping[str, Any]
+    draws: Draws
 
 
 def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
@@ -67,11 +69,17 @@ def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
     """Return the optimiser's settings and a training at its first step."""
     settings, hparams = task.settings(run.hparams)
     train_rows, valid_rows, test_rows = rows_on(task, run.data_seed, run.device)
-    seed_global(derive_seed(run.seed, "init"), run.device)
-    model = task.model(hparams).to(run.device)
+    model = fresh_model(task, hparams, run)
+    draws = share_draws(model)
     optimiser = build_optimiser(settings, model)
     rows = train_rows, valid_rows, test_rows
-    return settings, Fit(run, *rows, model, run.loss(), optimiser, hparams)
+    return settings, Fit(run, *rows, model, run.loss(), optimiser, hparams, draws)
+
+
+def fresh_model(task: Task, hparams: Mapping[str, Any], run: TrainingRun) -> nn.Module:
+    """Return a run's model at its start, on its device."""
+    seed_global(derive_seed(run.seed, "init"), run.device)
+    return task.model(hparams).to(run.device)
 
 
 def state_of(fit: Fit, done: int) -> dict[str, Any]:
@@ -139,19 +147,24 @@ def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> tuple[
     for step, (rows, seed, batch) in enumerate(zip(batches, seeds, inputs, strict=True)):
         progress = (epoch * len(batches) + step) / steps
         seed_global(seed, fit.run.device)  # after the augmentation's draws
+        fit.draws.begin([seed])
         loss, epsilon = train_step(fit, settings, batch, fit.train[1][rows], progress)
         losses.append(loss)
         epsilons.append(epsilon)
     sizes = torch.tensor([len(rows) for rows in batches], device=fit.run.device)
-    return _mean(losses, sizes), _in_others(_mean(epsilons, sizes), task.classes, fit)
+    mean_epsilon = weighted_mean(torch.stack(epsilons), sizes)
+    loss_over_rows = weighted_mean(torch.stack(losses), sizes)
+    return loss_over_rows, in_others(mean_epsilon, task.classes, fit.run)
 
 
-def _mean(values: list[Tensor], sizes: Tensor) -> float:
-    return float((torch.stack(values) * sizes).sum() / sizes.sum())
+def weighted_mean(values: Tensor, sizes: Tensor) -> float:
+    """Return the mean over an epoch's rows of what each batch has as its mean."""
+    return float((values * sizes).sum() / sizes.sum())
 
 
-def _in_others(epsilon: float, classes: int, fit: Fit) -> float:
-    uniform = fit.run.smoothing.convention == UNIFORM
+def in_others(epsilon: float, classes: int, run: TrainingRun) -> float:
+    """Return a run's epsilon in the convention `others`."""
+    uniform = run.smoothing.convention == UNIFORM
     return to_others(epsilon, classes) if uniform else epsilon
 
 
