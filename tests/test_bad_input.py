@@ -230,7 +230,7 @@ WRONG = {
     ),
     "unknown sampler": (
         '[sampler]\nname = "cmaes"',
-        "sampler.name: 'cmaes'; allowed: tpe, random, grid, qmc",
+        "sampler.name: 'cmaes'; allowed: tpe, gp, random, grid, qmc",
     ),
     "a percentile above 100": (
         "[pruner]\npercentile = 120",

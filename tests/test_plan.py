@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
-from sweeper.study.plan import plan
+from sweeper.study.plan import plan, start_point
 from sweeper.study.sampler import propose
 from sweeper.study.space import Point, canonical, distributions
 from sweeper.study.spec import StudySpec
@@ -30,7 +30,7 @@ def points(sampler: str, trials: int, **tables: Any) -> list[Point]:
     return [point for point in laid if point is not None]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "grid", "qmc"])
 def test_ticket_0_is_epsilon_0_with_the_tasks_defaults(sampler: str) -> None:
     first = plan(spec(sampler={"name": sampler}, budget={"trials": 3}), {"width": 64, "lr": 1e-3})
     assert first[0] == {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0, "lr": 1e-3, "width": 64}
@@ -42,7 +42,7 @@ def test_a_baseline_lies_in_a_space_that_leaves_no_room_for_its_values() -> None
     assert first == {"epsilon": 0.0, "schedule": "cosine", "rate": 2.0}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "grid", "qmc"])
 def test_a_longer_plan_begins_with_the_shorter_one(sampler: str) -> None:
     def laid(trials: int) -> list[Point | None]:
         return plan(spec(sampler={"name": sampler}, budget={"trials": trials}), {})
@@ -51,7 +51,7 @@ def test_a_longer_plan_begins_with_the_shorter_one(sampler: str) -> None:
     assert laid(40)[:33] == laid(33)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "grid", "qmc"])
 def test_every_point_lies_in_the_space(sampler: str) -> None:
     tables = spec(sampler={"name": sampler}, budget={"trials": 70})
     space = distributions(tables.space)
@@ -71,9 +71,10 @@ def test_first_points_follow_the_baseline_and_open_values_are_settled() -> None:
     assert laid[1]["lr"] == pytest.approx((1e-4 * 1e-1) ** 0.5)
 
 
-def test_tpe_is_asked_only_after_its_start() -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_model_is_asked_only_after_its_start(sampler: str) -> None:
     tables = spec(
-        sampler={"name": "tpe", "startup": 6}, budget={"trials": 9}, first=[{"epsilon": 0.1}]
+        sampler={"name": sampler, "startup": 6}, budget={"trials": 9}, first=[{"epsilon": 0.1}]
     )
     assert [point is None for point in plan(tables, {})] == [False] * 6 + [True] * 3
 
@@ -113,12 +114,22 @@ def test_the_seed_decides() -> None:
     assert laid(1)[1:] != laid(2)[1:]
 
 
-def test_no_two_tickets_share_a_sampler_seed() -> None:
-    def draw(ticket: int) -> float:
-        return float(propose(optuna.create_study(), spec(), ticket)["epsilon"])
+@pytest.mark.parametrize("startup", [0, 16])  # a model without trials, and the start
+def test_no_two_tickets_share_a_sampler_seed(startup: int) -> None:
+    of = spec(sampler={"startup": startup})
 
-    assert len({draw(ticket) for ticket in range(20)}) == 20
+    def draw(ticket: int) -> float:
+        return float(propose(optuna.create_study(), of, ticket)["epsilon"])
+
+    assert len({draw(ticket) for ticket in range(1, 20)}) == 19
     assert draw(3) == draw(3)
+
+
+def test_a_ticket_with_a_point_of_its_own_is_none_of_the_start() -> None:
+    of = spec(first=[{"epsilon": 0.1}])
+    with pytest.raises(ValueError, match="ticket 1 has a point of its own"):
+        start_point(of, 1)
+    assert start_point(of, 2) == points("qmc", 3, first=[{"epsilon": 0.1}])[2]
 
 
 def test_tpe_proposes_near_what_was_best() -> None:

@@ -1,8 +1,8 @@
 """The plan of a study: what each ticket tries, laid out once before any worker starts.
 
 Whatever needs no results is laid into the tickets as points: ε = 0, the first points, the
-Sobol start of TPE, and all of grid, random and qmc. So these are the same however many
-workers run, and only TPE's own proposals depend on what came back when.
+Sobol start of tpe and gp, and all of grid, random and qmc. So these are the same however many
+workers run, and only what a model proposes depends on what came back when.
 """
 
 import itertools
@@ -48,7 +48,7 @@ def _proposals(spec: StudySpec, given: list[dict[str, Any]]) -> Iterator[Point |
             return (_random(spec, len(given) + index) for index in range(count))
         case "qmc":
             return _sobol(spec, count)
-        case "tpe":
+        case "tpe" | "gp":
             start = _sobol(spec, max(0, spec.sampler.startup - len(given)))
             return itertools.chain(start, itertools.repeat(None))
 
@@ -68,6 +68,17 @@ def _sobol(spec: StudySpec, count: int) -> Iterator[Point]:
     units = engine.random_base2(math.ceil(math.log2(count)))
     for unit in units[:count]:
         yield from_unit(spec.space, dict(zip(names, unit.tolist(), strict=True)))
+
+
+def start_point(spec: StudySpec, ticket: int) -> Point:
+    """Return what a ticket would try if the Sobol start went on as far as it.
+
+    Raises `ValueError` for a ticket that has ε = 0 or a first point.
+    """
+    number = ticket - 1 - len(spec.first)
+    if number < 0:
+        raise ValueError(f"ticket {ticket} has a point of its own; the Sobol start comes after it")
+    return next(itertools.islice(_sobol(spec, number + 1), number, None))
 
 
 def _grid(spec: StudySpec) -> list[Point]:

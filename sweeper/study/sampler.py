@@ -1,16 +1,20 @@
 """Optuna's sampler and pruner, made afresh from the spec: Optuna itself stores neither."""
 
+import binascii
 import math
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweeper.study.plan import start_point
 from sweeper.study.space import distributions, from_unit
 from sweeper.study.spec import PrunerSection, StudySpec
 from sweeper.training.seeding import derive_seed
@@ -24,23 +28,22 @@ _BEST = 100
 
 
 def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]:
-    """Ask TPE for the point of one ticket, before there is a trial for it.
+    """Ask the model for the point of one ticket, before there is a trial for it.
 
     So the trial is born whole, in one commit, and other workers see all of its point or
     nothing. The sampler is seeded by the ticket: one seed for a whole worker would make two
-    workers, or a worker started again, propose the same points.
+    workers, or a worker started again, propose the same points. Where fewer trials have ended
+    than the start has, as in a first large pack, the start goes on.
     """
     seed = derive_seed(spec.study.seed, "sampler", ticket) % 2**32
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = TPESampler(seed=seed, multivariate=True, n_startup_trials=spec.sampler.startup)
     space = {name: of for name, of in distributions(spec.space).items() if not of.single()}
-    unborn = create_trial(state=TrialState.RUNNING)
-    # Not the public `sample_relative`: it also writes the point down on a trial that exists,
-    # for workers that would otherwise see its parameters one by one.
-    seen = cast(optuna.Study, _Modelled(study, seed))
-    joint = sampler._sample_relative(seen, unborn, space)
-    # Where too few trials of the start have a value to model, one by one, at random.
+    modelled_study = _Modelled(study, space, seed)
+    if modelled_study.ended < spec.sampler.startup:
+        return dict(start_point(spec, ticket))
+    sampler, unborn = _sampler(spec, seed), create_trial(state=TrialState.RUNNING)
+    seen = cast(optuna.Study, modelled_study)
+    joint = sampler.sample_relative(seen, unborn, space)
+    # Where no trial has a value to model, one by one.
     proposed = {
         name: joint[name] if joint else sampler.sample_independent(seen, unborn, name, of)
         for name, of in space.items()
@@ -49,21 +52,41 @@ def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]
     return single | proposed
 
 
+def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
+    if spec.sampler.name == "gp":
+        # It models what ran to the end alone, and cannot do without.
+        return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, n_startup_trials=0)
+
+
 class _Modelled:
-    """A study's trials as TPE models them: read once, and no more than `MODELLED` of them.
+    """A study's trials as they are modelled: read once, and no more than `MODELLED` of them.
 
     TPE reads all trials twice for each proposal, and its cost grows with them. It models the
     best 25, however many there are, against the rest (Watanabe 2023, section 3.1), so of a long
-    study the best are kept and the rest are a sample that the ticket draws.
+    study the best are kept and the rest are a sample that the ticket draws. Trials of others that
+    lack a dimension are left out: a Gaussian process cannot take them.
     """
 
-    def __init__(self, study: optuna.Study, seed: int) -> None:
+    def __init__(
+        self, study: optuna.Study, space: Mapping[str, BaseDistribution], seed: int
+    ) -> None:
         self._study = study
-        self._seed = seed
-        self._seen: list[FrozenTrial] | None = None
+        # Samplers write the point down on a trial that exists, for workers that would
+        # otherwise see its parameters one by one.
+        self._storage = _Unwritten()
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        self._seen = modelled([t for t in trials if space.keys() <= t.params.keys()], seed)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
+
+    @property
+    def ended(self) -> int:
+        """How many trials have something to model."""
+        return len(self._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
     def _get_trials(
         self,
@@ -71,10 +94,14 @@ class _Modelled:
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        if self._seen is None:
-            trials = self._study._get_trials(deepcopy=False, use_cache=True)
-            self._seen = modelled(trials, self._seed)
         return [trial for trial in self._seen if states is None or trial.state in states]
+
+
+class _Unwritten:
+    """A storage that keeps nothing."""
+
+    def set_trial_system_attr(self, *_: Any) -> None:
+        """Do nothing."""
 
 
 def modelled(trials: list[FrozenTrial], seed: int) -> list[FrozenTrial]:
@@ -96,7 +123,8 @@ def _rank(trial: FrozenTrial) -> tuple[bool, float]:
 
 def make_pruner(section: PrunerSection) -> BasePruner:
     """Return the pruner, which decides at the steps 1 … `REPORTS`."""
-    common = {"n_startup_trials": section.startup, "n_warmup_steps": warmup_steps(section)}
+    warmup = warmup_steps(section)
+    common = {"n_startup_trials": section.startup, "n_warmup_steps": warmup}
     match section.name:
         case "none":
             return NopPruner()
@@ -104,8 +132,81 @@ def make_pruner(section: PrunerSection) -> BasePruner:
             return MedianPruner(**common)
         case "percentile":
             return PercentilePruner(section.percentile, **common)
+        case "halving":
+            return Halving(warmup, section.reduction, section.startup, brackets=1)
+        case "hyperband":
+            brackets = len(rungs(warmup, section.reduction, last=REPORTS))
+            return Halving(warmup, section.reduction, section.startup, brackets)
 
 
 def warmup_steps(section: PrunerSection) -> int:
     """Return the first step at which a trial may be pruned."""
     return max(1, round(section.warmup * REPORTS))
+
+
+def rungs(first: int, reduction: int, last: int) -> list[int]:
+    """Return the steps first · reduction^k up to the last."""
+    steps = list[int]()
+    while (step := first * reduction ** len(steps)) <= last:
+        steps.append(step)
+    return steps
+
+
+class Halving(BasePruner):
+    """Asynchronous successive halving (Li et al. 2020), in as many brackets as Hyperband has.
+
+    It decides as Optuna's `SuccessiveHalvingPruner` and `HyperbandPruner` do: of those that come
+    to a rung, the best 1/`reduction` go on; bracket k has no rung before `first` · reduction^k.
+    Optuna writes what a trial had at a rung down as an attribute of it, a commit more; that is
+    its first report from there on, so it is read from the reports.
+    """
+
+    def __init__(self, first: int, reduction: int, startup: int, brackets: int) -> None:
+        self._reduction, self._startup = reduction, startup
+        self._rungs = [
+            rungs(first * reduction**bracket, reduction, REPORTS - 1) for bracket in range(brackets)
+        ]
+        # Hyperband's shares: each bracket has about as much training as another.
+        self._shares = [
+            math.ceil(brackets * reduction**left / (left + 1)) for left in reversed(range(brackets))
+        ]
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Return whether a trial is to be pruned at its last report."""
+        trials = study.get_trials(deepcopy=False)
+        step = trial.last_step
+        complete = sum(other.state == TrialState.COMPLETE for other in trials)
+        if step is None or complete < self._startup:
+            return False
+        bracket = self._bracket(study, _number(trial, trials))
+        others = [
+            other
+            for other in trials
+            if other._trial_id != trial._trial_id and self._bracket(study, other.number) == bracket
+        ]
+        before = max((s for s in trial.intermediate_values if s < step), default=0)
+        new = [rung for rung in self._rungs[bracket] if before < rung <= step]
+        return any(self._falls(trial.intermediate_values[step], others, rung) for rung in new)
+
+    def _falls(self, value: float, others: list[FrozenTrial], rung: int) -> bool:
+        values = [_at_rung(other, rung) for other in others]
+        competing = sorted([value, *(v for v in values if v is not None)])
+        # The first few, too few for a share of them: the best alone goes on.
+        last = max(len(competing) // self._reduction, 1) - 1
+        return not value <= competing[last]
+
+    def _bracket(self, study: optuna.Study, number: int) -> int:
+        if len(self._rungs) == 1:
+            return 0
+        drawn = binascii.crc32(f"{study.study_name}_{number}".encode()) % sum(self._shares)
+        return next(k for k, upper in enumerate(accumulate(self._shares)) if drawn < upper)
+
+
+def _number(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
+    return next((t.number for t in trials if t._trial_id == trial._trial_id), trial.number)
+
+
+def _at_rung(trial: FrozenTrial, rung: int) -> float | None:
+    """Return the first report at a rung or past it."""
+    steps = [step for step in trial.intermediate_values if step >= rung]
+    return trial.intermediate_values[min(steps)] if steps else None

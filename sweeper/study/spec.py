@@ -242,10 +242,10 @@ class SamplerSection(Section):
     """How points are proposed."""
 
     name: Annotated[
-        Literal["tpe", "random", "grid", "qmc"], Field(description="Who proposes points.")
+        Literal["tpe", "gp", "random", "grid", "qmc"], Field(description="Who proposes points.")
     ] = "tpe"
     startup: Annotated[
-        int, Field(ge=0, description="tpe: Sobol points before the model proposes.")
+        int, Field(ge=0, description="tpe, gp: Sobol points before the model proposes.")
     ] = 16
     points: Annotated[int, Field(ge=2, description="grid: values of each range.")] = 5
 
@@ -254,11 +254,15 @@ class PrunerSection(Section):
     """Which trials are stopped early; ε = 0 never is."""
 
     name: Annotated[
-        Literal["none", "median", "percentile"], Field(description="The rule of pruning.")
+        Literal["none", "median", "percentile", "halving", "hyperband"],
+        Field(description="The rule of pruning."),
     ] = "median"
     percentile: Annotated[
         float, Field(gt=0, lt=100, description="percentile: the best share that goes on.")
     ] = 50.0
+    reduction: Annotated[
+        int, Field(ge=2, description="halving, hyperband: of so many at a rung one goes on.")
+    ] = 2
     startup: Annotated[int, Field(ge=1, description="Finished trials before any is pruned.")] = 10
     warmup: Annotated[
         float, Field(ge=0, lt=1, description="Share of the training that no trial is pruned in.")

@@ -149,6 +149,7 @@ class Reports:
 
     def _falls_behind(self, values: dict[int, float]) -> bool:
         trial = create_trial(state=TrialState.RUNNING, intermediate_values=values)
+        trial._trial_id = self._id  # for pruners that rank it among those that run too
         return self._study.pruner.prune(self._study, trial)
 
 
