@@ -199,7 +199,7 @@ class Landscape:
 
 
 def _between(grid: Floats, value: float) -> tuple[int, float]:
-    """Return the place in an ascending grid before a value, and the share of the way to the next."""
+    """Return the place in a rising grid before a value, and the share of the way to the next."""
     low = int(np.clip(np.searchsorted(grid, value, side="right") - 1, 0, len(grid) - 2))
     share = (value - grid[low]) / (grid[low + 1] - grid[low])
     return low, float(np.clip(share, 0.0, 1.0))
