@@ -138,7 +138,8 @@ class Kills:
         killed = kill_again_and_again(process, watched)
         output = process.communicate()[0]
         assert process.returncode == 0, output
-        assert killed == KILLS
+        # On a quick machine the study is over before the last of them.
+        assert KILLS / 2 <= killed <= KILLS
         frame = watched.study.frame()
         assert frame["number"].tolist() == list(range(12))
         # Two workers may bear the trials of neighbouring tickets in either order.
@@ -146,7 +147,7 @@ class Kills:
         assert set(frame["state"]) == {"complete"}
         assert (frame["epochs"] == 12).all()
         assert not frame.duplicated(["epsilon", "schedule", "rate"]).any()
-        assert watched.study.progress().retried > KILLS / 2
+        assert watched.study.progress().retried > killed / 2
         print(f"{killed} kills, {watched.study.progress().retried} trials tried again")
         for row in frame.itertuples():
             assert replayed(file, row) == {name: getattr(row, name) for name in SCORES}

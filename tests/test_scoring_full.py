@@ -54,8 +54,9 @@ def of(samples: Pairs, name: str) -> float:
 
 
 def sure(logits: Tensor, labels: Tensor) -> tuple[Floats, Floats]:
-    p = logits.softmax(1).numpy()
-    return p.max(1), (p.argmax(1) == labels.numpy()).astype(float)
+    # Classes first, as the scores are computed: the last bit, and so what is tied, is the same.
+    p = logits.t().contiguous().log_softmax(0).exp().numpy()
+    return p.max(0), (p.argmax(0) == labels.numpy()).astype(float)
 
 
 def binned_gap(p: Floats, hits: Floats, bins: int = 15) -> float:
