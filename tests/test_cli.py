@@ -111,7 +111,7 @@ def test_a_launch_shows_plain_lines_a_table_and_its_files(write_study: Write) ->
 
 def test_a_second_launch_says_it_is_finished_and_trains_nothing(finished: Path) -> None:
     before = api.open_study("quick").frame()
-    with patch.object(watched, "run_trial", side_effect=AssertionError("trained again")):
+    with patch.object(watched, "followed", side_effect=AssertionError("trained again")):
         done = run("launch", finished, "--workers", 0)
     assert done.status == 0
     assert "is finished: all 12 trials were done before" in done.out

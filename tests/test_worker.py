@@ -31,6 +31,7 @@ from sweeper.store.schema import now, tickets
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import LEASE_SECONDS, claim, free_leases, ticket_states
 from sweeper.study.load import read_study
+from sweeper.study.objective import train_alone
 from sweeper.study.registration import register
 from sweeper.study.trials import TICKET
 
@@ -217,7 +218,8 @@ def test_a_worker_that_died_between_tell_and_close_is_only_closed(
     with monkeypatch.context() as death:
         death.setattr(attempt, "close_ticket", die)
         with pytest.raises(SystemExit):
-            run_ticket(study, ticket, StopRequest(), Vigil(ticket, study.pace))
+            trial = run_ticket(study, ticket, StopRequest(), Vigil(ticket, study.pace))
+            train_alone(study.file.task.trainer, trial)
     free_leases(store, ["dead"])
     assert not ticket_states(store, record)[0].closed
     assert raw(storage)[0].state.name == "COMPLETE"

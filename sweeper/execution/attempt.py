@@ -14,7 +14,7 @@ from sweeper.execution.watched import Attempt, Course, result_of, train, trainin
 from sweeper.store.database import Store
 from sweeper.store.records import Result, close_ticket, read_result, write_result
 from sweeper.store.tickets import Ticket
-from sweeper.study.objective import Cause, Epoch, Outcome, metric_of
+from sweeper.study.objective import Cause, Epoch, Followed, Outcome, metric_of
 from sweeper.study.sampler import propose
 from sweeper.study.space import Point, canonical
 from sweeper.study.trials import (
@@ -44,8 +44,8 @@ class Told:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil) -> None:
-    """Bring a claimed ticket to its end.
+def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil) -> Followed[None]:
+    """Bring a claimed ticket to its end, by a training that somebody else does.
 
     Raises `Stopped` where the worker is asked to stop before that, `LeaseLost` where another
     worker has the ticket by now.
@@ -54,7 +54,8 @@ def run_ticket(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil
     checkpoints = Checkpoints(study.files, ticket)
     if not trial.finished:
         attempt = Attempt(study, ticket, stop, vigil, checkpoints)
-        _record(study, ticket, trial, _told(attempt, trial))
+        told = yield from _told(attempt, trial)
+        _record(study, ticket, trial, told)
     close_ticket(study.store, ticket)
     checkpoints.discard()
     _keep_the_best(study, ticket)
@@ -105,7 +106,7 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> BornTrial:
     return study.store.call(once)
 
 
-def _told(attempt: Attempt, trial: BornTrial) -> Told:
+def _told(attempt: Attempt, trial: BornTrial) -> Followed[Told]:
     if attempt.lost:
         return _failed(attempt.lost, "lost")
     study, ticket = attempt.study, attempt.ticket
@@ -114,7 +115,8 @@ def _told(attempt: Attempt, trial: BornTrial) -> Told:
         return _copied(study, twin)
     search = _Search(attempt, trial)
     course = Course(search.in_full, search.pruned, search.keep_if_best, search.failed)
-    outcome = train(attempt, training_run(study.file.spec, trial.point, study.device), course)
+    run = training_run(study.file.spec, trial.point, study.device)
+    outcome = yield from train(attempt, run, course)
     return _from_outcome(study, outcome, search.reports.last)
 
 

@@ -9,14 +9,16 @@ from sweeper.store.database import Store
 from sweeper.store.records import Result, close_ticket, write_replicate
 from sweeper.store.tickets import Ticket
 from sweeper.study.confirmation import Examined, assignment, examined
-from sweeper.study.objective import Epoch
+from sweeper.study.objective import Epoch, Followed
 
 
-def run_replicate(study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil) -> None:
+def run_replicate(
+    study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil
+) -> Followed[None]:
     """Bring a claimed ticket of a confirmation to its end; raises as `run_ticket` does."""
     checkpoints = Checkpoints(study.files, ticket)
     attempt = Attempt(study, ticket, stop, vigil, checkpoints)
-    _Replicate(attempt).run()
+    yield from _Replicate(attempt).run()
     close_ticket(study.store, ticket)
     checkpoints.discard()
 
@@ -26,14 +28,15 @@ class _Replicate:
         self._attempt = attempt
         self._found = Examined({}, {}, b"")
 
-    def run(self) -> None:
+    def run(self) -> Followed[None]:
         attempt = self._attempt
         if attempt.lost:
             self._write(attempt.study.store, Result(failure=attempt.lost, cause="lost"))
             return
         course = Course(_never, _never, self._examine, self._failed)
         study, one = attempt.study, assignment(attempt.ticket.point or {})
-        outcome = train(attempt, replicate_run(study.file.spec, one, study.device), course)
+        run = replicate_run(study.file.spec, one, study.device)
+        outcome = yield from train(attempt, run, course)
         self._write(attempt.study.store, result_of(attempt.study, outcome))
 
     def _examine(self, epoch: Epoch) -> None:

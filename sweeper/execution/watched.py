@@ -14,7 +14,7 @@ from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, Result, rewrite_epoch, start_attempt, write_epoch
 from sweeper.store.tickets import LeaseLost, Ticket
 from sweeper.study.confirmation import Assignment
-from sweeper.study.objective import Epoch, Failed, Outcome, run_trial
+from sweeper.study.objective import Epoch, Failed, Followed, Outcome, followed
 from sweeper.study.space import Point, hparams_of, smoothing_of
 from sweeper.study.spec import StudySpec
 from sweeper.training.run import Evaluation, TrainingRun
@@ -59,8 +59,8 @@ class Course:
     failed: Callable[[Store, Result], None]
 
 
-def train(attempt: Attempt, run: TrainingRun, course: Course) -> Outcome:
-    """Train a ticket's run to its end, from its checkpoint if an earlier attempt left one.
+def train(attempt: Attempt, run: TrainingRun, course: Course) -> Followed[Outcome]:
+    """Follow a ticket's run to its end, from its checkpoint if an earlier attempt left one.
 
     Raises `Stopped` where the worker is asked to stop before that, `LeaseLost` where another
     worker has the ticket by now.
@@ -71,8 +71,7 @@ def train(attempt: Attempt, run: TrainingRun, course: Course) -> Outcome:
     _limit(attempt, course, 0.0 if resumed is None else resumed.seconds)
     watch = _Watch(attempt, course, stored)
     attempt.vigil.epoch_begins()
-    trainer = attempt.study.file.task.trainer
-    outcome = run_trial(trainer, run, watch, watch.in_full, resumed)
+    outcome = yield from followed(run, watch, watch.in_full, resumed)
     attempt.vigil.rests()
     return outcome
 

@@ -25,6 +25,7 @@ from sweeper.store.studies import StudyRecord, get_study, studies_with_work
 from sweeper.store.tickets import SEARCH, LeaseLost, Ticket, claim, hand_back
 from sweeper.study.confirmation import finished, to_confirm
 from sweeper.study.load import read_stored
+from sweeper.study.objective import train_alone
 from sweeper.study.patience import out_of_patience
 from sweeper.training.device import torch_threads
 
@@ -128,7 +129,7 @@ class _Worker:
     def _attempt(self, study: OpenStudy, ticket: Ticket, vigil: Vigil) -> None:
         run = run_ticket if ticket.phase == SEARCH else run_replicate
         try:
-            run(study, ticket, self._stop, vigil)
+            train_alone(study.file.task.trainer, run(study, ticket, self._stop, vigil))
         except LeaseLost:
             pass  # another worker has the ticket; its result is the one that counts
         except Stopped:

@@ -8,10 +8,10 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from io import StringIO
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -66,6 +66,9 @@ OnEpoch = Callable[[Epoch], bool]
 InFull = Callable[[Evaluation], bool]
 
 
+T = TypeVar("T")
+
+
 class Failed(Exception):
     """A trial that cannot have a value; the text is recorded with it."""
 
@@ -74,25 +77,81 @@ class Failed(Exception):
         self.cause = cause
 
 
+@dataclass
+class Training:
+    """A run under way: what it printed so far, and for how many seconds it was trained."""
+
+    run: TrainingRun
+    log: StringIO = field(default_factory=StringIO)
+    seconds: float = 0.0
+
+    def fence(self) -> "_Fence":
+        """Return what the user's code is entered in."""
+        return _Fence(self.log, self.run.device)
+
+
+# A trial as whoever trains it sees it: it gives the run to be trained, once and again, is sent
+# the run's evaluations, None at their end, or thrown `Failed`, and returns when it has enough.
+Followed = Generator[Training, Evaluation | None, T]
+
+
 def run_trial(
     trainer: Trainer,
     run: TrainingRun,
     on_epoch: OnEpoch,
     in_full: InFull,
-    resumed: Checkpoint | None = None,
 ) -> Outcome:
-    """Train one configuration and score every evaluation, from a checkpoint if there is one.
+    """Train one configuration by itself and score every evaluation; `followed` says the rest."""
+    return train_alone(trainer, followed(run, on_epoch, in_full))
+
+
+def train_alone(trainer: Trainer, trial: Followed[T]) -> T:
+    """Train what a trial asks for by itself, and return what the trial does."""
+    evaluations = None
+    try:
+        training = next(trial)
+        clock = time.perf_counter() - training.seconds
+        while True:
+            try:
+                with training.fence():
+                    evaluations = evaluations or iter(trainer(training.run))
+                    given = next(evaluations, None)
+            except Failed as error:
+                trial.throw(error)
+            else:
+                training.seconds = time.perf_counter() - clock
+                trial.send(given)
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+    finally:
+        close = getattr(evaluations, "close", None)
+        if close is not None:
+            close()
+
+
+def followed(
+    run: TrainingRun,
+    on_epoch: OnEpoch,
+    in_full: InFull,
+    resumed: Checkpoint | None = None,
+) -> Followed[Outcome]:
+    """Follow one training and score its every evaluation, from a checkpoint if there is one.
 
     What the loop raises, and a training that diverges, is an outcome and not an error. What
     `on_epoch` raises passes through, but for `Failed`: it belongs to the worker.
     """
-    log = StringIO()
-    clock = _Clock(0.0 if resumed is None else resumed.seconds)
+    training, number = Training(run), 0
+    if resumed is not None:
+        training = Training(replace(run, state=resumed.state), seconds=resumed.seconds)
+        number = resumed.epochs
     state: Literal["complete", "pruned", "failed"] = "complete"
     failure, last = "", None
     cause: Cause = ""
     try:
-        for last in _epochs(trainer, run, in_full, log, clock, resumed):
+        while (evaluation := (yield training)) is not None:
+            number += 1
+            last = _scored(number, evaluation, training, in_full)
             if on_epoch(last):
                 state = "pruned"
                 break
@@ -108,23 +167,12 @@ def run_trial(
         extra=dict(last.evaluation.extra) if last else {},
         classes=last.evaluation.logits.shape[1] if last else None,
         epochs=last.number if last else 0,
-        seconds=clock.seconds,
+        seconds=training.seconds,
         failure=failure,
         cause=cause,
         splits=tuple(last.evaluation.splits) if last else (),
-        log=log.getvalue()[-LOG_CHARACTERS:],
+        log=training.log.getvalue()[-LOG_CHARACTERS:],
     )
-
-
-class _Clock:
-    """How long a trial has been trained, by all that had a part in it."""
-
-    def __init__(self, before: float) -> None:
-        self._started = time.perf_counter() - before
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
 
 
 def metric_of(scores: Scores, metric: Metric) -> float:
@@ -133,36 +181,6 @@ def metric_of(scores: Scores, metric: Metric) -> float:
     if value is None:
         raise ValueError("nll_calibrated was not worked out for these scores")
     return value
-
-
-def _epochs(
-    trainer: Trainer,
-    run: TrainingRun,
-    in_full: InFull,
-    log: StringIO,
-    clock: _Clock,
-    resumed: Checkpoint | None,
-) -> Iterator[Epoch]:
-    number = 0
-    if resumed is not None:
-        number, run = resumed.epochs, replace(run, state=resumed.state)
-    fence = _Fence(log, run.device)
-    with fence:
-        evaluations = iter(trainer(run))
-    try:
-        while True:
-            with fence:
-                evaluation = next(evaluations, None)
-                if evaluation is None:
-                    return
-                number += 1
-                full = in_full(_checked(evaluation))
-                scores, epsilon = _scored(number, evaluation, run, full)
-            yield Epoch(number, evaluation, scores, epsilon, clock.seconds)
-    finally:
-        close = getattr(evaluations, "close", None)
-        if close is not None:
-            close()
 
 
 def _checked(evaluation: object) -> Evaluation:
@@ -174,15 +192,15 @@ def _checked(evaluation: object) -> Evaluation:
     return evaluation
 
 
-def _scored(
-    number: int, evaluation: Evaluation, run: TrainingRun, full: bool
-) -> tuple[Scores, float]:
-    scores = score(evaluation.logits, evaluation.labels, full=full)
-    epsilon = run.smoothing.at(evaluation.progress)
-    if not math.isfinite(scores.nll):
-        reason = f"the training diverged: validation NLL is {scores.nll} at epoch {number}"
-        raise Failed(reason, "diverged")
-    return scores, epsilon
+def _scored(number: int, evaluation: Evaluation, training: Training, in_full: InFull) -> Epoch:
+    with training.fence():
+        full = in_full(_checked(evaluation))
+        scores = score(evaluation.logits, evaluation.labels, full=full)
+        epsilon = training.run.smoothing.at(evaluation.progress)
+        if not math.isfinite(scores.nll):
+            reason = f"the training diverged: validation NLL is {scores.nll} at epoch {number}"
+            raise Failed(reason, "diverged")
+    return Epoch(number, evaluation, scores, epsilon, training.seconds)
 
 
 def _completed(epoch: Epoch) -> Epoch:

@@ -290,22 +290,22 @@ class Stack:
 
     def _train(self, task: Task) -> tuple[list[float], list[float]]:
         """Train every member for an epoch; return their means over the rows of loss and epsilon."""
-        course = Course(task, self.members)
+        batches = Batches(task, self.members)
         losses, epsilons = list[Tensor](), list[Tensor]()
         with self._of.mode(training=True, dropping=self._dropping):
-            for step in range(course.steps):
-                loss, epsilon = self.step(course, step)
+            for step in range(batches.steps):
+                loss, epsilon = self.step(batches, step)
                 losses.append(loss)
                 epsilons.append(epsilon)
-        return course.means(losses), course.means(epsilons)
+        return batches.means(losses), batches.means(epsilons)
 
-    def step(self, course: "Course", step: int) -> tuple[Tensor, Tensor]:
+    def step(self, batches: "Batches", step: int) -> tuple[Tensor, Tensor]:
         """Make one step for every member; return their losses and mean epsilons, (T,)."""
-        inputs, labels = course.batch(step)
-        self._of.draws.begin(course.seeds[step])
+        inputs, labels = batches.batch(step)
+        self._of.draws.begin(batches.seeds[step])
         parameters = {name: p.detach().requires_grad_() for name, p in self._parameters.items()}
         logits = self._of.forward(parameters, self._buffers, inputs)
-        epsilon, mean_epsilon = course.epsilons(step, logits.detach(), labels)
+        epsilon, mean_epsilon = batches.epsilons(step, logits.detach(), labels)
         places, rows, classes = logits.shape
         each = smoothing_loss(
             logits.reshape(-1, classes),
@@ -318,7 +318,7 @@ class Stack:
         found = torch.autograd.grad(loss.sum(), list(parameters.values()))
         for slot, gradient in zip(self._slots, found, strict=True):
             slot.copy_(gradient)
-        self._update(course.settings(step))
+        self._update(batches.settings(step))
         return loss.detach(), mean_epsilon
 
     def _update(self, settings: Sequence[Optimiser]) -> None:
@@ -368,7 +368,7 @@ def _stacked(each: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(each))
 
 
-class Course:
+class Batches:
     """What each member of a stack is given in its coming epoch, step by step."""
 
     def __init__(self, task: Task, members: Sequence[Member]) -> None:
