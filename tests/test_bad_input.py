@@ -119,7 +119,7 @@ WRONG = {
     "unknown key": (
         "[budget]\ntrails = 3",
         "budget.trails: unknown key (did you mean 'trials'?); allowed: trials, timeout, "
-        "trial_timeout, patience",
+        "trial_timeout, patience, pack",
     ),
     "unknown key of a range": (
         "[space]\nepsilon = { low = 0, high = 0.4, lg = true }",
@@ -323,6 +323,22 @@ WRONG = {
         "first[0].from: 3; allowed: the path of a study's best.json",
     ),
     "not TOML": ("[budget\ntrials", "not valid TOML: "),
+    "no pack": (
+        "[budget]\npack = 0",
+        "budget.pack: 0; allowed: 'auto', 'off' or a whole number from 1 to budget.trials",
+    ),
+    "a negative pack": (
+        "[budget]\npack = -4",
+        "budget.pack: -4; allowed: 'auto', 'off' or a whole number from 1 to budget.trials",
+    ),
+    "a pack of a word": (
+        "[budget]\npack = 'all'",
+        "budget.pack: 'all'; allowed: 'auto', 'off' or a whole number from 1 to budget.trials",
+    ),
+    "a pack larger than the budget": (
+        "[budget]\ntrials = 8\npack = 9",
+        "budget.pack: 9; allowed: at most trials = 8",
+    ),
     "several at once": (
         '[study]\nnme = "a"\n[budget]\ntrials = 0',
         "study.name: missing; give text in quotes (is 'nme' it, misspelt?)",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sweeper import Smoothing
 from sweeper.smoothing import SCHEDULES
 from sweeper.training import Evaluation, Optimiser, Splits, Task, TrainingRun, train
-from sweeper.training.pack import Member, Pack
+from sweeper.training.pack import Pack
+from sweeper.training.stack import Member
 from sweeper.training.stacking import Unstackable
 
 CLASSES, ROWS = 5, 44

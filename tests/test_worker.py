@@ -215,10 +215,10 @@ def test_a_worker_that_died_between_tell_and_close_is_only_closed(
     study = open_for_work(store, record, Path(record.folder) / "results")
     ticket = claim(store, record.id, "dead", below=1)
     assert ticket is not None
+    trial = run_ticket(study, ticket, StopRequest(), Vigil(ticket, study.pace))
     with monkeypatch.context() as death:
         death.setattr(attempt, "close_ticket", die)
         with pytest.raises(SystemExit):
-            trial = run_ticket(study, ticket, StopRequest(), Vigil(ticket, study.pace))
             train_alone(study.file.task.trainer, trial)
     free_leases(store, ["dead"])
     assert not ticket_states(store, record)[0].closed

@@ -57,11 +57,12 @@ def plan_launch(
     study: str | Path,
     *,
     trials: int | None = None,
+    pack: str | int | None = None,
     confirm: bool | None = None,
     storage: str = DEFAULT_STORAGE,
 ) -> LaunchPlan:
     """Check a study file and say what launching it would do; writes nothing."""
-    file = _read(study, trials, confirm)
+    file = _read(study, trials, pack, confirm)
     check_place(storage)
     points = plan(file.spec, defaults_of(file))
     ended = _ended(file, storage)
@@ -73,6 +74,7 @@ def launch(
     *,
     workers: int = 2,
     trials: int | None = None,
+    pack: str | int | None = None,
     confirm: bool | None = None,
     storage: str = DEFAULT_STORAGE,
     timeout: float | None = None,
@@ -83,13 +85,14 @@ def launch(
     """Run a study to its end, or go on with it, and write its report and best.json.
 
     `study` is a file or a ready study's name; `workers` processes, 0 for this process alone;
-    `trials`, `confirm` and `timeout` (seconds) replace what the file says; the files go to
+    `trials`, `pack` ("auto", "off" or a number), `confirm` and `timeout` (seconds) replace what
+    the file says; the files go to
     RESULTS/NAME. What is finished is not run again. `detach` leaves the work to workers that run
     elsewhere, and returns at once. Raises `SweeperError`, before anything is written, for
     whatever in the study cannot work.
     """
     _check_launch(workers, timeout, Path(results))
-    file = _read(study, trials, confirm)
+    file = _read(study, trials, pack, confirm)
     check_place(storage)
     writer = open_writer(storage)
     try:
@@ -198,9 +201,11 @@ def _check_launch(workers: int, timeout: float | None, results: Path) -> None:
         raise SweeperError(f"results: {there} is no folder that can be written to; name another")
 
 
-def _read(study: str | Path, trials: int | None, confirm: bool | None) -> StudyFile:
+def _read(
+    study: str | Path, trials: int | None, pack: str | int | None, confirm: bool | None
+) -> StudyFile:
     """Read a study file and check, before anything is written, that its trials can run."""
-    file = read_study(study, trials=trials, confirm=confirm)
+    file = read_study(study, trials=trials, pack=pack, confirm=confirm)
     with found_in(find_study_file(study)):
         check_runs(file)
     return file

@@ -10,6 +10,7 @@ def main() -> None:
     """Run the command line; what a person got wrong is one line a problem and exit status 2."""
     # On the terminal as it is now: a trial's own output goes elsewhere while it trains.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("sweeper").setLevel(logging.INFO)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

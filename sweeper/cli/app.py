@@ -68,6 +68,9 @@ def launch(
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave the work to workers elsewhere.")
     ] = False,
+    pack: Annotated[
+        str | None, typer.Option(help="Trials trained in one step: auto, off or a number.")
+    ] = None,
     confirm: Annotated[
         bool | None,
         typer.Option(
@@ -83,7 +86,8 @@ def launch(
     from sweeper import api
     from sweeper.cli.progress import shown
 
-    plan = api.plan_launch(path, trials=trials, confirm=confirm, storage=storage)
+    size = int(pack) if pack is not None and pack.lstrip("-").isdecimal() else pack
+    plan = api.plan_launch(path, trials=trials, pack=size, confirm=confirm, storage=storage)
     if dry_run:
         _print_plan(plan, as_json)
         return
@@ -92,6 +96,7 @@ def launch(
             path,
             workers=workers,
             trials=trials,
+            pack=size,
             confirm=confirm,
             storage=storage,
             timeout=timeout,
@@ -191,6 +196,9 @@ def worker(
         float | None, typer.Option(min=0, help="Leave after so many seconds without work.")
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Leave after so many trials.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many there are: each leaves the others their share.")
+    ] = 1,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds from the first SIGTERM to the end.")
     ] = 20.0,
@@ -203,7 +211,7 @@ def worker(
     """
     from sweeper import api
 
-    terms = api.Terms(name, results, folder, idle, trials)
+    terms = api.Terms(name, results, folder, idle, trials, workers)
     ended = api.run_worker(terms, storage, parent=parent, grace=grace)
     typer.echo(f"{name or 'worker'}: {ended}")
 

@@ -19,8 +19,9 @@ from sweeper.training.checkpoints import (
     save_weights,
 )
 
-# A checkpoint is written after an epoch, but not more often than this, nor than every so many
-# times what the last one took: what a kill may cost, beside the epoch it falls into.
+# A checkpoint is written after an epoch, but not more often than this of its trial's training,
+# nor than every so many times what the last one took: what a kill may cost, beside the epoch it
+# falls into.
 SECONDS: Final = 1.0
 TIMES: Final = 20
 # What the failure of a trial begins with whose state could not be kept.
@@ -77,16 +78,19 @@ class Checkpoints:
 
     def __init__(self, files: TrialFiles, ticket: Ticket) -> None:
         self._files, self._ticket = files, ticket
-        self._due = time.monotonic() + SECONDS
+        self._due = SECONDS
         self._failing = False
 
     def load(self) -> Checkpoint | None:
         """Return where the trial was, or None: it begins."""
-        return load(self._files.checkpoint(self._ticket), self._key)
+        found = load(self._files.checkpoint(self._ticket), self._key)
+        if found is not None:
+            self._due = found.seconds + SECONDS
+        return found
 
     def keep(self, epoch: Epoch) -> None:
         """Write a checkpoint if one is due."""
-        if time.monotonic() >= self._due:
+        if epoch.seconds >= self._due:
             self.write(epoch)
 
     def write(self, epoch: Epoch) -> None:
@@ -102,8 +106,7 @@ class Checkpoints:
         self._written(
             lambda: save(path, Checkpoint(self._key, epoch.number, epoch.seconds, _plain(state())))
         )
-        now = time.monotonic()
-        self._due = now + max(SECONDS, TIMES * (now - began))
+        self._due = epoch.seconds + max(SECONDS, TIMES * (time.monotonic() - began))
 
     def write_weights(self, epoch: Epoch) -> None:
         """Keep the model of a trial's last evaluation, where the loop's state has one."""

@@ -45,6 +45,7 @@ class Launch:
         return [
             *(sys.executable, "-m", "sweeper", "worker", self.record.name),
             *("--parent", str(parent), "--results", str(self.results)),
+            *("--workers", str(self.workers)),
         ]
 
 

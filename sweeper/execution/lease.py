@@ -51,10 +51,14 @@ class Pace:
 
 
 class Vigil:
-    """One trial as the lease thread sees it: alive, hung or late, still to be run or not."""
+    """One trial as the lease thread sees it: alive, hung or late, still to be run or not.
 
-    def __init__(self, ticket: Ticket, pace: Pace) -> None:
+    `sharing` trials have their time together: each may take as many times longer.
+    """
+
+    def __init__(self, ticket: Ticket, pace: Pace, sharing: int = 1) -> None:
         self.ticket = ticket
+        self._sharing = sharing
         self.interrupted = False  # its study was paused, stopped or deleted
         self._pace = pace
         self._since = math.inf  # when its epoch began; inf while it is not training
@@ -65,7 +69,7 @@ class Vigil:
     def limit(self, seconds: float, end_late: Callable[[Store], None]) -> None:
         """Let the trial have so many seconds from now; `end_late` records that it had them."""
         self._end_late = end_late
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.monotonic() + seconds * self._sharing
 
     def epoch_begins(self) -> None:
         """Watch the training from here on: what comes before waits for the database alone."""

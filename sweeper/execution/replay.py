@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import torch
 
 from sweeper.execution.comparison import Difference, Given, Numbers, compare, unlike
 from sweeper.execution.original import Ending, Original, by_epoch, of_copy, of_loop
+from sweeper.execution.packing import PACKED
 from sweeper.execution.watched import epoch_row, training_run
 from sweeper.store.records import EpochRow, Result
 from sweeper.store.studies import StudyRecord
@@ -18,7 +20,8 @@ from sweeper.study.objective import Epoch, Outcome, metric_of, run_trial
 from sweeper.study.space import Point
 from sweeper.study.spec import Metric, StudySpec
 from sweeper.training.device import device_named, environment, pick_device, torch_threads
-from sweeper.training.run import Evaluation
+from sweeper.training.pack import train_packed
+from sweeper.training.run import Evaluation, Trainer
 
 # Called after each epoch with its numbers, and how many epochs are stored.
 OnReplayed = Callable[[EpochRow, int], None]
@@ -80,7 +83,7 @@ def replay_trial(
         device = _device(original.result, file.spec)
         here = environment(device, file.folder)
         given, ending = _trained(file, original, device, on_epoch)
-    there = original.result.environment
+    there = {key: of for key, of in original.result.environment.items() if key != PACKED}
     return _replay(file, original, given, ending, unlike(there, here) if there else [])
 
 
@@ -99,12 +102,20 @@ def _trained(
 ) -> tuple[Given, Ending]:
     watch = _Watch(original, on_epoch)
     run = training_run(file.spec, original.trial.params, device)
-    outcome = run_trial(file.task.trainer, run, watch, watch.in_full)
+    outcome = run_trial(_trainer(file, original.result), run, watch, watch.in_full)
     ending = Ending(outcome.cause, last_line(outcome.failure))
     scores = watch.scores(outcome, file.spec.objective.metric)
     if original.copy:
         scores = {**scores, **of_copy(original.asked, scores)}
     return Given(by_epoch(watch.rows), scores), ending
+
+
+def _trainer(file: StudyFile, result: Result) -> Trainer:
+    """Return what trains with the bits of the first time: a pack's are a pack of one's."""
+    task = file.task.task
+    return (
+        partial(train_packed, task) if task and PACKED in result.environment else file.task.trainer
+    )
 
 
 class _Watch:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from sweeper.execution.attempt import run_ticket
 from sweeper.execution.identity import worker_name
 from sweeper.execution.lease import Leases, Vigil, renewed_leases
 from sweeper.execution.opened import OpenStudy, open_for_work
+from sweeper.execution.packing import TicketPack, pack_size
 from sweeper.execution.presence import free_dead
 from sweeper.execution.replicate import run_replicate
 from sweeper.execution.stopping import StopRequest
@@ -22,7 +24,7 @@ from sweeper.execution.watched import Stopped
 from sweeper.store.confirmations import Confirmation
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, get_study, studies_with_work
-from sweeper.store.tickets import SEARCH, LeaseLost, Ticket, claim, hand_back
+from sweeper.store.tickets import SEARCH, LeaseLost, Ticket, claim, count_open, hand_back
 from sweeper.study.confirmation import finished, to_confirm
 from sweeper.study.load import read_stored
 from sweeper.study.objective import train_alone
@@ -33,6 +35,10 @@ from sweeper.training.device import torch_threads
 IDLE_SECONDS: Final = 0.5
 # Between two looks at which studies there are and what has become of them, while there is work.
 REFRESH_SECONDS: Final = 5.0
+# Points that a model is asked for before the results of those before them are there, by all
+# workers together, and as a share of the budget: docs/search.md says what more would cost.
+MOST_ASKED: Final = 16
+ASKED_SHARE: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +59,8 @@ class Terms:
 
     `name` is a study, None for every running one; `results` the folder of checkpoints, which
     workers may share; `folder` where task files lie on this machine, if not where the launch
-    read them; `idle` (seconds) and `trials` are limits, None for none.
+    read them; `idle` (seconds) and `trials` are limits, None for none; `workers` is how many
+    there are, as far as is known: a pack leaves the others their share.
     """
 
     name: str | None = None
@@ -61,6 +68,7 @@ class Terms:
     folder: Path | None = None
     idle: float | None = None
     trials: int | None = None
+    workers: int = 1
 
 
 def work(store: Store, terms: Terms, stop: StopRequest) -> Ended:
@@ -77,6 +85,7 @@ class _Worker:
         self._store, self._terms, self._stop, self._leases = store, terms, stop, leases
         self._name = worker_name()
         self._studies = _Studies(store, terms)
+        self._sizes: dict[StudyRecord, int] = {}
         self._done = 0
         self._busy_until = time.monotonic()
 
@@ -92,11 +101,21 @@ class _Worker:
         while not self._stop:
             if self._done == self._terms.trials:
                 return Ended.ENOUGH
-            if not any(self._run_one(study) for study in self._studies.to_serve()):
+            if not any(self._served(study) for study in self._studies.to_serve()):
                 return None
-            self._done += 1
-            self._busy_until = time.monotonic()
         return Ended.STOPPED
+
+    def _served(self, study: OpenStudy) -> bool:
+        """Run a trial of the study, or those of a pack; return whether there was one."""
+        with torch_threads(study.file.spec.task.threads):
+            size = self._size(study)
+            return self._run_one(study) if size == 0 else self._run_pack(study, size)
+
+    def _size(self, study: OpenStudy) -> int:
+        """Return how many trials of the study are trained in one step, 0 for one by itself."""
+        if study.record not in self._sizes:
+            self._sizes[study.record] = pack_size(study)
+        return self._sizes[study.record]
 
     def _run_one(self, study: OpenStudy) -> bool:
         """Claim a ticket of the study and run it; return whether there was one."""
@@ -104,23 +123,56 @@ class _Worker:
         if ticket is None:
             return False
         vigil = Vigil(ticket, study.pace)
-        with self._leases.held(vigil), torch_threads(study.file.spec.task.threads):
+        with self._leases.held(vigil):
             self._attempt(study, ticket, vigil)
-        if ticket.phase == SEARCH:
-            self._to_confirm(study)  # now: this worker may leave, and be the last one
+        self._ended(study, ticket)
         return True
 
-    def _claimed(self, study: OpenStudy) -> Ticket | None:
-        """Claim a ticket of the search, or of the confirmation when the search has ended."""
+    def _run_pack(self, study: OpenStudy, size: int) -> bool:
+        """Claim tickets of the study and train them together; return whether there was one."""
+        return TicketPack(
+            study,
+            size,
+            partial(self._claimed, study),
+            partial(self._ended, study),
+            self._leases,
+            self._stop,
+        ).run()
+
+    def _ended(self, study: OpenStudy, ticket: Ticket) -> None:
+        self._done += 1
+        self._busy_until = time.monotonic()
+        if ticket.phase == SEARCH:
+            self._to_confirm(study)  # now: this worker may leave, and be the last one
+
+    def _claimed(self, study: OpenStudy, held: int = 0) -> Ticket | None:
+        """Claim a ticket of the search, or of the confirmation when the search has ended.
+
+        `held` are in this worker's pack already: another one is left to others where it is theirs.
+        """
+        if held and held + self._done == self._terms.trials:
+            return None
         store, record, budget = self._store, study.record, study.file.spec.budget
         if not store.call(lambda: out_of_patience(study.optuna, budget.patience)):
-            ticket = claim(store, record.id, self._name, below=budget.trials)
+            ticket = self._claim(record, SEARCH, budget.trials, held)
             if ticket is not None:
                 return ticket
         laid = self._to_confirm(study)
-        if laid is None:
-            return None
-        return claim(store, record.id, self._name, below=laid.trainings, phase=laid.phase)
+        return None if laid is None else self._claim(record, laid.phase, laid.trainings, held)
+
+    def _claim(self, study: StudyRecord, phase: str, below: int, held: int) -> Ticket | None:
+        take = partial(claim, self._store, study.id, self._name, below=below, phase=phase)
+        if held == 0:
+            return take()
+        workers = self._terms.workers
+        enough = (held + 1) * workers
+        count = partial(count_open, self._store, study.id, below=below, phase=phase)
+        if workers == 1 or count(points="laid", most=enough) == enough:
+            ticket = take(points="laid", fresh=True)
+            if ticket is not None:
+                return ticket
+        may_ask = enough <= min(MOST_ASKED, ASKED_SHARE * below)
+        return take(points="asked", fresh=True) if may_ask else None
 
     def _to_confirm(self, study: OpenStudy) -> Confirmation | None:
         """Return the confirmation that is due, laid out now where nobody has."""

@@ -5,9 +5,23 @@ A study's budget is the rows 0 … N-1, so it is exact however many workers come
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    String,
+    and_,
+    case,
+    cast,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from sweeper.store.database import transaction
 from sweeper.store.schema import now, studies, tickets
@@ -18,6 +32,8 @@ LEASE_SECONDS: Final = 30.0
 RENEW_SECONDS: Final = 10.0
 
 Point = Mapping[str, Any]
+# Tickets with a point that was laid into them, those whose point is asked for, or both.
+Points = Literal["laid", "asked", "any"]
 
 
 class LeaseLost(Exception):
@@ -134,11 +150,19 @@ def laid_points(
 
 @transaction
 def claim(
-    connection: Connection, study_id: int, worker: str, *, below: int, phase: str = SEARCH
+    connection: Connection,
+    study_id: int,
+    worker: str,
+    *,
+    below: int,
+    phase: str = SEARCH,
+    points: Points = "any",
+    fresh: bool = False,
 ) -> Ticket | None:
     """Take the first ticket under `below` that nobody holds; None when there is none now.
 
-    Of a study that is paused or stopped there is none.
+    `fresh` leaves those that a worker may have died of. Of a study that is paused or stopped
+    there is none.
     """
     running = select(studies.c.id).where(studies.c.id == study_id, studies.c.state == "running")
     free = and_(
@@ -148,6 +172,8 @@ def claim(
         tickets.c.number < below,
         tickets.c.state == "open",
         or_(tickets.c.lease_until.is_(None), tickets.c.lease_until < now()),
+        _has(points),
+        *([tickets.c.claims == tickets.c.returned] if fresh else []),
     )
     first = select(tickets).where(free).order_by(tickets.c.number).limit(1)
     row = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
@@ -162,6 +188,35 @@ def claim(
         .values(worker=worker, claims=claims, lease_until=now() + LEASE_SECONDS)
     )
     return ticket
+
+
+@transaction
+def count_open(
+    connection: Connection,
+    study_id: int,
+    *,
+    below: int,
+    phase: str = SEARCH,
+    points: Points = "any",
+    most: int,
+) -> int:
+    """Count the tickets under `below` that have not come to their end, up to `most`."""
+    still_open = select(tickets.c.number).where(
+        tickets.c.study_id == study_id,
+        tickets.c.phase == phase,
+        tickets.c.number < below,
+        tickets.c.state == "open",
+        _has(points),
+    )
+    some = still_open.limit(most).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def _has(points: Points) -> ColumnElement[bool]:
+    if points == "any":
+        return true()
+    asked = cast(tickets.c.params, String) == "null"  # JSON's null is what no point is stored as
+    return asked if points == "asked" else not_(asked)
 
 
 @transaction

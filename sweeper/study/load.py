@@ -74,13 +74,17 @@ class StudyFile:
 
 
 def read_study(
-    reference: str | Path, *, trials: int | None = None, confirm: bool | None = None
+    reference: str | Path,
+    *,
+    trials: int | None = None,
+    pack: str | int | None = None,
+    confirm: bool | None = None,
 ) -> StudyFile:
-    """Read, check and load a study; `trials` and `confirm` replace what the file says."""
+    """Read, check and load a study; what is given beside it replaces what the file says."""
     path = find_study_file(reference)
     spec = parse_spec(_resolve_first(_read_toml(path), path), path)
-    if trials is not None:
-        spec = _with_trials(spec, trials)
+    given = {"trials": trials, "pack": pack}
+    spec = _with_budget(spec, {key: value for key, value in given.items() if value is not None})
     if confirm is not None:
         spec = with_confirm(spec, confirm)
     with found_in(path):
@@ -96,9 +100,9 @@ def parse_spec(tables: Mapping[str, Any], origin: object) -> StudySpec:
         raise SweeperError("\n".join(f"{origin}: {line}" for line in lines)) from None
 
 
-def _with_trials(spec: StudySpec, trials: int) -> StudySpec:
+def _with_budget(spec: StudySpec, given: Mapping[str, Any]) -> StudySpec:
     try:
-        budget = Budget.model_validate({**spec.budget.model_dump(), "trials": trials})
+        budget = Budget.model_validate({**spec.budget.model_dump(), **given})
     except ValidationError as error:
         raise SweeperError("\n".join(problems(error, Budget))) from None
     return spec.model_copy(update={"budget": budget})

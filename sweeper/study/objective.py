@@ -21,6 +21,7 @@ from sweeper.study.spec import Metric
 from sweeper.training.checkpoints import Checkpoint
 from sweeper.training.device import is_out_of_memory, memory_at_hand
 from sweeper.training.run import Evaluation, Trainer, TrainingRun
+from sweeper.training.stacking import Unstackable
 
 # The end of what a loop printed; a runaway loop must not fill the database.
 LOG_CHARACTERS = 64_000
@@ -107,10 +108,19 @@ def run_trial(
 
 def train_alone(trainer: Trainer, trial: Followed[T]) -> T:
     """Train what a trial asks for by itself, and return what the trial does."""
-    evaluations = None
     try:
         training = next(trial)
-        clock = time.perf_counter() - training.seconds
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+    return go_on_alone(trainer, trial, training)
+
+
+def go_on_alone(trainer: Trainer, trial: Followed[T], training: Training) -> T:
+    """Train by itself what a trial has asked for, and return what the trial does."""
+    evaluations = None
+    clock = time.perf_counter() - training.seconds
+    try:
         while True:
             try:
                 with training.fence():
@@ -226,7 +236,7 @@ class _Fence:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         sys.stdout, sys.stderr = self._streams
-        if isinstance(error, Failed) or not isinstance(error, Exception):
+        if isinstance(error, Failed | Unstackable) or not isinstance(error, Exception):
             return
         if isinstance(error, SweeperError):
             raise Failed(str(error)) from error

@@ -224,10 +224,23 @@ class ObjectiveSection(Section):
     ] = "nll"
 
 
+MOST_TRIALS: Final = 1_000_000
+
+
+def _check_pack(given: object) -> object:
+    if isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= MOST_TRIALS:
+        return given
+    if given in ("auto", "off"):
+        return given
+    raise ValueError(
+        f"{shown(given)}; allowed: 'auto', 'off' or a whole number from 1 to budget.trials"
+    )
+
+
 class Budget(Section):
     """How much is spent."""
 
-    trials: Annotated[int, Field(ge=1, le=1_000_000, description="ε = 0 included.")] = 64
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS, description="ε = 0 included.")] = 64
     timeout: Annotated[float | None, Field(gt=0, description="Seconds a launch may take.")] = None
     trial_timeout: Annotated[
         float | None,
@@ -236,6 +249,20 @@ class Budget(Section):
     patience: Annotated[
         int | None, Field(ge=1, description="Stop after so many trials without a better one.")
     ] = None
+    pack: Annotated[
+        Literal["auto", "off"] | int,
+        BeforeValidator(_check_pack),
+        Field(
+            description="Trials that a worker trains in one step: a number, at most trials; "
+            "auto: what is quickest; off: one by one."
+        ),
+    ] = "auto"
+
+    @model_validator(mode="after")
+    def _pack_within_trials(self) -> "Budget":
+        if isinstance(self.pack, int) and self.pack > self.trials:
+            raise KeyErrors([("pack", f"{self.pack}; allowed: at most trials = {self.trials}")])
+        return self
 
 
 class SamplerSection(Section):

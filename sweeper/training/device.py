@@ -1,5 +1,6 @@
 """Where a trial runs, and everything about that place which decides its result."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from sweeper.errors import SweeperError
 
 PACKAGES = ("sweeper", "torch", "numpy", "optuna")
 _CPUINFO = Path("/proc/cpuinfo")
+
+# MKL's products depend, in their last bits, on where in memory a matrix begins, and so on a
+# run's place among those trained with it, unless MKL is told otherwise before its first. It
+# costs no time.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def pick_device(name: str = "auto") -> torch.device:

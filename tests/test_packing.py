@@ -1,0 +1,256 @@
+"""Packs in a worker: many tickets in one step, each a trial of its own, as if it were alone."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import sweeper
+from sweeper.api import Study, replay
+from sweeper.execution.stopping import StopRequest
+from sweeper.execution.worker import Ended, Terms, work
+from sweeper.store.database import Store, open_writer
+from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import claim, count_open, free_leases
+from sweeper.study.load import read_study
+from sweeper.study.registration import register
+from sweeper.training.pack import Given, Pack
+from sweeper.training.stack import Member
+
+Write = Callable[..., Path]
+
+TASK = """
+import torch
+from torch import nn
+from sweeper.training import Optimiser, Splits, Task
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+def model(hparams):
+    width = int(hparams["width"])
+    if width == 13:
+        raise RuntimeError("no model of 13")
+    bent = Branching() if width == 11 else nn.Tanh()
+    return nn.Sequential(nn.Linear(6, width), bent, nn.Dropout(0.3), nn.Linear(width, 4))
+
+def data(seed):
+    def split(rows):
+        labels = torch.arange(rows) % 4
+        return torch.randn(rows, 6) + labels.unsqueeze(1) * torch.linspace(-1, 1, 6), labels
+    return Splits(split(60), split(40), split(40), 4)
+
+small = Task("small", 4, model, data, Optimiser(lr=0.02), epochs=6, batch_size=20,
+             hparams={"width": 8})
+"""
+STUDY = """
+[study]
+name = "small"
+seed = 3
+[task]
+use = "small.py:small"
+[space]
+width = {width}
+lr = {lr}
+[sampler]
+name = "random"
+[pruner]
+name = "{pruner}"
+startup = 3
+[budget]
+trials = 9
+pack = {pack}
+[confirm]
+enabled = false
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Write:
+    """Return a function that writes the study, with its declared task beside it."""
+
+    def write(
+        pack: object, width: str = "[8]", lr: str = "[0.02, 0.03]", pruner: str = "none"
+    ) -> Path:
+        (tmp_path / "small.py").write_text(TASK)
+        path = tmp_path / "small.toml"
+        path.write_text(STUDY.format(pack=pack, width=width, lr=lr, pruner=pruner))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def frame_of(small: Write, tmp_path: Path) -> Callable[..., pd.DataFrame]:
+    """Return a function that runs the study in this process and returns its trials."""
+
+    def run(pack: object, **others: str) -> pd.DataFrame:
+        storage = f"sqlite:///{tmp_path}/{pack}.db"
+        done = sweeper.launch(
+            small(f'"{pack}"' if isinstance(pack, str) else pack, **others),
+            workers=0,
+            storage=storage,
+            results=tmp_path / str(pack),
+        )
+        return done.frame().set_index("number")
+
+    return run
+
+
+@pytest.fixture
+def launched(small: Write, storage: str) -> Iterator[tuple[Store, StudyRecord]]:
+    """A study in packs of four, registered and not begun."""
+    store = open_writer(storage)
+    yield store, register(store, read_study(small(4)))
+    store.close()
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many were in the pack in each of its epochs, from here on."""
+    found, epoch = list[int](), Pack.epoch
+
+    def noted(pack: Pack) -> Iterator[tuple[Member, Given]]:
+        found.append(len(pack))
+        return epoch(pack)
+
+    monkeypatch.setattr(Pack, "epoch", noted)
+    return found
+
+
+SCORES = ["state", "value", "accuracy", "ece", "epsilon", "schedule", "epochs"]
+
+
+def test_a_study_is_the_same_to_the_last_bit_in_packs_of_any_size(
+    frame_of: Callable[..., pd.DataFrame], sizes: list[int]
+) -> None:
+    by_one = frame_of(1)
+    assert set(sizes) == {1}
+    sizes.clear()
+    by_four = frame_of(4)
+    assert max(sizes) == 4
+    assert sizes[-1] == 1  # 9 trials: the places of those that ended were taken again
+    pd.testing.assert_frame_equal(by_one[SCORES], by_four[SCORES], check_exact=True)
+    assert set(by_four["state"]) == {"complete"}
+    loop = frame_of("off")
+    assert max((loop["value"] - by_four["value"]).abs()) < 1e-4
+    assert not loop["value"].equals(by_four["value"])  # or nothing was packed
+
+
+def test_what_fails_leaves_the_others_as_they_are(frame_of: Callable[..., pd.DataFrame]) -> None:
+    found = frame_of(5, width="[8, 13]", lr="[0.02, 1e38]")
+    broken = found["hp_width"] == 13
+    wild = ~broken & (found["hp_lr"] > 1)
+    assert 0 < broken.sum() < 9
+    assert 0 < wild.sum() < 9
+    assert found[broken]["failure"].str.contains("no model of 13").all()
+    assert found[wild]["failure"].str.contains("diverged").all()
+    alone = frame_of(1, width="[8, 13]", lr="[0.02, 1e38]")
+    pd.testing.assert_frame_equal(found[SCORES], alone[SCORES], check_exact=True)
+
+
+def test_a_pack_prunes(frame_of: Callable[..., pd.DataFrame]) -> None:
+    states = frame_of(4, lr="[0.00001, 0.03]", pruner="median")["state"]
+    assert {"complete", "pruned"} == set(states)
+
+
+def test_a_model_that_cannot_be_stacked_is_trained_by_itself_and_the_module_named(
+    frame_of: Callable[..., pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "sweeper"):
+        found = frame_of(4, width="[8, 11]")
+    assert set(found["state"]) == {"complete"}
+    said = [record.message for record in caplog.records if "by itself" in record.message]
+    assert len(said) == 1
+    assert "1 (Branching)" in said[0]
+    alone = found["hp_width"] == 11
+    loop = frame_of("off", width="[8, 11]")
+    pd.testing.assert_series_equal(loop["value"][alone], found["value"][alone], check_exact=True)
+
+
+def test_auto_leaves_what_cannot_be_stacked_to_the_loop(
+    frame_of: Callable[..., pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "sweeper"):
+        found = frame_of("auto", width="[11]")
+    assert set(found["state"]) == {"complete"}
+    assert any("each trial by itself" in record.message for record in caplog.records)
+
+
+class StopAfter(StopRequest):
+    """Asks for the stop when it has been looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def __bool__(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+
+def test_a_stopped_pack_hands_all_back_and_goes_on_to_the_same_bits(
+    launched: tuple[Store, StudyRecord],
+    storage: str,
+    frame_of: Callable[..., pd.DataFrame],
+    tmp_path: Path,
+) -> None:
+    store, record = launched
+    terms = Terms(record.name, tmp_path / "stopped")
+    for looks in (12, 19, 27):
+        assert work(store, terms, StopAfter(looks)) is Ended.STOPPED
+        assert Study("small", storage).progress().running == 0
+    assert (tmp_path / "stopped" / "small" / "checkpoints").is_dir()
+    assert work(store, terms, StopRequest()) is Ended.FINISHED
+    stopped = Study("small", storage).frame().set_index("number")
+    pd.testing.assert_frame_equal(stopped[SCORES], frame_of(4)[SCORES], check_exact=True)
+
+
+def test_a_ticket_that_a_worker_may_have_died_of_is_trained_with_no_other(
+    launched: tuple[Store, StudyRecord], sizes: list[int], tmp_path: Path
+) -> None:
+    store, record = launched
+    assert claim(store, record.id, "doomed", below=9) is not None
+    free_leases(store, ["doomed"])
+    work(store, Terms(record.name, tmp_path), StopRequest())
+    assert sizes[:6] == [1] * 6
+    assert max(sizes) == 4
+
+
+def test_a_pack_leaves_other_workers_their_share(
+    launched: tuple[Store, StudyRecord], sizes: list[int], tmp_path: Path
+) -> None:
+    store, record = launched
+    work(store, Terms(record.name, tmp_path, workers=3), StopRequest())
+    assert max(sizes) == 3
+    assert sizes[-1] == 1
+
+
+def test_tickets_are_claimed_by_where_their_point_comes_from(
+    write_study: Write, storage: str
+) -> None:
+    store = open_writer(storage)
+    record = register(store, read_study(write_study(), trials=24))
+    laid = count_open(store, record.id, below=24, points="laid", most=99)
+    asked = count_open(store, record.id, below=24, points="asked", most=99)
+    assert (laid, asked) == (16, 8)
+    assert count_open(store, record.id, below=24, points="laid", most=5) == 5
+    ticket = claim(store, record.id, "one", below=24, points="asked")
+    assert ticket is not None
+    assert (ticket.number, ticket.point) == (16, None)
+    assert claim(store, record.id, "one", below=16, points="asked") is None
+    free_leases(store, ["one"])
+    again = claim(store, record.id, "two", below=24, points="asked", fresh=True)
+    assert again is not None
+    assert again.number == 17
+    store.close()
+
+
+def test_a_packed_trial_replays_to_the_last_bit(small: Write, storage: str, tmp_path: Path) -> None:
+    sweeper.launch(small(4), workers=0, storage=storage, results=tmp_path / "results")
+    found = replay("small", 5, storage)
+    assert found.same, found.differences
+    assert found.epochs == 6
