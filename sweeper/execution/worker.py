@@ -37,8 +37,8 @@ IDLE_SECONDS: Final = 0.5
 REFRESH_SECONDS: Final = 5.0
 # Points that a model is asked for before the results of those before them are there, by all
 # workers together, and as a share of the budget: docs/search.md says what more would cost.
-MOST_ASKED: Final = 16
-ASKED_SHARE: Final = 0.25
+MOST_ASKED: Final = 32
+ASKED_SHARE: Final = 1 / 8
 
 _log = logging.getLogger(__name__)
 

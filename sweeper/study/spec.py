@@ -293,7 +293,7 @@ class PrunerSection(Section):
     startup: Annotated[int, Field(ge=1, description="Finished trials before any is pruned.")] = 10
     warmup: Annotated[
         float, Field(ge=0, lt=1, description="Share of the training that no trial is pruned in.")
-    ] = 0.5
+    ] = 0.75
 
 
 def _check_constraint(given: str) -> str:

@@ -1,10 +1,10 @@
 """Runs of one kind trained in one step: each has its own row in every stacked tensor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -165,14 +165,21 @@ class Stack:
         found = torch.autograd.grad(loss.sum(), list(parameters.values()))
         for slot, gradient in zip(self._slots, found, strict=True):
             slot.copy_(gradient)
-        self._update(batches.settings(step))
+        self._update(batches.optimisers(step))
         return loss.detach(), mean_epsilon
 
-    def _update(self, settings: Sequence[Optimiser]) -> None:
+    def _update(self, optimisers: Iterable[tuple[Optimiser, Sequence[int]]]) -> None:
         if self._l1 is not None:
             self._gradients.add_(self._weights.sign() * self._l1)
         weights, gradients = self._rows
-        update(settings, weights, gradients, [member.moments for member in self.members])
+        moments = [member.moments for member in self.members]
+        for optimiser, places in optimisers:
+            update(
+                optimiser,
+                [weights[place] for place in places],
+                [gradients[place] for place in places],
+                [moments[place] for place in places],
+            )
 
     def _l1_factors(self) -> Tensor | None:
         if not any(member.settings.l1 for member in self.members):
@@ -221,14 +228,15 @@ class Batches:
     def __init__(self, task: Task, members: Sequence[Member]) -> None:
         self._task, self._members = task, members
         orders = {
-            (m.run.seed, m.epochs): torch.split(
-                batch_order(m.run.seed, m.epochs, len(m.train[1])).to(m.run.device),
-                task.batch_size,
+            (m.run.seed, m.epochs): batch_order(m.run.seed, m.epochs, len(m.train[1])).to(
+                m.run.device
             )
             for m in members
         }
-        self._orders = [orders[m.run.seed, m.epochs] for m in members]
-        self.steps = len(self._orders[0])
+        self._sources = self._sources_of([orders[m.run.seed, m.epochs] for m in members])
+        parts = torch.split(members[0].train[1], task.batch_size)
+        self._sizes = [len(part) for part in parts]
+        self.steps = len(self._sizes)
         self.seeds = self._step_seeds("steps")
         self._augment_seeds = self._step_seeds("augment") if task.augment else []
         self._progress = [
@@ -239,34 +247,47 @@ class Batches:
             for m in members
         ]
         self._ceilings = torch.stack([self._ceiling(place) for place in range(len(members))])
+        self._optimisers = dict[tuple[Optimiser, int], list[int]]()
+        for place, m in enumerate(members):
+            key = replace(m.settings, l1=0.0), m.epochs
+            self._optimisers.setdefault(key, []).append(place)
         self._adaptive = [place for place, m in enumerate(members) if m.loss.adaptive]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs (T, B, ...) and the labels (T, B) of a step."""
-        made = dict[Any, tuple[Tensor, Tensor]]()
-        chosen = []
-        for place, member in enumerate(self._members):
-            key = self._batch_key(place)
-            if key not in made:
-                made[key] = self._rows(place, member, step)
-            chosen.append(made[key])
-        return _stacked([inputs for inputs, _ in chosen]), _stacked(
-            [labels for _, labels in chosen]
-        )
+        begin = step * self._task.batch_size
+        made = [
+            self._rows(source, source.order[begin : begin + self._task.batch_size], step)
+            for source in self._sources
+        ]
+        inputs, labels = ([each[part] for each in made] for part in (0, 1))
+        return self._spread(inputs), self._spread(labels)
 
-    def _batch_key(self, place: int) -> Any:
-        """Return what members have in common that are given the same batch."""
-        member = self._members[place]
-        hparams = repr(sorted(member.hparams.items())) if self._task.augment else ""
-        return id(member.train[0]), id(self._orders[place]), hparams
+    def _sources_of(self, orders: Sequence[Tensor]) -> "list[_Source]":
+        """Return where batches come from: one source for members that are given the same."""
+        found = dict[Any, _Source]()
+        for place, (member, order) in enumerate(zip(self._members, orders, strict=True)):
+            hparams = repr(sorted(member.hparams.items())) if self._task.augment else ""
+            key = id(member.train[0]), id(order), hparams
+            found.setdefault(key, _Source(member, order, [])).places.append(place)
+        return list(found.values())
 
-    def _rows(self, place: int, member: Member, step: int) -> tuple[Tensor, Tensor]:
-        rows = self._orders[place][step]
+    def _rows(self, source: "_Source", rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        member = source.member
         inputs = member.train[0][rows]
         if self._task.augment is not None:
-            seed_global(self._augment_seeds[step][place], member.run.device)
+            seed_global(self._augment_seeds[step][source.places[0]], member.run.device)
             inputs = self._task.augment(inputs, member.hparams)
         return inputs, member.train[1][rows]
+
+    def _spread(self, each: Sequence[Tensor]) -> Tensor:
+        """Give every member what its source has."""
+        if len(each) == 1:
+            return each[0].expand(len(self._members), *each[0].shape)
+        of = dict[int, Tensor]()
+        for source, tensor in zip(self._sources, each, strict=True):
+            of.update((place, tensor) for place in source.places)
+        return torch.stack([of[place] for place in range(len(self._members))])
 
     def epsilons(self, step: int, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return epsilon of each sample, (T, B), and its mean for each member, (T,)."""
@@ -279,17 +300,16 @@ class Batches:
                 mean[place] = epsilon[place].mean()
         return epsilon, mean
 
-    def settings(self, step: int) -> list[Optimiser]:
-        """Return each member's optimiser with its learning rate now."""
-        return [
-            replace(m.settings, lr=m.settings.lr_at(self._progress[place][step]))
-            for place, m in enumerate(self._members)
-        ]
+    def optimisers(self, step: int) -> Iterator[tuple[Optimiser, Sequence[int]]]:
+        """Yield optimisers with their learning rates now, each with the places that it is for."""
+        for (settings, _), places in self._optimisers.items():
+            lr = settings.lr_at(self._progress[places[0]][step])
+            yield replace(settings, lr=lr), places
 
     def means(self, values: Sequence[Tensor]) -> list[float]:
         """Return the means over the epoch's rows of what each step gave, (T,) each."""
         by_member = torch.stack(list(values)).T.contiguous()
-        sizes = torch.tensor([len(rows) for rows in self._orders[0]], device=by_member.device)
+        sizes = torch.tensor(self._sizes, device=by_member.device)
         return [weighted_mean(row, sizes) for row in by_member]
 
     def _step_seeds(self, purpose: str) -> list[list[int]]:
@@ -305,3 +325,11 @@ class Batches:
         member = self._members[place]
         progress = torch.tensor(self._progress[place], device=member.run.device)
         return member.loss.at(progress)
+
+
+class _Source(NamedTuple):
+    """Rows in the order of an epoch, for the members at some places; `member` is one of them."""
+
+    member: Member
+    order: Tensor
+    places: list[int]

@@ -1,8 +1,7 @@
 """One step of torch's optimisers for many runs: each with its own settings and its own history."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,26 +68,11 @@ def _remembered(settings: Optimiser) -> tuple[str, ...]:
 
 @torch.no_grad()
 def update(
-    settings: Sequence[Optimiser],
-    weights: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    moments: Sequence[Moments],
+    settings: Optimiser, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
 ) -> None:
-    """Make one step for each run, with the learning rate that its settings now have.
-
-    Runs of equal settings go in one call; every row is computed by itself.
-    """
-    equal = defaultdict[Optimiser, list[int]](list)
-    for number, one in enumerate(settings):
-        equal[replace(one, l1=0.0)].append(number)
-    for one, numbers in equal.items():
-        step = _sgd if one.name == "sgd" else _adam
-        step(
-            one,
-            [weights[number] for number in numbers],
-            [gradients[number] for number in numbers],
-            [moments[number] for number in numbers],
-        )
+    """Make one step for each of runs with equal settings; every row is computed by itself."""
+    step = _sgd if settings.name == "sgd" else _adam
+    step(settings, weights, gradients, moments)
 
 
 def _adam(
