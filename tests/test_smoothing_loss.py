@@ -1,6 +1,7 @@
 """The loss: torch's where torch is right, and what is right where it is not."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.func import grad, jacrev, vmap
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sweeper.smoothing import CONVENTIONS, smooth_targets, smoothing_loss, to_uniform
+from sweeper.smoothing import CONVENTIONS, eager, smooth_targets, smoothing_loss, to_uniform
 
 MASKED = -math.inf
 
@@ -350,6 +351,198 @@ class TestGradients:
         logits, _ = batch(4, 3)
         labels = soft(logits).requires_grad_()
         assert gradcheck(lambda labels: smoothing_loss(logits, labels, 0.2), (labels,))
+
+
+PLAIN = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+
+
+def step(
+    logits: Tensor, labels: Tensor, epsilon: Tensor, slope: Tensor, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of rows and, with these slopes, their gradients."""
+    leaf = logits.detach().requires_grad_()
+    losses = smoothing_loss(leaf, labels, epsilon, reduction="none", **options)
+    return losses.detach(), torch.autograd.grad(losses, leaf, slope.to(losses))[0]
+
+
+def parts(rows: int) -> list[Tensor]:
+    """Return some rows of a batch: single ones, a few, most, all in another order."""
+    source = torch.Generator().manual_seed(rows)
+    apart = torch.arange(rows)
+    return [
+        *apart[[0, 1, rows // 2, rows - 1], None],
+        apart[1:],
+        apart[::3],
+        apart[-3:],
+        torch.randperm(rows, generator=source),
+    ]
+
+
+class TestRows:
+    """Many models' rows are one call: none may feel, to the last bit, which others there are."""
+
+    def check(self, *batch: Tensor, **options: Any) -> None:
+        losses, gradients = step(*batch, **options)
+        for rows in parts(len(losses)):
+            alone = step(*(of[rows] for of in batch), **options)
+            assert torch.equal(alone[0], losses[rows])
+            assert torch.equal(alone[1], gradients[rows])
+
+    def rows(self, count: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        logits, labels = batch(count, classes, dtype=dtype)
+        labels[1] = -100
+        epsilon = torch.linspace(0, 1, count, dtype=torch.float64).to(dtype)
+        return logits.detach(), labels, epsilon, torch.linspace(-1, 2, count)
+
+    @pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 17, 33, 1000])
+    @PLAIN
+    def test_do_not_mix(self, classes: int, dtype: torch.dtype) -> None:
+        self.check(*self.rows(37, classes, dtype))
+
+    @PLAIN
+    def test_do_not_mix_where_blocks_end(
+        self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(eager, "BLOCK", 100)
+        self.check(*self.rows(37, 10, dtype))
+        self.check(*self.rows(37, 33, dtype))
+
+    @pytest.mark.parametrize("odd", [MASKED, math.nan, math.inf])
+    @pytest.mark.parametrize("classes", [10, 33])
+    def test_a_mask_or_nan_stays_in_its_row(self, odd: float, classes: int) -> None:
+        logits, labels, epsilon, slope = self.rows(37, classes, torch.float32)
+        labels[2] = 0
+        clean = step(logits, labels, epsilon, slope)
+        logits[2, 1] = logits[3, 1:] = odd
+        losses, gradients = step(logits, labels, epsilon, slope)
+        others = torch.arange(37) > 3
+        assert torch.equal(losses[others], clean[0][others])
+        assert torch.equal(gradients[others], clean[1][others])
+        for rows in (torch.tensor([2]), torch.tensor([3, 36])):
+            alone = step(*(of[rows] for of in (logits, labels, epsilon, slope)))
+            assert_close(alone[0], losses[rows], rtol=0, atol=0, equal_nan=True)
+            assert_close(alone[1], gradients[rows], rtol=0, atol=0, equal_nan=True)
+
+    @pytest.mark.parametrize("odd", [0.0, MASKED])
+    def test_a_lone_long_row_is_summed_as_beside_others(self, odd: float) -> None:
+        logits, labels, epsilon, slope = self.rows(3, 40_000, torch.float32)
+        logits[:, 7] = odd
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            self.check(logits, labels, epsilon, slope)
+        finally:
+            torch.set_num_threads(threads)
+
+
+class TestNode:
+    """Without a look that forbids it, the loss of hard labels is one node of the graph."""
+
+    @pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 33, 600])
+    @PLAIN
+    @REDUCTION
+    @pytest.mark.parametrize("ignored", [False, True])
+    @pytest.mark.parametrize("block", [eager.BLOCK, 100])
+    def test_agrees_with_what_the_graph_makes_of_a_weight_of_one(
+        self,
+        classes: int,
+        dtype: torch.dtype,
+        reduction: str,
+        ignored: bool,
+        block: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(eager, "BLOCK", block)
+        logits, labels = batch(20, classes, dtype=dtype)
+        if ignored:
+            labels[::3] = -100
+        weight = torch.ones(classes)
+        ours = smoothing_loss(logits, labels, 0.2, reduction=reduction)
+        theirs = smoothing_loss(logits, labels, 0.2, weight=weight, reduction=reduction)
+        assert "Smoothed" in type(ours.grad_fn).__name__
+        assert "Smoothed" not in type(theirs.grad_fn).__name__
+        assert_close(ours, theirs)
+        assert_close(gradient(ours, logits), gradient(theirs, logits))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("classes", [10, 33])
+    def test_half_precision_is_float32_rounded_once(self, dtype: torch.dtype, classes: int) -> None:
+        logits, labels = batch(600, classes, dtype=dtype)
+        wide = logits.detach().float().requires_grad_()
+        ours, theirs = smoothing_loss(logits, labels, 0.2), smoothing_loss(wide, labels, 0.2)
+        assert torch.equal(ours, theirs)
+        assert torch.equal(gradient(ours, logits)[0], gradient(theirs, wide)[0].to(dtype))
+
+    @pytest.mark.parametrize("shape", [(6, 20, 4), (6, 3, 2, 3)])
+    def test_strides_do_not_matter(self, shape: tuple[int, ...]) -> None:
+        logits, labels = batch(*shape, dtype=torch.bfloat16)
+        strided = logits.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+        ours = smoothing_loss(strided, labels, 0.2)
+        theirs = smoothing_loss(logits.float(), labels, 0.2)
+        assert_close(ours, theirs)
+        assert_close(gradient(ours, strided), gradient(theirs, logits))
+
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_behaves_as_any_node(self, reduction: str) -> None:
+        logits, labels = batch(6, 10, dtype=torch.float32)
+        loss = smoothing_loss(logits, labels, 0.2, reduction=reduction)
+        (once,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
+        loss /= 4  # as those do who accumulate gradients
+        assert_close(4 * gradient(loss, logits)[0], once)
+
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_every_kind_of_derivative(self, reduction: str, masked: bool) -> None:
+        logits, labels = batch(4, 10)
+        labels[0] = -100
+        mask = torch.zeros(4, 10, dtype=torch.bool)
+        mask[1, (labels[1] + 1) % 10] = masked
+        epsilon = torch.linspace(0.1, 0.6, 4, dtype=torch.float64)
+
+        def loss(logits: Tensor) -> Tensor:
+            filled = logits.masked_fill(mask, MASKED)
+            return smoothing_loss(filled, labels, epsilon, reduction=reduction)
+
+        assert gradcheck(loss, (logits,), check_batched_grad=True)
+        assert gradgradcheck(loss, (logits,), check_batched_grad=True)
+
+    # torch scripts its own rules for forward derivatives when the first is asked for.
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+    def test_forward_derivatives(self) -> None:
+        logits, labels = batch(4, 3)
+        assert gradcheck(
+            lambda logits: smoothing_loss(logits, labels, 0.2), (logits,), check_forward_ad=True
+        )
+
+    def test_a_subclass_of_tensor_says_itself_what_operations_do(self) -> None:
+        class Counting(Tensor):
+            asked = 0
+
+            @classmethod
+            def __torch_function__(cls, *given: Any, **more: Any) -> Any:
+                cls.asked += 1
+                return super().__torch_function__(*given, **more)  # type: ignore[no-untyped-call]
+
+        logits, labels = batch(4, 3)
+        ours = smoothing_loss(logits.detach().as_subclass(Counting), labels, 0.2)
+        assert isinstance(ours, Counting)
+        assert_close(ours.as_subclass(Tensor), smoothing_loss(logits, labels, 0.2).detach())
+
+    def test_keeps_no_more_than_cross_entropy_and_the_logits(self) -> None:
+        def kept(loss: Callable[..., Tensor]) -> int:
+            logits, labels = batch(64, 100, dtype=torch.float32)
+            sizes: list[int] = []
+
+            def pack(tensor: Tensor) -> Tensor:
+                sizes.append(tensor.nbytes if tensor.data_ptr() != logits.data_ptr() else 0)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                loss(logits, labels)
+            return sum(sizes)
+
+        ours = kept(lambda logits, labels: smoothing_loss(logits, labels, 0.2))
+        assert ours <= kept(F.cross_entropy)
 
 
 class TestVmap:

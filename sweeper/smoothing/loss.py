@@ -1,6 +1,7 @@
 """The label-smoothing loss as a function of logits, labels and epsilon."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from sweeper.smoothing.conventions import (
     check_convention,
     check_epsilon,
 )
+from sweeper.smoothing.eager import finite_rows, is_plain, may_fuse, plain_loss, row_sums
 from sweeper.smoothing.values import check_epsilons, check_labels, may_look
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -41,13 +43,93 @@ def smoothing_loss(
     do not fit; for the values of tensors only in eager mode on the CPU outside torch.func.
     """
     _check_arguments(logits, labels, epsilon, convention, weight, ignore_index, reduction)
+    plain = weight is None and is_plain(logits, labels, epsilon)
+    if plain:
+        factor = _uniform_factor(logits.shape[1], convention)
+        loss = plain_loss(logits, labels, _looked_at(epsilon), factor, ignore_index, reduction)
+        if loss is not None:
+            return loss
+        if reduction == "none" and logits.dim() == 2:
+            finite = finite_rows(logits)
+            if finite.any():
+                return _losses_of_both(finite, logits, labels, epsilon, convention, ignore_index)
+    if weight is None and may_fuse(logits, labels, epsilon):
+        return _fused(logits, labels, epsilon, convention, ignore_index, reduction)
+    _check_values(labels, epsilon, logits.shape[1], ignore_index)
+    return _any_loss(logits, labels, epsilon, convention, weight, ignore_index, reduction, plain)
+
+
+def _fused(
+    logits: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    convention: str,
+    ignore_index: int,
+    reduction: str,
+) -> Tensor:
+    from sweeper.smoothing.fused import fused_loss  # Triton is there on a GPU alone
+
+    def general(logits: Tensor) -> Tensor:
+        return _any_loss(
+            logits, labels, epsilon, convention, None, ignore_index, reduction, masked=False
+        )
+
+    others = convention != UNIFORM
+    return fused_loss(logits, labels, epsilon, others, ignore_index, reduction, general)
+
+
+def _looked_at(epsilon: float | Tensor) -> float | Tensor:
+    """Return epsilon as a float if it is one number, and checked."""
+    if not isinstance(epsilon, Tensor):
+        return float(epsilon)
+    if epsilon.dim() == 0:
+        return check_epsilon(float(epsilon.item()))
+    check_epsilons(epsilon)
+    return epsilon
+
+
+def _losses_of_both(
+    finite: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    convention: str,
+    ignore_index: int,
+) -> Tensor:
+    """Return the losses of rows of which some are masked or NaN, each as if it were alone."""
+    losses = torch.zeros_like(finite, dtype=torch.promote_types(logits.dtype, torch.float32))
+    for rows in (finite, ~finite):
+        part = smoothing_loss(
+            logits[rows],
+            labels[rows],
+            epsilon[rows] if isinstance(epsilon, Tensor) and epsilon.dim() else epsilon,
+            convention=convention,
+            ignore_index=ignore_index,
+            reduction="none",
+        )
+        losses = losses.masked_scatter(rows, part)
+    return losses
+
+
+def _any_loss(
+    logits: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    convention: str,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    masked: bool,
+) -> Tensor:
+    """Return the loss in operations that each have a gradient; `masked` if a look said so."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     counts = None if labels.is_floating_point() else labels != ignore_index
     targets = labels if counts is None else torch.where(counts, labels.long(), 0)
     if weight is not None:
         weight = weight.to(logits)
+    look = not masked and may_look(logits)
     losses = _sample_losses(
-        logits, targets, counts, _per_sample(epsilon, logits), convention, weight
+        logits, targets, counts, _per_sample(epsilon, logits), convention, weight, look
     )
     if counts is not None:
         losses = losses.where(counts, 0.0)
@@ -65,11 +147,12 @@ def _sample_losses(
     epsilon: float | Tensor,
     convention: str,
     weight: Tensor | None,
+    look: bool,
 ) -> Tensor:
     """Return the loss of each sample; a row without -inf needs no mask."""
-    if may_look(logits):
+    if look:
         log_p = logits.log_softmax(1)
-        total = -_weighted(log_p, weight).sum(1)
+        total = -row_sums(_weighted(log_p, weight)).squeeze(1)
         if math.isfinite(total.sum().item()):
             nll = _nll(log_p, targets, weight)
             return _blend(nll, total, epsilon, logits.shape[1], convention)
@@ -92,14 +175,14 @@ def _masked_losses(
     log_p = logits.log_softmax(1)
     # Not `allowed` alone: 0·(-inf) is NaN, but a label on a masked class is honestly infinite.
     known = log_p if counts is not None else log_p.where(allowed | (targets != 0), 0.0)
-    total = -_weighted(log_p.where(allowed, 0.0), weight).sum(1)
+    total = -row_sums(_weighted(log_p.where(allowed, 0.0), weight)).squeeze(1)
     nll = _nll(known, targets, weight)
     return _blend(nll, total, epsilon, allowed.sum(1).to(logits.dtype), convention)
 
 
 def _nll(log_p: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
     if targets.is_floating_point():
-        return -_weighted(targets * log_p, weight).sum(1)
+        return -row_sums(_weighted(targets * log_p, weight)).squeeze(1)
     nll = -log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
     return nll if weight is None else nll * weight[targets]
 
@@ -114,12 +197,14 @@ def _blend(
     nll: Tensor, total: Tensor, epsilon: float | Tensor, classes: int | Tensor, convention: str
 ) -> Tensor:
     """Return (1 - e)·nll + e·total/K with e the uniform epsilon; a lone class is not smoothed."""
-    if convention != UNIFORM:
-        epsilon = epsilon * _others_to_uniform(classes)
+    epsilon = epsilon * _uniform_factor(classes, convention)
     return (1 - epsilon) * nll + epsilon * (total / classes)
 
 
-def _others_to_uniform(classes: int | Tensor) -> float | Tensor:
+def _uniform_factor(classes: Any, convention: str) -> Any:
+    """Return what turns an epsilon of this convention into the `uniform` one."""
+    if convention == UNIFORM:
+        return 1.0
     if not isinstance(classes, Tensor):
         return classes / (classes - 1)
     return torch.where(classes > 1, classes / (classes - 1).clamp(min=1), 0.0)
@@ -193,8 +278,6 @@ def _check_targets(labels: Tensor, logits: Tensor, ignore_index: int) -> None:
             f"labels are {labels.dtype} of shape {tuple(labels.shape)}; for logits "
             f"{tuple(logits.shape)} they are integers {expected} or floats of the logits' shape"
         )
-    if may_look(labels):
-        check_labels(labels, logits.shape[1], ignore_index)
 
 
 def _check_epsilon(epsilon: float | Tensor, logits: Tensor) -> None:
@@ -207,5 +290,10 @@ def _check_epsilon(epsilon: float | Tensor, logits: Tensor) -> None:
             f"epsilon has shape {tuple(epsilon.shape)}; it is a float, 0-dim, "
             f"{samples[:1]} or {samples}"
         )
-    if may_look(epsilon):
+
+
+def _check_values(labels: Tensor, epsilon: float | Tensor, classes: int, ignore_index: int) -> None:
+    if not labels.is_floating_point() and may_look(labels):
+        check_labels(labels, classes, ignore_index)
+    if isinstance(epsilon, Tensor) and may_look(epsilon):
         check_epsilons(epsilon)
