@@ -77,7 +77,7 @@ def first_steps(task: Task, runs: Sequence[TrainingRun]) -> list[tuple[int, floa
     """Return steps, and the relative norm of the difference: median and largest of the runs."""
     per_epoch = -(-len(train_labels(task)) // task.batch_size)
     lines = []
-    for epochs in range(1, STEPS // per_epoch + 1):
+    for epochs in range(1, -(-STEPS // per_epoch) + 1):
         pairs = zip(by_loop(task, runs, epochs), by_pack(task, runs, epochs), strict=True)
         norms = [float((weights(a) - weights(b)).norm() / weights(a).norm()) for a, b in pairs]
         lines.append((epochs * per_epoch, float(np.median(norms)), max(norms)))

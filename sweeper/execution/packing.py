@@ -99,8 +99,10 @@ class TicketPack:
         try:
             found = self._fill()
             while self._places:
+                held = len(self._places)
                 self._train()
-                self._fill()
+                if len(self._places) < held:
+                    self._fill()
         except KeyboardInterrupt:
             for place in self._places:
                 hand_back(self._study.store, place.ticket)
