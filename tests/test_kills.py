@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -23,6 +23,8 @@ from sweeper.store.studies import get_study
 from sweeper.study.evidence import Evidence
 from sweeper.study.load import read_study
 from sweeper.study.results import SCORES
+from sweeper.training.loop import train
+from sweeper.training.pack import train_packed
 from sweeper.training.run import TrainingRun
 from tests.conftest import StartSweeper
 
@@ -42,6 +44,7 @@ name = "killed"
 use = "task.py:wide"
 [budget]
 trials = 12
+pack = {pack}
 [sampler]
 name = "random"
 [pruner]
@@ -54,19 +57,6 @@ replicates = 2
 KILLS = 12
 EPOCHS_BETWEEN = 15
 Launch = Callable[[str], subprocess.Popen[str]]
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    (tmp_path / "task.py").write_text(TASK)
-    path = tmp_path / "killed.toml"
-    path.write_text(STUDY)
-    return path
-
-
-@pytest.fixture
-def launch(file: Path, start_sweeper: StartSweeper) -> Launch:
-    return lambda url: start_sweeper("launch", file, "--workers", 4, url=url)
 
 
 class Watched:
@@ -107,12 +97,14 @@ def kill_again_and_again(process: subprocess.Popen[str], watched: Watched) -> in
     return killed
 
 
-def replayed(file: Path, row: Any) -> dict[str, float | None]:
+def replayed(file: Path, row: Any, packed: bool) -> dict[str, float | None]:
     """Train a trial alone, in this process, and return its scores."""
     study = read_study(file)
     rate = None if pd.isna(row.rate) else row.rate
     run = TrainingRun(Smoothing(row.epsilon, row.schedule, rate), 0, 0)
-    *_, last = study.task.trainer(run)
+    task = study.task.task
+    assert task is not None
+    *_, last = (train_packed if packed else train)(task, run)
     return asdict(score(last.logits, last.labels))
 
 
@@ -124,7 +116,20 @@ def scores_of(evidence: Evidence | None) -> dict[tuple[int, int], Any]:
 
 
 class Kills:
-    """One test, a subclass a backend."""
+    """One test, a subclass a backend: one trains one by one, one in packs."""
+
+    pack: ClassVar[str]
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        (tmp_path / "task.py").write_text(TASK)
+        path = tmp_path / "killed.toml"
+        path.write_text(STUDY.format(pack=self.pack))
+        return path
+
+    @pytest.fixture
+    def launch(self, file: Path, start_sweeper: StartSweeper) -> Launch:
+        return lambda url: start_sweeper("launch", file, "--workers", 4, url=url)
 
     @pytest.fixture
     def url(self) -> str:
@@ -150,7 +155,9 @@ class Kills:
         assert watched.study.progress().retried > killed / 2
         print(f"{killed} kills, {watched.study.progress().retried} trials tried again")
         for row in frame.itertuples():
-            assert replayed(file, row) == {name: getattr(row, name) for name in SCORES}
+            assert replayed(file, row, self.pack == "3") == {
+                name: getattr(row, name) for name in SCORES
+            }
         self.check_undisturbed(frame, watched.study.evidence(), file, tmp_path)
         watched.study._store.close()
 
@@ -170,12 +177,16 @@ class Kills:
 
 
 class TestSqlite(Kills):
+    pack = "3"
+
     @pytest.fixture
     def url(self, storage: str) -> str:
         return storage
 
 
 class TestPostgresql(Kills):
+    pack = '"off"'
+
     @pytest.fixture
     def url(self, postgresql: str) -> str:
         return postgresql

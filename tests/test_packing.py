@@ -209,6 +209,25 @@ def test_a_stopped_pack_hands_all_back_and_goes_on_to_the_same_bits(
     pd.testing.assert_frame_equal(stopped[SCORES], frame_of(4)[SCORES], check_exact=True)
 
 
+@pytest.mark.parametrize("begun", [4, "off"])
+def test_a_trial_keeps_the_bits_that_it_began_with(
+    begun: object,
+    small: Write,
+    storage: str,
+    frame_of: Callable[..., pd.DataFrame],
+    tmp_path: Path,
+) -> None:
+    path, other = small(4 if begun == 4 else '"off"'), "off" if begun == 4 else 4
+    store = open_writer(storage)
+    work(store, Terms(register(store, read_study(path)).name, tmp_path / "both"), StopAfter(9))
+    store.close()
+    sweeper.launch(path, pack=other, storage=storage, results=tmp_path / "both", workers=0)
+    found = Study("small", storage).frame().set_index("number")["value"]
+    assert found[0] == frame_of(begun)["value"][0]
+    assert found[8] == frame_of(other)["value"][8]
+    assert all(replay("small", trial, storage).same for trial in (0, 8))
+
+
 def test_a_ticket_that_a_worker_may_have_died_of_is_trained_with_no_other(
     launched: tuple[Store, StudyRecord], sizes: list[int], tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
-from typing import Final
 
 from sweeper.execution.attempt import run_ticket
 from sweeper.execution.lease import Leases, Vigil
@@ -28,9 +27,6 @@ from sweeper.training.sizing import measured_size
 from sweeper.training.stack import Member
 from sweeper.training.stacking import Unstackable
 from sweeper.training.task import Task
-
-# In a result's environment: its bits are a pack's, not those of the loop of one run.
-PACKED: Final = "packed"
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +82,7 @@ class TicketPack:
         leases: Leases,
         stop: StopRequest,
     ) -> None:
-        environment = {**study.environment, PACKED: "yes"}
-        self._study, self._task = replace(study, environment=environment), _task_of(study)
+        self._study, self._task = study, _task_of(study)
         self._size, self._claim, self._ended = size, claim, ended
         self._leases, self._stop = leases, stop
         self._pack = Pack(self._task, size)
@@ -147,9 +142,13 @@ class TicketPack:
 
     def _joined(self, trial: Followed[None], training: Training) -> Member | None:
         """Return the trial's place in the pack, None where it cannot have one."""
+        if training.run.state is not None and not training.packed:
+            return None  # begun by the loop of one run, and to have its bits to the end
         try:
             with training.fence():
-                return self._pack.join(training.run)
+                member = self._pack.join(training.run)
+                training.packed = True
+                return member
         except Unstackable as error:
             if str(error) not in self._said:
                 self._said.add(str(error))

@@ -10,7 +10,6 @@ import torch
 
 from sweeper.execution.comparison import Difference, Given, Numbers, compare, unlike
 from sweeper.execution.original import Ending, Original, by_epoch, of_copy, of_loop
-from sweeper.execution.packing import PACKED
 from sweeper.execution.watched import epoch_row, training_run
 from sweeper.store.records import EpochRow, Result
 from sweeper.store.studies import StudyRecord
@@ -22,6 +21,7 @@ from sweeper.study.spec import Metric, StudySpec
 from sweeper.training.device import device_named, environment, pick_device, torch_threads
 from sweeper.training.pack import train_packed
 from sweeper.training.run import Evaluation, Trainer
+from sweeper.training.stack import PACKED
 
 # Called after each epoch with its numbers, and how many epochs are stored.
 OnReplayed = Callable[[EpochRow, int], None]

@@ -18,6 +18,7 @@ from sweeper.study.objective import Epoch, Failed, Followed, Outcome, followed
 from sweeper.study.space import Point, hparams_of, smoothing_of
 from sweeper.study.spec import StudySpec
 from sweeper.training.run import Evaluation, TrainingRun
+from sweeper.training.stack import PACKED
 
 MAX_ATTEMPTS: Final = 5
 
@@ -115,7 +116,7 @@ def result_of(study: OpenStudy, outcome: Outcome) -> Result:
     return Result(
         scores={} if outcome.scores is None else outcome.scores.to_dict(),
         extra=outcome.extra,
-        environment=study.environment,
+        environment={**study.environment, **({PACKED: "yes"} if outcome.packed else {})},
         classes=outcome.classes,
         epochs=outcome.epochs,
         seconds=outcome.seconds,

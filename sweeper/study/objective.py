@@ -20,6 +20,7 @@ from sweeper.scoring import Scores, score
 from sweeper.study.spec import Metric
 from sweeper.training.checkpoints import Checkpoint
 from sweeper.training.device import is_out_of_memory, memory_at_hand
+from sweeper.training.pack import is_packed
 from sweeper.training.run import Evaluation, Trainer, TrainingRun
 from sweeper.training.stacking import Unstackable
 
@@ -46,7 +47,8 @@ class Epoch:
 class Outcome:
     """How a trial ended; `scores` are its last evaluation's, in full where it is complete.
 
-    `splits` are those that the loop gives beside validation.
+    `splits` are those that the loop gives beside validation; `packed` says that its bits are a
+    pack's.
     """
 
     state: Literal["complete", "pruned", "failed"]
@@ -59,6 +61,7 @@ class Outcome:
     cause: Cause = ""
     splits: tuple[str, ...] = ()
     log: str = ""
+    packed: bool = False
 
 
 # Called after each epoch; True stops the training: the trial is pruned.
@@ -80,11 +83,15 @@ class Failed(Exception):
 
 @dataclass
 class Training:
-    """A run under way: what it printed so far, and for how many seconds it was trained."""
+    """A run under way: what it printed so far, and for how many seconds it was trained.
+
+    `packed` says that its bits are a pack's, whoever trains it on.
+    """
 
     run: TrainingRun
     log: StringIO = field(default_factory=StringIO)
     seconds: float = 0.0
+    packed: bool = False
 
     def fence(self) -> "_Fence":
         """Return what the user's code is entered in."""
@@ -153,7 +160,8 @@ def followed(
     """
     training, number = Training(run), 0
     if resumed is not None:
-        training = Training(replace(run, state=resumed.state), seconds=resumed.seconds)
+        run = replace(run, state=resumed.state)
+        training = Training(run, seconds=resumed.seconds, packed=is_packed(run))
         number = resumed.epochs
     state: Literal["complete", "pruned", "failed"] = "complete"
     failure, last = "", None
@@ -182,6 +190,7 @@ def followed(
         cause=cause,
         splits=tuple(last.evaluation.splits) if last else (),
         log=training.log.getvalue()[-LOG_CHARACTERS:],
+        packed=training.packed,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeper.errors import SweeperError, nearest
 from sweeper.tasks import READY
-from sweeper.training.loop import train
+from sweeper.training.pack import train_as_begun
 from sweeper.training.run import Trainer
 from sweeper.training.task import Task
 
@@ -48,7 +48,7 @@ def load_task(use: str, options: Mapping[str, Any], folder: Path) -> LoadedTask:
         _check_takes_run(use, found)
         return LoadedTask(found, task=None, source=source, accepts=None)
     task = _make_task(use, found, options)
-    return LoadedTask(partial(train, task), task, source, task.accepts())
+    return LoadedTask(partial(train_as_begun, task), task, source, task.accepts())
 
 
 def load_function(reference: str, folder: Path) -> tuple[Callable[..., Any], Path]:

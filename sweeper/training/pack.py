@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from sweeper.training.device import is_out_of_memory
 from sweeper.training.dropout import share_draws
-from sweeper.training.loop import build_optimiser, fresh_model, rows_on
+from sweeper.training.loop import build_optimiser, fresh_model, rows_on, train
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.seeding import own_randomness
-from sweeper.training.stack import Member, Stack
+from sweeper.training.stack import PACKED, Member, Stack
 from sweeper.training.stacking import Architecture, architecture_of, skeleton
 from sweeper.training.task import Task
 from sweeper.training.updates import moments_of
@@ -163,6 +163,16 @@ class Pack:
         # What one of them raised is that one's failure: found by training each alone.
         size = self.at_once if self.at_once < len(members) else 1
         return list(batched(members, size))
+
+
+def train_as_begun(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
+    """Train a task once: as one of a pack where the run's state is one's, else by the loop."""
+    return train_packed(task, run) if is_packed(run) else train(task, run)
+
+
+def is_packed(run: TrainingRun) -> bool:
+    """Return whether a run goes on from a state that a pack gave."""
+    return run.state is not None and bool(run.state.get(PACKED))
 
 
 def train_packed(task: Task, run: TrainingRun) -> Iterator[Evaluation]:

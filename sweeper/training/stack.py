@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from sweeper.training.seeding import own_randomness, seed_global
 from sweeper.training.stacking import Architecture, Named
 from sweeper.training.task import Optimiser, Rows, Task
 from sweeper.training.updates import Moments, l1_mask, update
+
+# In a run's state: its bits are a pack's, and it goes on as one of a pack.
+PACKED: Final = "packed"
 
 
 @dataclass(eq=False)
@@ -50,10 +53,11 @@ class Member:
         return self.architecture, self.settings.name, convention, *shapes, *self.moments.rows
 
     def state(self) -> dict[str, Any]:
-        """Return all that changes, as the loop of one run gives it; not copied."""
+        """Return all that changes, as the loop of one run gives it, and its mark; not copied."""
         of, layout = self.architecture, self.architecture.layout
         mine = {**layout.parts(self.weights), **self.buffers}
         return {
+            PACKED: True,
             "epochs": self.epochs,
             "model": {name: mine[first] for name, first in of.stored.items()},
             "optimiser": self.moments.state_dict(layout, of.parameters),
