@@ -14,7 +14,8 @@ from torch.nn import functional
 from sweeper.errors import SweeperError
 from sweeper.smoothing import Smoothing, SmoothingLoss
 from sweeper.training import Evaluation, Optimiser, Splits, Task, TrainingRun, derive_seed, train
-from sweeper.training.loop import add_l1, batch_order, build_optimiser, predict, step_seeds
+from sweeper.training.loop import add_l1, batch_order, predict, step_seeds
+from sweeper.training.updates import Updates
 
 ROWS, BATCH, EPOCHS = 70, 16, 3
 STEPS = 5 * EPOCHS  # four batches of 16 and one of 6
@@ -274,7 +275,7 @@ def test_l1_adds_the_penaltys_gradient_to_weights_and_not_to_biases(name: str) -
     penalty = sum(p.abs().sum() for name, p in model.named_parameters() if "weight" in name)
     loss = functional.cross_entropy(model(inputs), labels) + 0.03 * penalty
     torch.autograd.backward(loss)
-    build_optimiser(settings, model).step()
+    Updates(settings, model.parameters()).step(0.0)
     expected = predict(model, make_splits(0).valid[0])
     ours = last_logits(task, make_run(0.0, hparams={"l1": 0.03}))
     torch.testing.assert_close(ours, expected)

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from sweeper.study.evidence import MEANS, Evidence
 from sweeper.study.intervals import Floats
@@ -147,7 +147,7 @@ def _out_of_reach(searched: float, values: Floats, trials: int) -> bool:
     """
     count = len(values)
     sd = float(values.std(ddof=1))
-    reach = stats.t.ppf(1 - _ERROR_RATE / (2 * max(trials, 1)), count - 1)
+    reach = special.stdtrit(count - 1, 1 - _ERROR_RATE / (2 * max(trials, 1)))
     # 1e-6: equal replicates have an sd of their rounding alone.
     return bool(abs(searched - values.mean()) > reach * sd * math.sqrt(1 + 1 / count) + 1e-6)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ class Interval:
     @property
     def detectable(self) -> float:
         """The smallest true difference that would have been told from 0 with `POWER`."""
-        ask, reach = stats.t.ppf([(1 + LEVEL) / 2, POWER], self.freedom)
+        ask, reach = special.stdtrit(self.freedom, [(1 + LEVEL) / 2, POWER])
         return float((ask + reach) * self.error)
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def interval(estimate: float, error: float, freedom: float, skewness: float = 0.
     quantiles follow for a mean from the skewness (Cornish and Fisher 1938); nothing is drawn.
     Without error it is the estimate itself.
     """
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
     below, above = (half * part for part in _parts(skewness))
     return Interval(estimate, estimate - below, estimate + above, error, freedom)
 
@@ -58,7 +58,7 @@ def _parts(skewness: float) -> tuple[float, float]:
 
     At the normal quantiles: few seeds then widen both alike.
     """
-    reach = float(stats.norm.ppf((1 + LEVEL) / 2))
+    reach = float(special.ndtri((1 + LEVEL) / 2))
     sixth = min(max(skewness, -MOST_SKEWED), MOST_SKEWED) / 6
     return -_end(-reach, sixth) / reach, _end(reach, sixth) / reach
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from sweeper.study.space import (
     Point,
@@ -62,6 +61,8 @@ def _random(spec: StudySpec, number: int) -> Point:
 def _sobol(spec: StudySpec, count: int) -> Iterator[Point]:
     if count == 0:
         return
+    from scipy.stats import qmc  # half a second, which a worker has no use for
+
     names = list(spec.space.dimensions)
     engine = qmc.Sobol(len(names), rng=derive_seed(spec.study.seed, "sobol"))
     # Powers of two only: Sobol points are balanced there, and scipy warns elsewhere.

@@ -10,9 +10,6 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from sweeper.study.space import hparams_of
 from sweeper.study.spec import Dimension, Range, Space
@@ -91,6 +88,11 @@ class Smoothed:
         logs = self._logs
         if len(logs) < FEWEST or np.ptp(logs) == 0:
             return None
+        # Late: half a second that no trial has a use for.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
         points = embedded(self.rows, self.space)
         kernel = ConstantKernel(1.0, (0.1, 100.0)) * Matern(
             np.ones(points.shape[1]), (0.2, 20.0), nu=2.5

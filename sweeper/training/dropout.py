@@ -66,12 +66,22 @@ class SharedDropout(nn.Module):
         if not (self.training and self.acts):
             return inputs
         drawn: Tensor = _Draw.apply(inputs.detach(), self)  # type: ignore[no-untyped-call]
-        kept = (drawn >= self.p).to(inputs.dtype)
-        return inputs * (kept / (1 - self.p).to(inputs.dtype).clamp(min=1e-6))
+        return _thinned(inputs, drawn, self.p)
+
+    def stacked(self, inputs: Tensor, rates: Tensor) -> Tensor:
+        """Return the same for stacked models, of the inputs (T, N, ...) and their rates."""
+        if not (self.training and self.acts):
+            return inputs
+        return _thinned(inputs, self.draws.stacked(self.layer, inputs), rates)
 
     def extra_repr(self) -> str:
         """Return the rate, for `print(model)`."""
         return f"p={self.p.tolist()}"
+
+
+def _thinned(inputs: Tensor, drawn: Tensor, rates: Tensor) -> Tensor:
+    kept = (drawn >= rates).to(inputs.dtype)
+    return inputs * (kept / (1 - rates).to(inputs.dtype).clamp(min=1e-6))
 
 
 class _Draw(torch.autograd.Function):

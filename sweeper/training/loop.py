@@ -15,6 +15,7 @@ from sweeper.training.dropout import Draws, share_draws
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.seeding import derive_seed, own_randomness, seed_global
 from sweeper.training.task import Optimiser, Rows, Splits, Task
+from sweeper.training.updates import Updates
 
 EVALUATION_ROWS = 1024  # rows a forward pass without gradients; bounds its memory
 
@@ -33,7 +34,7 @@ class Fit:
     test: Rows
     model: nn.Module
     loss: SmoothingLoss
-    optimiser: torch.optim.Optimizer
+    updates: Updates
     hparams: Mapping[str, Any]
     draws: Draws
 
@@ -71,9 +72,9 @@ def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
     train_rows, valid_rows, test_rows = rows_on(task, run.data_seed, run.device)
     model = fresh_model(task, hparams, run)
     draws = share_draws(model)
-    optimiser = build_optimiser(settings, model)
+    updates = Updates(settings, model.parameters())
     rows = train_rows, valid_rows, test_rows
-    return settings, Fit(run, *rows, model, run.loss(), optimiser, hparams, draws)
+    return settings, Fit(run, *rows, model, run.loss(), updates, hparams, draws)
 
 
 def fresh_model(task: Task, hparams: Mapping[str, Any], run: TrainingRun) -> nn.Module:
@@ -87,14 +88,14 @@ def state_of(fit: Fit, done: int) -> dict[str, Any]:
     return {
         "epochs": done,
         "model": fit.model.state_dict(),
-        "optimiser": fit.optimiser.state_dict(),
+        "optimiser": {"state": fit.updates.history()},
     }
 
 
 def restore(fit: Fit, state: Mapping[str, Any]) -> int:
     """Take a fresh training to a state that `state_of` gave; return the epochs behind it."""
     fit.model.load_state_dict(state["model"])
-    fit.optimiser.load_state_dict(dict(state["optimiser"]))
+    fit.updates.restore(state["optimiser"]["state"])
     return int(state["epochs"])
 
 
@@ -122,15 +123,6 @@ def load_splits(task: Task, data_seed: int) -> Splits:
             f"allowed: Splits(train, valid, test, classes={task.classes})"
         )
     return splits
-
-
-def build_optimiser(settings: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
-    """Return torch's optimiser; fused is the quickest on the CPU too."""
-    parameters, lr, decay = model.parameters(), settings.lr, settings.weight_decay
-    if settings.name == "sgd":
-        return torch.optim.SGD(parameters, lr, settings.momentum, weight_decay=decay, fused=True)
-    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=decay, fused=True)
 
 
 def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> tuple[float, float]:
@@ -205,18 +197,15 @@ def train_step(
     fit: Fit, settings: Optimiser, inputs: Tensor, labels: Tensor, progress: float
 ) -> tuple[Tensor, Tensor]:
     """Make one step; return its loss and its mean epsilon, still on the device."""
-    lr = settings.lr_at(progress)
-    for group in fit.optimiser.param_groups:
-        group["lr"] = lr
     fit.loss.progress = progress
     logits = fit.model(inputs)
     epsilon = fit.loss.epsilon(logits, labels)
     loss: Tensor = fit.loss(logits, labels, epsilon)
-    fit.optimiser.zero_grad(set_to_none=True)
+    fit.updates.clear()
     torch.autograd.backward(loss)
     if settings.l1:
         add_l1(fit.model, settings.l1)
-    fit.optimiser.step()
+    fit.updates.step(progress)
     return loss.detach(), epsilon.mean() if epsilon.ndim else epsilon
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from sweeper.training.device import is_out_of_memory
 from sweeper.training.dropout import share_draws
-from sweeper.training.loop import build_optimiser, fresh_model, rows_on, train
+from sweeper.training.loop import fresh_model, rows_on, train
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.seeding import own_randomness
 from sweeper.training.stack import PACKED, Member, Stack
 from sweeper.training.stacking import Architecture, architecture_of, skeleton
 from sweeper.training.task import Task
-from sweeper.training.updates import moments_of
+from sweeper.training.updates import moments_of, restored
 
 _log = logging.getLogger(__name__)
 
@@ -87,13 +87,13 @@ class Pack:
         share_draws(model)
         architecture = self._architecture(hparams, model, fresh, train[0])
         names = architecture.parameters
-        optimiser = build_optimiser(settings, model)
         if run.state is not None:
             model.load_state_dict(run.state["model"])
-            optimiser.load_state_dict(dict(run.state["optimiser"]))
         weights, buffers = architecture.taken(model)
-        moments = moments_of(optimiser, settings, weights, architecture.layout, names)
-        epochs = 0 if run.state is None else int(run.state["epochs"])
+        moments, epochs = moments_of(settings, weights), 0
+        if run.state is not None:
+            history, epochs = run.state["optimiser"]["state"], int(run.state["epochs"])
+            restored(moments, history, architecture.layout, names)
         rows = train, valid, test
         return Member(
             run,

@@ -22,7 +22,7 @@ from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.seeding import own_randomness, seed_global
 from sweeper.training.stacking import Architecture, Named
 from sweeper.training.task import Optimiser, Rows, Task
-from sweeper.training.updates import Moments, l1_mask, update
+from sweeper.training.updates import Moments, l1_mask, packed_history, update
 
 # In a run's state: its bits are a pack's, and it goes on as one of a pack.
 PACKED: Final = "packed"
@@ -60,7 +60,7 @@ class Member:
             PACKED: True,
             "epochs": self.epochs,
             "model": {name: mine[first] for name, first in of.stored.items()},
-            "optimiser": self.moments.state_dict(layout, of.parameters),
+            "optimiser": {"state": packed_history(self.moments, layout, of.parameters)},
         }
 
 

@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from sweeper.training.chain import Link, chain_of
 from sweeper.training.device import is_out_of_memory
 from sweeper.training.dropout import Draws, SharedDropout, share_draws
 
@@ -72,6 +73,10 @@ class Architecture:
         state = self.model.state_dict(keep_vars=True)
         return {name: first[id(of)] for name, of in state.items() if id(of) in first}
 
+    @cached_property
+    def _chain(self) -> tuple[Link, ...] | None:
+        return chain_of(self.model)
+
     def taken(self, model: nn.Module) -> tuple[Tensor, Named]:
         """Return copies of a model's trained weights, as a row, and of its other tensors."""
         tensors = {name: of.detach().clone() for name, of in _tensors(model)}
@@ -89,6 +94,11 @@ class Architecture:
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Return the logits (T, N, K) of stacked models for their inputs (T, N, ...)."""
+        if self._chain is not None:
+            tensors = {**buffers, **parameters}
+            for link in self._chain:
+                inputs = link(inputs, tensors)
+            return inputs
         with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for stacked inputs
             logits: Tensor = vmap(self._one)(parameters, buffers, inputs)
         return logits
