@@ -4,13 +4,17 @@ Claim     Where a step is mostly overhead, a pack trains many times as many tria
           it is all arithmetic, as the convolutional network on a CPU, the ratio is 1.
 Method    Whole epochs, evaluation and all, after a first one, by the loop of one run and by a
           pack of each size; the two in turns, since a machine's speed drifts. A trial is the
-          task's epochs; smoothing is annealed, as most of a study's are.
+          task's epochs; a pack has trials of every schedule. With `--places N` also
+          what becomes of N places when trials end early, a quarter each of the way: all are
+          kept to the end, or given up, or taken by the next trials.
 Run       python benchmarks/packs.py [--device cuda] [--sizes 1,2,4,8,16,32,64] [--repeats 3]
+          [--task "digits MLP"] [--places 16]
 """
 
 import argparse
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,6 +26,7 @@ from sweeper.smoothing import Smoothing
 from sweeper.tasks.digits import digits
 from sweeper.training import Splits, Task, TrainingRun, train
 from sweeper.training.pack import Pack
+from sweeper.training.stack import Member
 from sweeper.training.task import Optimiser
 
 
@@ -58,8 +63,11 @@ class Line(NamedTuple):
 
 
 def run_of(number: int, device: torch.device) -> TrainingRun:
-    """Return one of many runs that differ in their smoothing alone."""
-    return TrainingRun(Smoothing(0.01 * (1 + number % 40), "cosine", 2.0), 0, 0, device)
+    """Return one of many runs that differ in their smoothing alone; the first is annealed."""
+    schedule = ("cosine", "confidence", "linear", "error", "exponential", "step", "fixed")[
+        number % 7
+    ]
+    return TrainingRun(Smoothing(0.01 * (1 + number % 40), schedule, 2.0), 0, 0, device)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -120,6 +128,52 @@ def table(name: str, lines: list[Line], device: torch.device) -> str:
     return "\n".join(rows)
 
 
+# ---- places that come free ---------------------------------------------------------------
+
+PLACES = {"kept": "kept to the end", "given up": "given up", "taken": "taken by the next trial"}
+
+
+def worked_off(task: Task, places: int, device: torch.device, way: str) -> float:
+    """Return how many seconds four times as many trials as there are places take."""
+    quarters = (1 + number * 7 % 4 for number in range(4 * places))
+    lengths = deque(task.epochs * share // 4 for share in quarters)
+    pack, left = Pack(task, places), dict[Member, int]()
+
+    def claim() -> None:
+        while lengths and len(left) < places:
+            left[pack.join(run_of(len(lengths), device))] = lengths.popleft()
+
+    def work() -> None:
+        claim()
+        while left:
+            for member, _ in list(pack.epoch()):
+                left[member] -= 1
+            ended = [member for member, epochs in left.items() if epochs <= 0]
+            if way == "kept" and len(ended) < len(left):
+                continue
+            for member in ended:
+                pack.leave(member)
+                del left[member]
+            if way == "taken" or not left:
+                claim()
+
+    return timed(work, device)
+
+
+def places_table(task: Task, places: int, device: torch.device, repeats: int) -> str:
+    """Return the seconds of each way as a table; the ways take turns."""
+    found: dict[str, list[float]] = {way: [] for way in PLACES}
+    for _ in range(repeats):
+        for way, seconds in found.items():
+            seconds.append(worked_off(task, places, device, way))
+    rows = [f"| places that come free, of {places} | s | lowest | highest |", "| --- " * 4 + "|"]
+    rows += [
+        f"| {PLACES[way]} | {statistics.median(of):.2f} | {min(of):.2f} | {max(of):.2f} |"
+        for way, of in found.items()
+    ]
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,13 +181,18 @@ def main() -> None:
     parser.add_argument("--sizes", default="1,2,4,8,16,32,64")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--places", type=int, default=0)
+    parser.add_argument("--task", choices=TASKS, help="one of them alone")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     sizes = [0, *(int(size) for size in arguments.sizes.split(","))]
-    for name, task in TASKS.items():
+    for name in [arguments.task] if arguments.task else TASKS:
+        task = TASKS[name]
         print(table(name, measured(task(), sizes, device, arguments.repeats), device), flush=True)
         print(flush=True)
+        if arguments.places:
+            print(places_table(task(), arguments.places, device, arguments.repeats), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ _STEPS: Final = 4
 # Twice as many in a step have to save so much of a trial's time; what is near as quick is not
 # worth the wait for its points.
 _WORTH: Final = 0.95
-MOST: Final = 64
+MOST: Final = 1024
 # Of a run in a pack: its weights, their gradients, two moments, and copies to go back to.
 _COPIES: Final = 8
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from sweeper.smoothing import SmoothingLoss, smoothing_loss
+from sweeper.smoothing import SCHEDULES, Schedule, SmoothingLoss, smoothing_loss
 from sweeper.training.loop import (
     EVALUATION_ROWS,
     batch_order,
@@ -232,10 +232,8 @@ class Batches:
     def __init__(self, task: Task, members: Sequence[Member]) -> None:
         self._task, self._members = task, members
         orders = {
-            (m.run.seed, m.epochs): batch_order(m.run.seed, m.epochs, len(m.train[1])).to(
-                m.run.device
-            )
-            for m in members
+            (seed, epoch): batch_order(seed, epoch, rows).to(members[0].run.device)
+            for seed, epoch, rows in {(m.run.seed, m.epochs, len(m.train[1])) for m in members}
         }
         self._sources = self._sources_of([orders[m.run.seed, m.epochs] for m in members])
         parts = torch.split(members[0].train[1], task.batch_size)
@@ -250,12 +248,13 @@ class Batches:
             ]
             for m in members
         ]
-        self._ceilings = torch.stack([self._ceiling(place) for place in range(len(members))])
+        ceilings = torch.stack([self._ceiling(place) for place in range(len(members))])
+        self._ceilings = ceilings.to(members[0].run.device)
         self._optimisers = dict[tuple[Optimiser, int], list[int]]()
         for place, m in enumerate(members):
             key = replace(m.settings, l1=0.0), m.epochs
             self._optimisers.setdefault(key, []).append(place)
-        self._adaptive = [place for place, m in enumerate(members) if m.loss.adaptive]
+        self._gates = self._gates_of(members)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs (T, B, ...) and the labels (T, B) of a step."""
@@ -297,12 +296,36 @@ class Batches:
         """Return epsilon of each sample, (T, B), and its mean for each member, (T,)."""
         ceilings = self._ceilings[:, step]
         epsilon, mean = ceilings.unsqueeze(1).expand(labels.shape), ceilings
-        if self._adaptive:
+        if self._gates:
             epsilon, mean = epsilon.clone(), mean.clone()
-            for place in self._adaptive:
-                epsilon[place] = self._members[place].loss.epsilon(logits[place], labels[place])
-                mean[place] = epsilon[place].mean()
+            for gate in self._gates:
+                epsilon[gate.places] *= gate.of(logits[gate.places], labels[gate.places])
+            # Of all rows, since that of a lone one would be rounded otherwise.
+            means = epsilon.mean(1)
+            for gate in self._gates:
+                mean[gate.places] = means[gate.places]
         return epsilon, mean
+
+    def _gates_of(self, members: Sequence[Member]) -> "list[_Gate]":
+        """Return the adaptive schedules of members, each with the places that it is for.
+
+        On a CPU each place has its own: the code for many numbers at once leaves the last few to
+        other code, of other last bits, and which are the last must not be up to who is beside.
+        """
+        device = members[0].run.device
+        found = dict[Any, list[int]]()
+        for place, member in enumerate(members):
+            if member.loss.adaptive:
+                alone = place if device.type == "cpu" else None
+                found.setdefault((member.run.smoothing.schedule, alone), []).append(place)
+        return [
+            _Gate(
+                SCHEDULES[name],
+                torch.tensor(places, device=device),
+                torch.tensor([[members[place].run.smoothing.rate] for place in places]).to(device),
+            )
+            for (name, _), places in found.items()
+        ]
 
     def optimisers(self, step: int) -> Iterator[tuple[Optimiser, Sequence[int]]]:
         """Yield optimisers with their learning rates now, each with the places that it is for."""
@@ -312,8 +335,9 @@ class Batches:
 
     def means(self, values: Sequence[Tensor]) -> list[float]:
         """Return the means over the epoch's rows of what each step gave, (T,) each."""
-        by_member = torch.stack(list(values)).T.contiguous()
-        sizes = torch.tensor(self._sizes, device=by_member.device)
+        # On the CPU, where it takes one look at the device and not one a member.
+        by_member = torch.stack(list(values)).T.contiguous().cpu()
+        sizes = torch.tensor(self._sizes)
         return [weighted_mean(row, sizes) for row in by_member]
 
     def _step_seeds(self, purpose: str) -> list[list[int]]:
@@ -326,9 +350,21 @@ class Batches:
         return [list(seeds) for seeds in zip(*of_members, strict=True)]
 
     def _ceiling(self, place: int) -> Tensor:
-        member = self._members[place]
-        progress = torch.tensor(self._progress[place], device=member.run.device)
-        return member.loss.at(progress)
+        return self._members[place].loss.at(torch.tensor(self._progress[place]))
+
+
+class _Gate(NamedTuple):
+    """An adaptive schedule for the members at some `places` (G,), with their `rates` (G, 1)."""
+
+    schedule: Schedule
+    places: Tensor
+    rates: Tensor
+
+    def of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the gate of each sample, (G, B)."""
+        rates = self.rates.expand(labels.shape).flatten()
+        gate = self.schedule.gate(logits.flatten(0, 1), labels.flatten(), rates)
+        return gate.view(labels.shape)
 
 
 class _Source(NamedTuple):
