@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := sweeper tests benchmarks studies
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint types floors unit browser compose clock format clean
+.PHONY: help sweep test lint types floors unit browser compose clock proxy format clean
 
 help:
 	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -28,7 +28,7 @@ types: .venv/dev
 floors: .venv/dev
 	$(BIN)/lint-imports
 
-unit: .venv/dev browser compose clock
+unit: .venv/dev browser compose clock proxy
 	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
 
 format: .venv/dev
@@ -55,6 +55,13 @@ clock:
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq faketime >/dev/null; } || \
 	echo "no faketime here: the tests that need it will be skipped"
+
+# It stands before two processes of the service.
+proxy:
+	@command -v nginx >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light >/dev/null; } || \
+	echo "no nginx here: the tests that need it will be skipped"
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=…")'

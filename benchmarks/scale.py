@@ -186,7 +186,7 @@ def _reading(scene: Scene) -> dict[str, str]:
         "frame": study.frame,
         "workers": study.workers,
         "status, in all": lambda: (listing([study]), summary(study.frame()), study.workers()),
-        "report's data": lambda: inputs.append(study._report_input()),
+        "report's data": lambda: inputs.append(study.report_input()),
         "report's page": lambda: render(inputs[0]),
     }
     taken = {name: f"{1e3 * seconds(way):.0f}" for name, way in ways.items()}

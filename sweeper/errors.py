@@ -8,6 +8,18 @@ class SweeperError(Exception):
     """One line that says what was given, what is allowed and what to do; never a bug."""
 
 
+class UnknownName(SweeperError):
+    """What was asked for by its name or number is not there."""
+
+
+class Conflict(SweeperError):
+    """What was asked for does not go with what is there: nothing is wrong with the request."""
+
+
+class DatabaseFailed(SweeperError):
+    """The database cannot be reached, did not do what it was asked for, or is of another time."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest allowed name, or nothing."""
     close = get_close_matches(given, list(allowed), n=1)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 import yaml
 
-from sweeper.errors import SweeperError
+from sweeper.errors import Conflict, SweeperError
 from sweeper.smoothing import to_uniform
 from sweeper.study.evidence import COMPARED, Evidence
 from sweeper.study.results import SCORES, baseline, best
@@ -77,7 +77,7 @@ def digest_of(document: Mapping[str, Any]) -> str:
 def _searched(facts: StudyFacts, trials: pd.DataFrame) -> dict[str, Any]:
     row, base = best(trials), baseline(trials)
     if row is None:
-        raise SweeperError(f"study {facts.name!r} has no finished trial to export yet")
+        raise Conflict(f"study {facts.name!r} has no finished trial to export yet")
     return {
         "rule": "lowest trial",
         "trial": int(row["number"]),

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 
 from sweeper import api
-from sweeper.cli import app, main
+from sweeper.cli import main, options
 from sweeper.cli.progress import Clock, words
 from sweeper.execution import watched
 from sweeper.store.urls import DEFAULT_STORAGE
@@ -224,6 +224,20 @@ def test_report_writes_where_it_is_told(finished: Path) -> None:
     assert Path("a/b [bold] :tram:.html").read_text().startswith("<!")
 
 
+def test_report_writes_the_page_it_is_told(finished: Path, tmp_path: Path) -> None:
+    done = run("report", "quick", "--page", "schedules", "-o", "one.html")
+    assert "should ε anneal?" in Path(done.out.strip()).read_text()
+    mine = '[[panels]]\nfigure = "history"\nheading = "Mine <b>"\noptions = { height = 333 }\n'
+    Path("mine.toml").write_text('title = "My page"\n' + mine)
+    run("report", "quick", "--page", "mine.toml", "-o", "two.html")
+    written = Path("two.html").read_text()
+    assert "Mine &lt;b&gt;" in written
+    assert "min-height: 333px" in written
+    for page, said in (("schedule", "did you mean 'schedules'"), ("no.toml", "No such file")):
+        done = run("report", "quick", "--page", page)
+        assert (done.status, said in done.err) == (2, True)
+
+
 def test_export_goes_to_stdout_or_to_a_file(finished: Path) -> None:
     printed = run("export", "quick")
     assert run("export", "quick", "-o", "x/best.json").out == "x/best.json\n"
@@ -274,7 +288,7 @@ def test_the_storage_comes_from_the_environment(
 
 
 def test_the_default_storage_is_the_stores() -> None:
-    assert app.DEFAULT_STORAGE == DEFAULT_STORAGE
+    assert options.DEFAULT_STORAGE == DEFAULT_STORAGE
 
 
 def test_a_worker_makes_no_database(tmp_path: Path) -> None:

@@ -408,9 +408,10 @@ def lets_in(url: URL) -> bool:
     return True
 
 
-def status_of(address: str, host: str) -> int:
+def status_of(address: str, host: str, token: str) -> int:
+    headers = {"Host": host, "Authorization": f"Bearer {token}"}
     try:
-        with urlopen(Request(f"{address}dashboard", headers={"Host": host}), timeout=30) as answer:
+        with urlopen(Request(f"{address}dashboard", headers=headers), timeout=30) as answer:
             return int(answer.status)
     except HTTPError as error:
         with error:
@@ -431,9 +432,11 @@ def test_the_services_bring_a_study_from_an_empty_database_to_the_page(stack: St
         assert study.frame()["number"].tolist() == list(range(12))
     stack.run("worker", guide["export"])
     assert (stack.root / "results" / "mine" / "best.pt").is_file()
+    token = stack.run("worker", guide["token"]).strip()
     with stack.web() as address:
-        assert status_of(address, urlsplit(address).netloc) == 200
-        assert status_of(address, "evil.example") == 421
+        assert status_of(address, urlsplit(address).netloc, token) == 200
+        assert status_of(address, urlsplit(address).netloc, "swp_none") == 401
+        assert status_of(address, "evil.example", token) == 421
         assert stack.healthy(address)
     assert not stack.healthy(address)
 

@@ -1,11 +1,9 @@
 """optuna-dashboard behind the filter, over real HTTP: everything reads, nothing writes."""
 
-import http.client
 import json
 import re
 import socket
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,47 +12,27 @@ import pytest
 from optuna_dashboard._app import create_app
 
 import sweeper
-from sweeper import Study, SweeperError
-from sweeper.service import dashboard as service
+from sweeper import Study, SweeperError, service
 from sweeper.store.database import open_reader
 from sweeper.study.note import note
 from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
 from tests.conftest import QUICK, STUDY
-from tests.test_cli import run
+from tests.serving import Answer, Site, database, serve
 
 
-class Answer(NamedTuple):
-    """What came back over HTTP."""
+class Quick(NamedTuple):
+    """A service, and the finished study behind it."""
 
-    status: int
-    body: bytes
-    headers: http.client.HTTPMessage
-
-
-class Site(NamedTuple):
-    """A dashboard that is being served, and the study behind it."""
-
-    address: str
+    site: Site
     study: Study
 
     @property
-    def port(self) -> int:
-        return int(self.address.rstrip("/").rsplit(":", 1)[1])
+    def ask(self) -> Callable[..., Answer]:
+        return self.site.ask
 
-    def ask(self, path: str, method: str = "GET", body: Any = None, host: str = "") -> Answer:
-        """Send a request whose path is not tidied up on the way."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.putrequest(method, path, skip_host=True)
-        connection.putheader("Host", host or f"127.0.0.1:{self.port}")
-        sent = json.dumps(body or {}).encode()
-        if method not in ("GET", "HEAD"):
-            connection.putheader("Content-Type", "application/json")
-            connection.putheader("Content-Length", str(len(sent)))
-        connection.endheaders(sent if method not in ("GET", "HEAD") else None)
-        response = connection.getresponse()
-        answer = Answer(response.status, response.read(), response.headers)
-        connection.close()
-        return answer
+    @property
+    def port(self) -> int:
+        return self.site.port
 
     def content(self) -> list[str]:
         """Return all that the database holds, as SQL."""
@@ -67,35 +45,23 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Quick:
     folder = tmp_path_factory.mktemp("dashboard")
     (folder / "quick.py").write_text(QUICK)
     (folder / "quick.toml").write_text(STUDY)
-    storage = f"sqlite:///{folder}/sweeper.db"
+    storage = database(folder)
     study = sweeper.launch(folder / "quick.toml", workers=0, storage=storage, results=folder)
-    store = open_reader(storage)
-    found: list[str] = []
-    ready = threading.Event()
-
-    def on_ready(address: str) -> None:
-        found.append(address)
-        ready.set()
-
-    application = service.dashboard(store)
-    threading.Thread(target=service.serve, args=(application, 0, on_ready), daemon=True).start()
-    assert ready.wait(timeout=30)
-    yield Site(found[0], study)
-    store.close()
+    return Quick(serve(storage), study)
 
 
 # ---- what can be read --------------------------------------------------------------------
 
 
-def test_the_address_is_on_loopback_and_leads_to_the_dashboard(site: Site) -> None:
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", site.address)
-    first = site.ask("/")
-    assert first.status == 302
-    assert first.headers["Location"].endswith("/dashboard")
+def test_the_address_is_on_loopback_and_leads_to_the_studies(quick: Quick) -> None:
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", quick.site.address)
+    first = quick.ask("/")
+    assert first.status == 307
+    assert first.headers["Location"] == "/studies"
 
 
 @pytest.mark.parametrize(
@@ -114,34 +80,34 @@ def test_the_address_is_on_loopback_and_leads_to_the_dashboard(site: Site) -> No
         ("/csv/1", "text/csv"),
     ],
 )
-def test_what_the_pages_read_is_there(site: Site, path: str, kind: str) -> None:
-    answer = site.ask(path)
+def test_what_the_pages_read_is_there(quick: Quick, path: str, kind: str) -> None:
+    answer = quick.ask(path)
     assert answer.status == 200, answer.body
     assert kind in answer.headers["Content-Type"]
     assert answer.body
 
 
-def test_head_is_reading_too(site: Site) -> None:
-    assert site.ask("/dashboard", "HEAD").status == 200
+def test_head_is_reading_too(quick: Quick) -> None:
+    assert quick.ask("/dashboard", "HEAD").status == 200
 
 
-def test_the_study_is_there_with_its_trials_and_its_note(site: Site) -> None:
-    [listed] = json.loads(site.ask("/api/studies").body)["study_summaries"]
+def test_the_study_is_there_with_its_trials_and_its_note(quick: Quick) -> None:
+    [listed] = json.loads(quick.ask("/api/studies").body)["study_summaries"]
     assert listed["study_name"] == "quick"
-    detail = json.loads(site.ask("/api/studies/1").body)
+    detail = json.loads(quick.ask("/api/studies/1").body)
     assert [trial["number"] for trial in detail["trials"]] == list(range(12))
-    best = site.study.best
+    best = quick.study.best
     assert best is not None
     assert [trial["number"] for trial in detail["best_trials"]] == [best["number"]]
-    assert detail["note"]["body"] == note(site.study.spec, site.study.frame())
+    assert detail["note"]["body"] == note(quick.study.spec, quick.study.frame())
     assert f"{best['value']:.4f}" in detail["note"]["body"]
 
 
-def test_reading_changes_nothing(site: Site) -> None:
-    before = site.content()
+def test_reading_changes_nothing(quick: Quick) -> None:
+    before = quick.content()
     for path in ("/dashboard", "/api/studies", "/api/studies/1", "/csv/1"):
-        site.ask(path)
-    assert site.content() == before
+        quick.ask(path)
+    assert quick.content() == before
 
 
 # ---- what cannot be written --------------------------------------------------------------
@@ -167,55 +133,43 @@ def test_the_writing_routes_are_known() -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), WRITING)
-def test_a_writing_route_is_closed(site: Site, method: str, path: str) -> None:
-    before = site.content()
+def test_a_writing_route_is_closed(quick: Quick, method: str, path: str) -> None:
+    before = quick.content()
     for body in BODIES:
-        answer = site.ask(path, method, body)
+        answer = quick.ask(path, method, body)
         assert answer.status == 405
         assert answer.headers["Allow"] == "GET, HEAD"
-    assert site.content() == before
+    assert quick.content() == before
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "MERGE"])
-def test_any_other_method_is_refused_everywhere(site: Site, method: str) -> None:
+def test_any_other_method_is_refused_everywhere(quick: Quick, method: str) -> None:
     for path in ("/", "/dashboard", "/api/studies", "/nowhere"):
-        assert site.ask(path, method).status in (405, 501)
+        assert quick.ask(path, method).status in (405, 501)
 
 
-def test_a_method_in_a_header_or_a_query_is_no_method(site: Site) -> None:
-    before = site.content()
-    site.ask("/api/studies/1?_method=DELETE")
-    application = service.dashboard(open_reader(site.study.storage))
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": "/api/studies/1",
-        "HTTP_HOST": "localhost",
-        "HTTP_X_HTTP_METHOD_OVERRIDE": "DELETE",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "wsgi.url_scheme": "http",
-    }
-    statuses: list[str] = []
-    b"".join(application(environ, lambda status, *_: statuses.append(status)))
-    assert statuses == ["200 OK"]
-    assert site.content() == before
+def test_a_method_in_a_header_or_a_query_is_no_method(quick: Quick) -> None:
+    before = quick.content()
+    quick.ask("/api/studies/1?_method=DELETE")
+    headers = {"X-HTTP-Method-Override": "DELETE", "X-Method-Override": "DELETE"}
+    assert quick.ask("/api/studies/1", headers=headers).status == 200
+    assert quick.content() == before
 
 
-def test_the_storage_itself_refuses_to_write(site: Site) -> None:
-    store = open_reader(site.study.storage)
+def test_the_storage_itself_refuses_to_write(quick: Quick) -> None:
+    store = open_reader(quick.study.storage)
     with pytest.raises(optuna.exceptions.StorageInternalError):
         optuna.delete_study(study_name="quick", storage=store.storage)
     store.close()
-    assert len(site.study.frame()) == 12
+    assert len(quick.study.frame()) == 12
 
 
 # ---- who may ask, and for what -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "localhost:{port}", "[::1]:8"])
-def test_our_own_names_are_served(site: Site, host: str) -> None:
-    assert site.ask("/api/meta", host=host.format(port=site.port)).status == 200
+def test_our_own_names_are_served(quick: Quick, host: str) -> None:
+    assert quick.ask("/api/meta", host=host.format(port=quick.port)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -232,15 +186,15 @@ def test_our_own_names_are_served(site: Site, host: str) -> None:
         " ",
     ],
 )
-def test_a_foreign_host_is_misdirected(site: Site, host: str) -> None:
-    answer = site.ask("/api/studies", host=host.format(port=site.port))
+def test_a_foreign_host_is_misdirected(quick: Quick, host: str) -> None:
+    answer = quick.ask("/api/studies", host=host.format(port=quick.port))
     assert answer.status == 421
     assert b"quick" not in answer.body
 
 
-def test_a_refusal_says_how_to_add_a_name(site: Site) -> None:
-    assert b"sweeper dashboard --allow-host" in site.ask("/", host="evil.example").body
-    assert b"only reads" in site.ask("/", "DELETE").body
+def test_a_refusal_says_how_to_add_a_name(quick: Quick) -> None:
+    assert b"sweeper serve --allow-host" in quick.ask("/", host="evil.example").body
+    assert b"only reads" in quick.ask("/api/studies/1", "DELETE").body
 
 
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
@@ -271,13 +225,11 @@ def test_what_is_no_host_name_is_refused(name: str) -> None:
             service.host_names(host, others)
 
 
-def test_an_added_name_is_served_in_any_case(site: Site) -> None:
+def test_an_added_name_is_served_in_any_case(quick: Quick) -> None:
     names = service.host_names("0.0.0.0", ["sweeps.example.org"])
-    application = service.read_only(lambda *_: [b"page"], names)
-    for host, served in (("Sweeps.example.ORG:80", True), ("evil.example", False)):
-        environ = {"HTTP_HOST": host, "REQUEST_METHOD": "GET", "PATH_INFO": "/dashboard"}
-        answer = b"".join(application(environ, lambda *_: None))
-        assert (answer == b"page") is served
+    site = serve(quick.study.storage, hosts=names)
+    assert site.ask("/dashboard", host="Sweeps.example.ORG:80").status == 200
+    assert site.ask("/dashboard", host="evil.example").status == 421
 
 
 @pytest.mark.parametrize(
@@ -304,8 +256,8 @@ def test_an_added_name_is_served_in_any_case(site: Site) -> None:
         "/static/no-such-file.js",
     ],
 )
-def test_other_paths_lead_nowhere(site: Site, path: str) -> None:
-    answer = site.ask(path)
+def test_other_paths_lead_nowhere(quick: Quick, path: str) -> None:
+    answer = quick.ask(path)
     assert answer.status == 404
     assert b"root:" not in answer.body
     assert b"import " not in answer.body
@@ -314,9 +266,13 @@ def test_other_paths_lead_nowhere(site: Site, path: str) -> None:
 # ---- the command -------------------------------------------------------------------------
 
 
-def test_a_port_that_is_taken_is_one_line(site: Site) -> None:
-    with pytest.raises(SweeperError, match=rf"^port {site.port}: .*choose another with --port$"):
-        service.serve(service.dashboard(open_reader(site.study.storage)), site.port, print)
+def test_a_port_that_is_taken_is_one_line(quick: Quick) -> None:
+    with pytest.raises(SweeperError, match=rf"^port {quick.port}: .*choose another with --port$"):
+        service.serve(nothing, quick.port, print)
+
+
+async def nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stand in for an application where none is asked."""
 
 
 class Started(Exception):
@@ -328,9 +284,9 @@ def start(_: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_a_host_that_is_not_this_machines_is_one_line(site: Site, host: str) -> None:
+def test_a_host_that_is_not_this_machines_is_one_line(quick: Quick, host: str) -> None:
     with pytest.raises(SweeperError, match=rf"^host {host}: .*choose another with --host$"):
-        service.serve(service.read_only(lambda *_: []), 0, start, host)
+        service.serve(nothing, 0, start, host)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +308,7 @@ def test_the_address_is_one_that_this_machine_reaches(host: str, address: str) -
     if ":" in host and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     with pytest.raises(Started):
-        service.serve(service.read_only(lambda *_: []), 0, asked, host)
+        service.serve(nothing, 0, asked, host)
 
 
 def has_ipv6() -> bool:
@@ -363,58 +319,27 @@ def has_ipv6() -> bool:
     return True
 
 
-def test_the_command_says_where_it_serves(
-    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def served(_: Any, port: int, on_ready: Any, host: str) -> None:
-        assert (port, host) == (0, "127.0.0.1")
-        on_ready("http://127.0.0.1:1/")
-
-    opened: list[str] = []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(service, "serve", served)
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    storage = ["--storage", site.study.storage]
-    done = run("dashboard", "--port", 0, *storage)
-    assert done.out == "optuna-dashboard, read-only: http://127.0.0.1:1/ (Ctrl-C ends it)\n"
-    assert opened == ["http://127.0.0.1:1/"]
-    run("dashboard", "--port", 0, "--no-browser", *storage)
-    assert len(opened) == 1
-    assert run("dashboard", "--storage", "none.db").status == 2
-
-
-def test_the_command_takes_an_address_and_names(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Any] = []
-    monkeypatch.setattr(service, "dashboard", lambda reader, names: given.append(names))
-    monkeypatch.setattr(service, "serve", lambda *arguments: given.append(arguments[-1]))
-    options = ["--host", "10.0.0.7", "--allow-host", "a.example", "--allow-host", "b.example"]
-    assert run("dashboard", "--storage", site.study.storage, *options).status == 0
-    assert given == [LOOPBACK | {"10.0.0.7", "a.example", "b.example"}, "10.0.0.7"]
-
-
 # ---- the note ----------------------------------------------------------------------------
 
 
-def test_the_note_of_a_study_without_a_result(site: Site) -> None:
-    frame = site.study.frame()
+def test_the_note_of_a_study_without_a_result(quick: Quick) -> None:
+    frame = quick.study.frame()
     frame["state"] = "failed"
-    assert note(site.study.spec, frame) == "No trial has finished yet."
+    assert note(quick.study.spec, frame) == "No trial has finished yet."
 
 
-def test_the_note_of_a_study_whose_baseline_failed(site: Site) -> None:
-    frame = site.study.frame()
+def test_the_note_of_a_study_whose_baseline_failed(quick: Quick) -> None:
+    frame = quick.study.frame()
     frame.loc[0, "state"] = "failed"
-    said = note(site.study.spec, frame)
+    said = note(quick.study.spec, frame)
     assert said.startswith("### Best so far: ε = 0.1")
     assert "while ε = 0 has no result" in said
 
 
-def test_the_note_says_where_nothing_was_gained(site: Site) -> None:
-    frame = site.study.frame()
+def test_the_note_says_where_nothing_was_gained(quick: Quick) -> None:
+    frame = quick.study.frame()
     frame.loc[frame["number"] > 0, "value"] += 10
-    said = note(site.study.spec, frame)
+    said = note(quick.study.spec, frame)
     assert said.startswith("### ε = 0 is best so far (NLL ")
     assert "no benefit of smoothing found" in said
     assert "| ε = 0 | " in said
@@ -430,7 +355,7 @@ def refused(request: Any) -> list[str]:
 
 @pytest.mark.browser
 @needs_chromium
-def test_the_studys_page_in_a_browser(site: Site, tmp_path: Path) -> None:
+def test_the_studys_page_in_a_browser(quick: Quick, tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     failed: list[str] = []
@@ -442,11 +367,11 @@ def test_the_studys_page_in_a_browser(site: Site, tmp_path: Path) -> None:
             "response",
             lambda response: failed.append(response.url) if response.status >= 400 else None,
         )
-        page.goto(f"{site.address}dashboard/studies/1")
+        page.goto(f"{quick.site.address}dashboard/studies/1")
         expect(page.get_by_text("quick").first).to_be_visible(timeout=30_000)
-        page.goto(f"{site.address}dashboard/studies/1/note")
+        page.goto(f"{quick.site.address}dashboard/studies/1/note")
         expect(page.get_by_text("Best so far").first).to_be_visible(timeout=30_000)
         expect(page.get_by_text("lucky by selection").first).to_be_visible()
         page.screenshot(path=tmp_path / "page.png")
         browser.close()
-    assert [url for url in failed if url.startswith(site.address)] == []
+    assert [url for url in failed if url.startswith(quick.site.address)] == []

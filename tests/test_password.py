@@ -106,7 +106,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_commands_with_a_storage_are_known() -> None:
-    assert {"init", "launch", "worker", "status", "export", "dashboard"} <= set(WITH_STORAGE)
+    assert {"init", "launch", "worker", "status", "export", "serve"} <= set(WITH_STORAGE)
 
 
 @pytest.mark.parametrize("name", WITH_STORAGE)

@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 def spec_of(space: dict[str, Any] | None = None, **confirm: Any) -> StudySpec:
     tables = {"study": {"name": "s"}, "task": {"use": "digits"}, "confirm": confirm}
-    return parse_spec({**tables, "space": space or {}}, "test")
+    return parse_spec({**tables, "space": space or {}})
 
 
 def frame(rows: Rows, baseline: float = 1.0, **of_baseline: Any) -> pd.DataFrame:

@@ -1,16 +1,19 @@
 """What a notebook imports: launch a study, or open one, and read what it found."""
 
-from sweeper.api.control import delete, pause, prepare, resume, run_worker, stop
+from sweeper.api.accounts import create_token, revoke_token, tokens
+from sweeper.api.control import delete, pause, prepare, resume, run_worker, stop, writer_of
 from sweeper.api.launching import (
     LaunchPlan,
     OnProgress,
     confirm,
     launch,
     plan_launch,
+    submit,
     write_results,
 )
 from sweeper.api.replaying import replay
-from sweeper.api.study import Study, open_study, studies
+from sweeper.api.study import Study, TrialPage, open_study, studies
+from sweeper.api.trial import Trial
 from sweeper.api.verifying import verify
 from sweeper.execution.worker import Terms
 
@@ -19,7 +22,10 @@ __all__ = [
     "OnProgress",
     "Study",
     "Terms",
+    "Trial",
+    "TrialPage",
     "confirm",
+    "create_token",
     "delete",
     "launch",
     "open_study",
@@ -28,9 +34,13 @@ __all__ = [
     "prepare",
     "replay",
     "resume",
+    "revoke_token",
     "run_worker",
     "stop",
     "studies",
+    "submit",
+    "tokens",
     "verify",
     "write_results",
+    "writer_of",
 ]

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from sweeper.errors import Conflict
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Terms, work
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.studies import StudyState, delete_study, get_study, set_state
 from sweeper.store.urls import DEFAULT_STORAGE, check_place
-from sweeper.study.trials import delete_optuna_study
+from sweeper.study.confirmation import finished
+from sweeper.study.load import read_stored
+from sweeper.study.trials import delete_optuna_study, open_optuna_study
 
 # Between the first SIGTERM and the end of a worker: less than what pre-emptible machines give.
 GRACE_SECONDS: Final = 20.0
@@ -17,7 +20,7 @@ GRACE_SECONDS: Final = 20.0
 
 def delete(name: str, storage: str = DEFAULT_STORAGE) -> None:
     """Remove a study with all that it found; raises `SweeperError` where there is none."""
-    with _writer_of(storage) as writer, writer.exclusive():
+    with writer_of(storage) as writer, writer.exclusive():
         record = get_study(writer, name)
         delete_study(writer, record)
         delete_optuna_study(writer, name)
@@ -27,6 +30,7 @@ def pause(name: str, storage: str = DEFAULT_STORAGE) -> None:
     """Let nothing of a study be trained until it is resumed; its workers wait.
 
     Running trials go back to the queue at the end of their epoch, with their checkpoints.
+    Raises `Conflict`, as stop and resume do, where the study is finished.
     """
     _set_state(name, storage, "paused")
 
@@ -45,13 +49,17 @@ def resume(name: str, storage: str = DEFAULT_STORAGE) -> None:
 
 
 def _set_state(name: str, storage: str, state: StudyState) -> None:
-    with _writer_of(storage) as writer:
-        set_state(writer, get_study(writer, name), state)
+    with writer_of(storage) as writer:
+        record = get_study(writer, name)
+        spec = read_stored(record.spec).spec
+        if finished(writer, record, spec, open_optuna_study(writer, spec)):
+            raise Conflict(f"study {name!r} is finished: nothing of it runs any more")
+        set_state(writer, record, state)
 
 
 @contextmanager
-def _writer_of(storage: str) -> Iterator[Store]:
-    """Open a database that is there; never make one."""
+def writer_of(storage: str) -> Iterator[Store]:
+    """Open a database that is there to write to; never make one."""
     open_reader(storage).close()
     writer = open_writer(storage)
     try:
@@ -79,5 +87,5 @@ def run_worker(
     """
     stop = StopRequest(parent=parent, own_process=True, grace=grace)
     stop.listen()
-    with _writer_of(storage) as writer:
+    with writer_of(storage) as writer:
         return work(writer, terms, stop).value

@@ -3,9 +3,10 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sweeper.api.study import Study, open_study
 from sweeper.errors import SweeperError
@@ -27,6 +28,7 @@ from sweeper.study.load import (
     StudyFile,
     check_runs,
     find_study_file,
+    offered_study,
     read_study,
     stored_to_confirm,
 )
@@ -105,6 +107,25 @@ def launch(
     finally:
         writer.close()
     return opened
+
+
+def submit(
+    tables: Mapping[str, Any], folders: Sequence[Path], *, storage: str = DEFAULT_STORAGE
+) -> Study:
+    """Launch the study that these tables of a study file describe; workers elsewhere take it up.
+
+    Code that it names is taken from the folders alone, and first points from no export. Raises
+    `SweeperError`, before anything is written, with a line for each wrong key, and `Conflict`
+    where its name is another study's.
+    """
+    file = offered_study(tables, folders)
+    check_runs(file)
+    writer = open_writer(storage)
+    try:
+        register(writer, file)
+    finally:
+        writer.close()
+    return Study(file.name, storage)
 
 
 def confirm(

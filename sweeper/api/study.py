@@ -1,24 +1,26 @@
 """A study in a database, to read."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
 
-from sweeper.errors import SweeperError
+from sweeper.api.trial import Trial
+from sweeper.errors import SweeperError, UnknownName, nearest
 from sweeper.execution.files import files_of
 from sweeper.execution.presence import WorkerState, read_workers
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
-from sweeper.report import ReportInput, figures, write_report
+from sweeper.report import Page, ReportInput, figures, write_report
 from sweeper.store.confirmations import last_confirmation
 from sweeper.store.database import Store, open_reader
-from sweeper.store.records import Result, read_result, read_results
+from sweeper.store.records import Result, read_epochs_of, read_result, read_results
 from sweeper.store.studies import StudyRecord, all_studies, get_study
+from sweeper.store.trials import TrialQuery, find_number, page_of_trials
 from sweeper.store.urls import DEFAULT_STORAGE
 from sweeper.study.confirmation import (
     check_confirmable,
@@ -27,12 +29,18 @@ from sweeper.study.confirmation import (
     search_ended,
 )
 from sweeper.study.evidence import Evidence
-from sweeper.study.frames import epochs_frame, trials_frame
+from sweeper.study.frames import (
+    STATE_WORDS,
+    epochs_frame,
+    epochs_of,
+    some_trials,
+    trials_frame,
+)
 from sweeper.study.health import health
 from sweeper.study.importance import importance
 from sweeper.study.load import StoredStudy, read_stored
 from sweeper.study.progress import Progress, read_progress
-from sweeper.study.results import baseline, best
+from sweeper.study.results import SCORES, baseline, best
 from sweeper.study.spec import StudySpec
 from sweeper.study.trials import open_optuna_study
 from sweeper.study.verdict import Verdict, verdict
@@ -42,16 +50,28 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
+State = Literal["finished", "running", "unfinished", "paused", "stopped"]
+
+
+class TrialPage(NamedTuple):
+    """A part of a study's trials, in the order asked for, and how many there are of such."""
+
+    frame: pd.DataFrame
+    total: int
+
+
 @dataclass(frozen=True)
 class Study:
     """A study in a database, to read: every method looks at it as it is now."""
 
     name: str
     storage: str = DEFAULT_STORAGE
+    # Shared with other studies where it is given.
+    _reader: Store | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def _store(self) -> Store:
-        return open_reader(self.storage)
+        return self._reader or open_reader(self.storage)
 
     @property
     def _record(self) -> StudyRecord:
@@ -84,8 +104,64 @@ class Study:
         """The row of ε = 0, or None until it has finished."""
         return baseline(self.frame())
 
+    def page(
+        self,
+        *,
+        sort: str = "number",
+        descending: bool = False,
+        state: str | None = None,
+        schedule: str | None = None,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> TrialPage:
+        """Return a part of `frame()`, which the database has sorted and filtered.
+
+        `sort` is a column, one that `frame()` gives a number or a word for. Trials without a
+        value come last. Raises `SweeperError` for a column, state or schedule that there is not.
+        """
+        space, states = self.spec.space, sorted(set(STATE_WORDS.values()))
+        schedules = [*space.schedule, *([] if "fixed" in space.schedule else ["fixed"])]
+        _check_known("sort", sort, self.sortable)
+        _check_known("state", state, states)
+        _check_known("schedule", schedule, schedules)
+        query = TrialQuery(
+            sort=sort,
+            descending=descending,
+            states=None
+            if state is None
+            else [s for s, word in STATE_WORDS.items() if word == state],
+            schedules=None if schedule is None else _places(schedule, space.schedule),
+            at_zero=schedule == "fixed",
+            offset=offset,
+            limit=limit,
+        )
+        found, total = page_of_trials(self._store, self._record, query)
+        return TrialPage(some_trials(self._store, self._record, found), total)
+
     @property
-    def state(self) -> Literal["finished", "running", "unfinished", "paused", "stopped"]:
+    def sortable(self) -> tuple[str, ...]:
+        """The columns that a page of trials can be sorted by."""
+        return (*_SORTABLE, *SCORES, *(f"hp_{name}" for name in self.spec.space.extras))
+
+    def trial(self, number: int) -> Trial:
+        """Return one trial with its evaluations; raises `UnknownName` where there is none."""
+        store, record = self._store, self._record
+        found = find_number(store, self.name, number)
+        if found is None:
+            counts = self.progress()
+            raise UnknownName(
+                f"study {self.name!r} has no trial {number}; it has "
+                f"{counts.trials - counts.waiting}, from 0"
+            )
+        ticket = found[1]
+        return Trial(
+            row=some_trials(store, record, [found]).iloc[0],
+            epochs=epochs_of(read_epochs_of(store, record, ticket), number),
+            result=read_result(store, record, ticket) or Result(),
+        )
+
+    @property
+    def state(self) -> State:
         """Where the study stands, in one word; unfinished: nobody is at it."""
         if self.finished:
             return "finished"
@@ -143,13 +219,13 @@ class Study:
 
     def figures(self) -> "dict[str, Figure]":
         """Return the report's figures by name."""
-        return figures(self._report_input())
+        return figures(self.report_input())
 
-    def report(self, path: str | Path) -> Path:
-        """Write the report as one HTML file that opens offline; return its path."""
-        ready = self._report_input()
+    def report(self, path: str | Path, page: Page | None = None) -> Path:
+        """Write a page, the trade-offs if none is given, as one HTML file that opens offline."""
+        ready = self.report_input()
         try:
-            return write_report(Path(path), ready)
+            return write_report(Path(path), ready, page)
         except OSError as error:
             raise SweeperError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -189,15 +265,7 @@ class Study:
 
     def log(self, number: int) -> str:
         """Return what one trial did: its epochs, what it printed, and why it failed."""
-        trials, epochs = self.frame(), self.epochs()
-        rows = trials[trials["number"] == number]
-        if rows.empty:
-            raise SweeperError(
-                f"study {self.name!r} has no trial {number}; it has {len(trials)}, from 0"
-            )
-        row = rows.iloc[0]
-        result = read_result(self._store, self._record, int(row["ticket"])) or Result()
-        return _log_text(row, epochs[epochs["number"] == number], result)
+        return self.trial(number).log
 
     def _facts(self) -> StudyFacts:
         record, spec = self._record, self.spec
@@ -212,7 +280,8 @@ class Study:
             created=_moment(time.time()),
         )
 
-    def _report_input(self) -> ReportInput:
+    def report_input(self) -> ReportInput:
+        """Return what the report is made from."""
         facts = self._facts()
         return ReportInput(
             name=self.name,
@@ -228,6 +297,21 @@ class Study:
             verdict=self.verdict(),
             unconfirmed=self.unconfirmed,
         )
+
+
+# Columns of the frame beside the scores that the database can sort by.
+_SORTABLE = ("number", "state", "value", "epsilon", "schedule", "rate", "epochs", "seconds")
+
+
+def _check_known(what: str, given: str | None, allowed: Sequence[str]) -> None:
+    if given is not None and given not in allowed:
+        raise SweeperError(
+            f"{what}: {given!r}{nearest(given, allowed)}; allowed: {', '.join(allowed)}"
+        )
+
+
+def _places(schedule: str, choices: Sequence[str]) -> list[int]:
+    return [choices.index(schedule)] if schedule in choices else []
 
 
 def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
@@ -259,25 +343,3 @@ def _footer(facts: StudyFacts, record: StudyRecord) -> Mapping[str, str]:
 
 def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _mean_used(epoch: Any) -> str:
-    """Return the mean epsilon of an epoch, where the loop says what it was."""
-    return "" if pd.isna(epoch.mean_epsilon) else f" (mean {epoch.mean_epsilon:.4f})"
-
-
-def _log_text(row: pd.Series, epochs: pd.DataFrame, result: Result) -> str:
-    rate = "" if pd.isna(row["rate"]) else f", rate {row['rate']:.4g}"
-    lines = [
-        f"trial {row['number']}: {row['state']}, "
-        f"epsilon {row['epsilon']:.4g}, {row['schedule']}{rate}"
-    ]
-    lines += [
-        f"epoch {e.epoch:3d}  epsilon {e.epsilon:.4f}{_mean_used(e)}  nll {e.nll:.4f}  "
-        f"accuracy {e.accuracy:.4f}  ece {e.ece:.4f}"
-        for e in epochs.itertuples()
-    ]
-    for title, text in (("printed", result.log), ("failure", result.failure)):
-        if text.strip():
-            lines += ["", f"{title}:", text.rstrip()]
-    return "\n".join(lines)

@@ -4,49 +4,34 @@ The engine is imported inside them: torch and Optuna take seconds, and help, the
 studies and a mistyped option should not wait for them.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from sweeper.cli.password import with_password_file
+from sweeper.cli import serving
+from sweeper.cli.options import (
+    DEFAULT_STORAGE,
+    Form,
+    Json,
+    Name,
+    Output,
+    Results,
+    Storage,
+    StudyArgument,
+    console,
+    print_json,
+)
 from sweeper.study.ready import find_study_file, ready_studies
 
 if TYPE_CHECKING:
     from sweeper import api
 
-# As in sweeper.store.urls, which brings SQLAlchemy with it.
-DEFAULT_STORAGE: Final = "sqlite:///sweeper.db"
-
 app = typer.Typer(
     help="Does label smoothing help this model, with which ε, and should it anneal?",
     pretty_exceptions_enable=False,
 )
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """Return a console that prints a path or a name as it is: no markup, no emoji."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
-Storage = Annotated[
-    str,
-    typer.Option(
-        envvar="SWEEPER_STORAGE",
-        show_default=False,
-        callback=with_password_file,
-        help="Database URL or SQLite file [sqlite:///sweeper.db]",
-    ),
-]
-Name = Annotated[str, typer.Argument(help="A study in the database.")]
-StudyArgument = Annotated[str, typer.Argument(help="A study file, or a ready study's name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Form = Annotated[Literal["json", "yaml", "python"], typer.Option("--format")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.")]
-Results = Annotated[Path, typer.Option(help="Folder for reports and exports.")]
 
 
 @app.callback()
@@ -91,7 +76,7 @@ def launch(
     if dry_run:
         _print_plan(plan, as_json)
         return
-    with shown(_console(stderr=as_json), plan.name) as on_progress:
+    with shown(console(stderr=as_json), plan.name) as on_progress:
         done = api.launch(
             path,
             workers=workers,
@@ -105,7 +90,7 @@ def launch(
             on_progress=on_progress,
         )
     if as_json:
-        _print_json(_status(done))
+        print_json(_status(done))
     elif detach:
         typer.echo(
             f"study {done.name} is launched: {plan.trials} trials, {plan.ended} ended. "
@@ -134,7 +119,7 @@ def confirm(
     from sweeper import api
     from sweeper.cli.progress import shown
 
-    with shown(_console(stderr=as_json), name) as on_progress:
+    with shown(console(stderr=as_json), name) as on_progress:
         done = api.confirm(
             name,
             workers=workers,
@@ -144,7 +129,7 @@ def confirm(
             on_progress=on_progress,
         )
     if as_json:
-        _print_json(_status(done))
+        print_json(_status(done))
     else:
         _print_verdict(done)
         _print_files(done, results)
@@ -168,14 +153,14 @@ def verify(
     """
     from sweeper import api
 
-    console = _console(stderr=True)
+    out = console(stderr=True)
 
     def say(done: int, of: int) -> None:
-        console.print(f"{done}/{of} trainings", soft_wrap=True)
+        out.print(f"{done}/{of} trainings", soft_wrap=True)
 
     found = api.verify(file, storage, replicates=replicates, folder=folder, on_training=say)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         typer.echo(found.sentence)
     if not found.holds:
@@ -266,28 +251,37 @@ def status(
     found = [api.open_study(name, storage)] if name else api.studies(storage)
     if as_json:
         states = [_status(study) for study in found]
-        _print_json(states[0] if name else states)
+        print_json(states[0] if name else states)
         return
-    console = _console()
-    console.print(listing(found))
+    out = console()
+    out.print(listing(found))
     if name:
         trials = found[0].frame()
-        console.print(summary(trials))
+        out.print(summary(trials))
         if failed := failures(trials):
-            console.print("failed: " + ", ".join(f"{n} {cause}" for cause, n in failed.items()))
+            out.print("failed: " + ", ".join(f"{n} {cause}" for cause, n in failed.items()))
         _print_verdict(found[0])
         present = found[0].workers()
         if present:
-            console.print(workers_at(present))
+            out.print(workers_at(present))
 
 
 @app.command()
-def report(name: Name, output: Output = None, storage: Storage = DEFAULT_STORAGE) -> None:
+def report(
+    name: Name,
+    output: Output = None,
+    page: Annotated[
+        str, typer.Option(help="A ready page, or a file that says what it shows.")
+    ] = "trade-offs",
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
     """Write a study's report: one HTML file that opens offline."""
     from sweeper import api
+    from sweeper.report import find_page
 
+    shown = find_page(page)
     path = output or Path("results") / name / "report.html"
-    typer.echo(api.open_study(name, storage).report(path))
+    typer.echo(api.open_study(name, storage).report(path, shown))
 
 
 @app.command()
@@ -343,10 +337,10 @@ def replay(
     from sweeper import api
     from sweeper.cli.replayed import lines, on_epoch
 
-    say = on_epoch(_console(stderr=True))
+    say = on_epoch(console(stderr=True))
     done = api.replay(name, trial, storage, folder=folder, on_epoch=say)
     if as_json:
-        _print_json(done.to_dict())
+        print_json(done.to_dict())
     else:
         for line in lines(done):
             typer.echo(line)
@@ -370,32 +364,8 @@ def delete(
     typer.echo(f"deleted {name}")
 
 
-@app.command()
-def dashboard(
-    storage: Storage = DEFAULT_STORAGE,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; whoever reaches it reads every study.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Another name that it is asked by, as a proxy's; repeatable."),
-    ] = None,
-    browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
-) -> None:
-    """Browse studies in optuna-dashboard, read-only; on loopback unless told otherwise."""
-    import webbrowser
-
-    from sweeper.service import dashboard as served
-    from sweeper.store.database import open_reader
-
-    def ready(address: str) -> None:
-        typer.echo(f"optuna-dashboard, read-only: {address} (Ctrl-C ends it)")
-        if browser:
-            webbrowser.open(address)
-
-    names = served.host_names(host, allow_host or ())
-    served.serve(served.dashboard(open_reader(storage), names), port, ready, host)
+app.command()(serving.serve)
+app.add_typer(serving.token, name="token")
 
 
 @app.command()
@@ -403,7 +373,7 @@ def schema() -> None:
     """Print the JSON Schema of study files, for editors."""
     from sweeper.study.spec import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 @app.command()
@@ -411,7 +381,7 @@ def studies(as_json: Json = False) -> None:
     """List the ready studies that come with the package."""
     found = {name: _first_comment(path) for name, path in ready_studies().items()}
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     longest = max(map(len, found), default=0)
     for name, words in found.items():
@@ -441,15 +411,11 @@ def _status(study: "api.Study") -> dict[str, Any]:
     }
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
 def _print_plan(plan: "api.LaunchPlan", as_json: bool) -> None:
     asked = sum(point is None for point in plan.points)
     if as_json:
         facts = {"study": plan.name, "spec_hash": plan.spec_hash, "ended": plan.ended}
-        _print_json({**facts, "trials": plan.trials, "points": list(plan.points)})
+        print_json({**facts, "trials": plan.trials, "points": list(plan.points)})
         return
     typer.echo(
         f"study {plan.name} ({plan.spec_hash[:12]}): {plan.trials} trials, {plan.ended} ended; "
@@ -463,7 +429,7 @@ def _print_found(study: "api.Study", plan: "api.LaunchPlan", results: Path) -> N
 
     for line in _outcome(study, plan):
         typer.echo(line)
-    _console().print(summary(study.frame()))
+    console().print(summary(study.frame()))
     _print_verdict(study)
     _print_files(study, results)
 
@@ -474,16 +440,16 @@ def _print_verdict(study: "api.Study") -> None:
 
     evidence, verdict = study.evidence(), study.verdict()
     if evidence is not None and verdict is not None:
-        _console().print(confirmed(evidence))
+        console().print(confirmed(evidence))
         typer.echo(f"verdict: {verdict.word}")
         for sentence in verdict.sentences:
-            _console().print(f"  {sentence}", soft_wrap=False)
+            console().print(f"  {sentence}", soft_wrap=False)
     elif evidence is not None and evidence.complete:
         typer.echo("no verdict: too few of its trainings came to an end")
     elif study.unconfirmed:
         typer.echo(f"not confirmed: {study.unconfirmed}")
     for sentence in study.health():
-        _console().print(f"note: {sentence}")
+        console().print(f"note: {sentence}")
 
 
 def _print_files(study: "api.Study", results: Path) -> None:

@@ -1,12 +1,14 @@
 """What the commands print about studies."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 import pandas as pd
 from rich.table import Table
 
 from sweeper.api import Study
 from sweeper.execution.presence import WorkerState
+from sweeper.store.accounts import Account
 from sweeper.store.tickets import SEARCH
 from sweeper.study.evidence import Comparison, Evidence
 from sweeper.study.results import baseline, best_by_schedule
@@ -128,3 +130,14 @@ def _cells(row: pd.Series) -> list[str]:
 
 def _value(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def tokens(found: Iterable[Account]) -> Table:
+    """Return tokens: whose, what they may do, and since when."""
+    table = Table()
+    for heading in ("name", "role", "made (UTC)"):
+        table.add_column(heading)
+    for one in found:
+        made = datetime.fromtimestamp(one.created, UTC)
+        table.add_row(one.name, one.role, made.strftime("%Y-%m-%d %H:%M"))
+    return table

@@ -2,6 +2,15 @@
 
 from sweeper.report.figures import figures
 from sweeper.report.inputs import ReportInput
-from sweeper.report.page import render, write_report
+from sweeper.report.page import Page, find_page, ready_page, ready_pages, render, write_report
 
-__all__ = ["ReportInput", "figures", "render", "write_report"]
+__all__ = [
+    "Page",
+    "ReportInput",
+    "figures",
+    "find_page",
+    "ready_page",
+    "ready_pages",
+    "render",
+    "write_report",
+]

@@ -75,11 +75,17 @@ class ReportInput:
 
 def prepared(report: ReportInput) -> ReportInput:
     """Return the same report with every column there, and numbers as floats (NaN for none)."""
-    trials = _numeric(_with_columns(report.trials, results.TRIAL_COLUMNS))
+    trials = prepared_trials(report.trials).sort_values("number", ignore_index=True)
     epochs = _numeric(_with_columns(report.epochs, results.EPOCH_COLUMNS))
+    return replace(report, trials=trials, epochs=epochs)
+
+
+def prepared_trials(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return trials in the same order, with every column there and numbers as floats."""
+    trials = _numeric(_with_columns(frame, results.TRIAL_COLUMNS))
     trials["failure"] = trials["failure"].astype("object").fillna("").astype(str)
     trials["schedule"] = trials["schedule"].astype("object").fillna("?").astype(str)
-    return replace(report, trials=trials.sort_values("number", ignore_index=True), epochs=epochs)
+    return trials
 
 
 def usable(trials: pd.DataFrame) -> pd.DataFrame:

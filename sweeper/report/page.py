@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sweeper.errors import SweeperError, nearest
+from sweeper.errors import SweeperError, UnknownName, nearest
 from sweeper.report import look, wording
 from sweeper.report.confirmed import confirmed
 from sweeper.report.figures import FIGURES, draw
@@ -31,11 +32,21 @@ from sweeper.study import results
 from sweeper.study.health import health
 from sweeper.study.verdict import METRICS
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES: Final = Path(__file__).parent / "templates"
+DEFAULT_PAGE: Final = "trade-offs"
 # Panels that are words and tables; every other one names a figure.
 PARTS = ("verdict", "summary", "sides", "trials", "glossary")
 # A panel that is left out where it is empty; the others say why they are.
 _OPTIONAL = ("importance", "interaction", "forest", "reliability")
+
+
+class Options(BaseModel):
+    """How a panel is shown, where that is not as its figure has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    height: int | None = Field(None, ge=100, le=4000)  # of a figure, in pixels
+    rows: int | None = Field(None, ge=1)  # of the table of trials
 
 
 class Panel(BaseModel):
@@ -46,6 +57,7 @@ class Panel(BaseModel):
     figure: str
     heading: str
     words: str = ""
+    options: Options = Options()
 
 
 class Page(BaseModel):
@@ -55,6 +67,11 @@ class Page(BaseModel):
 
     title: str
     panels: tuple[Panel, ...] = Field(min_length=1)
+
+    def without(self, figure: str) -> "Page":
+        """Return the page without the panels of a figure."""
+        kept = tuple(panel for panel in self.panels if panel.figure != figure)
+        return self.model_copy(update={"panels": kept})
 
 
 class Section(NamedTuple):
@@ -69,37 +86,40 @@ class Section(NamedTuple):
 
 def render(report: ReportInput, page: Page | None = None) -> str:
     """Return a report as one HTML page; without a page, the trade-offs."""
-    page = page or read_page(shipped("dashboards") / "trade-offs.toml")
+    template = environment(TEMPLATES).get_template("page.html")
+    shown = context(report, page or ready_page(DEFAULT_PAGE))
+    return template.render(**shown, themes=themes(), scripts=_scripts())
+
+
+def context(report: ReportInput, page: Page) -> dict[str, Any]:
+    """Return what the templates of a page's sections are rendered with."""
     ready = prepared(report)
     best = results.best(usable(ready.trials))
-    template = _environment().get_template("page.html")
-    return template.render(
-        page=page,
-        report=ready,
-        parts=PARTS,
-        splits=wording.SPLITS,
-        verdict=confirmed(ready),
-        checks=health(ready.trials, ready.space, ready.evidence, ready.verdict),
-        summary=summarise(ready),
-        sides=sides(ready),
-        metric=wording.METRICS[ready.metric],
-        metric_name=METRICS[ready.metric],
-        sections=_sections(page, ready),
-        table=trials_table(
+    return {
+        "page": page,
+        "report": ready,
+        "parts": PARTS,
+        "splits": wording.SPLITS,
+        "verdict": confirmed(ready),
+        "checks": health(ready.trials, ready.space, ready.evidence, ready.verdict),
+        "summary": summarise(ready),
+        "sides": sides(ready),
+        "metric": wording.METRICS[ready.metric],
+        "metric_name": METRICS[ready.metric],
+        "sections": _sections(page, ready),
+        "table": trials_table(
             ready.trials, None if best is None else int(best["number"]), _pick(ready)
         ),
-        own=sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
-        chance=wording.nll(math.log(ready.classes or 1)),
-        themes=_script_json(_themes()),
-        scripts=_scripts(),
-    )
+        "own": sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
+        "chance": wording.nll(math.log(ready.classes or 1)),
+    }
 
 
-def write_report(path: Path | str, report: ReportInput) -> Path:
+def write_report(path: Path | str, report: ReportInput, page: Page | None = None) -> Path:
     """Write a report in one step: the file is the old one or the new one, never half of it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = render(report).encode("utf-8", errors="replace")
+    text = render(report, page).encode("utf-8", errors="replace")
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         draft.write_bytes(text)
@@ -107,6 +127,25 @@ def write_report(path: Path | str, report: ReportInput) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return target
+
+
+def ready_pages() -> dict[str, Path]:
+    """Return the pages that ship with the package, by name, the default one first."""
+    found = {path.stem: path for path in sorted(shipped("dashboards").glob("*.toml"))}
+    return {DEFAULT_PAGE: found.pop(DEFAULT_PAGE), **found}
+
+
+def ready_page(name: str) -> Page:
+    """Return a page by its name; raises `UnknownName` with the nearest one."""
+    pages = ready_pages()
+    if name not in pages:
+        raise UnknownName(f"no page {name!r}{nearest(name, pages)}; there are: {', '.join(pages)}")
+    return read_page(pages[name])
+
+
+def find_page(given: str) -> Page:
+    """Return a page by its name or its file; raises `SweeperError`."""
+    return read_page(Path(given)) if given.endswith(".toml") else ready_page(given)
 
 
 def read_page(path: Path) -> Page:
@@ -141,9 +180,10 @@ def _lines(problem: ValidationError) -> Iterator[str]:
         yield f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
 
 
-def _environment() -> Environment:
+def environment(*folders: Path) -> Environment:
+    """Return the templates of folders: nothing is shown unescaped, and no name may be missing."""
     return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -168,26 +208,27 @@ def _section(panel: Panel, report: ReportInput) -> Section:
     drawing, recipe = draw(panel.figure, report), FIGURES[panel.figure]
     if drawing.figure is None:
         return Section(panel)
-    text = plotly.io.to_json(drawing.figure, engine="json")
+    if panel.options.height is not None:
+        drawing.figure.update_layout(height=panel.options.height)
     source = report.source(recipe.split, recipe.scaled)
-    return Section(panel, for_script(text), drawing.notes, drawing.figure.layout.height, source)
+    figure = drawing.figure
+    return Section(panel, figure_json(figure), drawing.notes, figure.layout.height, source)
 
 
-def _themes() -> dict[str, Any]:
-    return {
-        "light": look.template(),
-        "dark": look.template(dark=True),
-        "colours": look.dark_colours(),
-    }
+def figure_json(figure: go.Figure) -> Markup:
+    """Return a figure as it may stand in a script element of a page."""
+    return for_script(plotly.io.to_json(figure, engine="json"))
 
 
-def _script_json(data: object) -> Markup:
-    return for_script(json.dumps(data))
+def themes() -> Markup:
+    """Return what page.js needs to draw figures on light and on dark ground, as JSON."""
+    both = {"light": look.template(), "dark": look.template(dark=True)}
+    return for_script(json.dumps({**both, "colours": look.dark_colours()}))
 
 
 @cache
 def _scripts() -> list[tuple[Markup, str]]:
-    texts = (get_plotlyjs(), (_TEMPLATES / "page.js").read_text("utf-8"))
+    texts = (get_plotlyjs(), (TEMPLATES / "page.js").read_text("utf-8"))
     return [(Markup(text), _hash(text)) for text in texts]
 
 

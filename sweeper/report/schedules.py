@@ -1,7 +1,7 @@
 """Epsilon over the training for the best of each schedule, above its validation curve."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,12 @@ class Course(NamedTuple):
     epsilon: Floats
     nll: Floats
     kind: str = ""
+    label: str = ""
+
+    @property
+    def style_of(self) -> str:
+        """What its style is chosen by: two trials of one schedule have to look different."""
+        return self.label or self.schedule
 
 
 class Courses(NamedTuple):
@@ -66,12 +72,23 @@ def schedules_data(trials: pd.DataFrame, epochs: pd.DataFrame) -> Courses:
     return Courses(tuple(course for course in courses if course.epoch.size))
 
 
+def chosen_data(trials: Iterable[tuple[str, Any]], epochs: pd.DataFrame) -> Courses:
+    """Return the epochs of some trials; each is a label ("" for its schedule's name) and a row.
+
+    The numbers of all trials have to differ, in the rows and in `epochs`.
+    """
+    courses = (
+        _course(_acting(trial), trial, epochs)._replace(label=label) for label, trial in trials
+    )
+    return Courses(tuple(course for course in courses if course.epoch.size))
+
+
 def schedules_figure(data: Courses) -> go.Figure:
     """Draw epsilon in the upper row and validation NLL in the lower, on one epoch axis."""
     figure = go.Figure(layout=look.layout(560, {"height": 640}))
-    styles = look.styles(course.schedule for course in data.courses if course.schedule)
+    styles = look.styles(course.style_of for course in data.courses if course.style_of)
     for course in data.courses:
-        style = styles[course.schedule] if course.schedule else look.Style(look.INK, "x", "solid")
+        style = styles[course.style_of] if course.style_of else look.Style(look.INK, "x", "solid")
         figure.add_traces(list(_traces(course, style)))
     figure.update_layout(_axes(data))
     return figure
@@ -88,6 +105,10 @@ def schedules_notes(data: Courses) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _acting(trial: Any) -> str:
+    return "" if trial["epsilon"] == 0 else str(trial["schedule"])
+
+
 def _course(schedule: str, trial: Any, epochs: pd.DataFrame) -> Course:
     rows = epochs[epochs["number"] == trial["number"]].sort_values("epoch")
     epsilon, kind = np.append(trial["epsilon"], rows["epsilon"].to_numpy(float)), ""
@@ -102,7 +123,8 @@ def _course(schedule: str, trial: Any, epochs: pd.DataFrame) -> Course:
 
 def _traces(course: Course, style: look.Style) -> Iterator[go.Scatter]:
     kind = f" ({course.kind})" if course.kind else ""
-    name = look.label(course.schedule) + kind if course.schedule else "ε = 0 (baseline)"
+    name = look.label(course.label or course.schedule) + kind
+    name = name or "ε = 0 (baseline)"
     shape = "vh" if course.schedule == "step" else "linear"
     upper = {"color": style.colour, "width": 2.5, "dash": style.dash, "shape": shape}
     lower = {"color": style.colour, "width": 2.5, "dash": style.dash}

@@ -1,1 +1,17 @@
-"""What is served over HTTP."""
+"""What is served over HTTP: pages, a JSON API and optuna-dashboard."""
+
+from sweeper.service.app import create_app
+from sweeper.service.hosts import below, host_names, is_loopback, proxies
+from sweeper.service.serving import serve
+from sweeper.service.settings import Settings, task_folders
+
+__all__ = [
+    "Settings",
+    "below",
+    "create_app",
+    "host_names",
+    "is_loopback",
+    "proxies",
+    "serve",
+    "task_folders",
+]

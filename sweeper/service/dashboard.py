@@ -5,125 +5,78 @@ or tell a trial a value. So it gets the read-only storage, and of HTTP only GET 
 the paths that its pages read.
 """
 
-import errno
 import re
-import socket
-from collections.abc import Callable, Iterable
-from ipaddress import ip_address
-from socketserver import ThreadingMixIn
+import threading
 from typing import Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
+from a2wsgi import WSGIMiddleware
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
-from sweeper.errors import SweeperError
-from sweeper.store.database import Store
+from sweeper.service.library import Library
+from sweeper.service.problems import Refused
+from sweeper.service.settings import root_of
+from sweeper.store.database import Store, open_writer
 
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
-Application = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-READING: Final = re.compile(r"/(|favicon\.ico|(dashboard|static|api|csv|artifacts)(/.*)?)")
+READING: Final = re.compile(r"/(favicon\.ico|(dashboard|static|api|csv|artifacts)(/.*)?)")
 # What a path may be spelt with to mean another one: empty segments, . and .., backslashes.
 DISGUISED: Final = re.compile(r"//|\\|/\.{1,2}(/|$)")
 METHODS: Final = ("GET", "HEAD")
-LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
-# What listens on every address, and how it is reached from this machine.
-EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
-_WHY: Final = {
-    "421 Misdirected Request": "it goes by another name; sweeper dashboard --allow-host adds one"
-}
-_PORT_ERRORS: Final = (errno.EADDRINUSE, errno.EACCES)
+# Its bundle compiles functions from text, and its styles are inline.
+POLICY: Final = (
+    "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 
 
-def host_names(host: str, others: Iterable[str] = ()) -> frozenset[str]:
-    """Return the names that a dashboard on `host` may be asked by: loopback's, its own, others.
+def reads(path: str) -> bool:
+    """Return whether a path is one that optuna-dashboard's pages read."""
+    return READING.fullmatch(path) is not None and DISGUISED.search(path) is None
 
-    Raises `SweeperError` for what is no host name or address.
+
+class Dashboard:
+    """optuna-dashboard as a part of the service; `writes` lets operators change things in it.
+
+    Anything but GET and HEAD is refused otherwise, and so is a path that no page of it reads.
+    It is made when it is first asked for, and anew where the database is another one by then.
     """
-    own = _spelt(host)
-    return frozenset(LOOPBACK).union({own} - EVERYWHERE.keys(), map(_spelt, others))
+
+    def __init__(self, library: Library, *, writes: bool = False) -> None:
+        self._library, self._writes = library, writes
+        self._lock = threading.Lock()
+        self._made: tuple[Store, Any] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on, or raise `Refused`."""
+        _check(Request(scope), writes=self._writes)
+        application = await run_in_threadpool(self._application)
+        headers = MutableHeaders(raw=list(scope["headers"]))
+        headers.setdefault("Accept-Encoding", "identity")  # it fails without
+        await application({**scope, "headers": headers.raw}, receive, send)
+
+    def _application(self) -> Any:
+        reader = self._library.reader()
+        with self._lock:
+            if self._made is None or self._made[0] is not reader:
+                store = open_writer(self._library.storage) if self._writes else reader
+                wsgi = optuna_dashboard.wsgi(store.storage)
+                self._made = (reader, WSGIMiddleware(wsgi, workers=4))
+            return self._made[1]
 
 
-def read_only(application: Application, hosts: Iterable[str] = LOOPBACK) -> Application:
-    """Return the application behind the filter.
-
-    Anything but GET and HEAD gets 405, a path that no page reads 404. A request for a host
-    name that is not ours gets 421: a page elsewhere may have bound its name to loopback.
-    """
-    ours = frozenset(hosts)
-
-    def filtered(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        refusal = _refusal(environ, ours)
-        if refusal is None:
-            return application(environ, start_response)
-        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Allow", ", ".join(METHODS))]
-        start_response(refusal, headers)
-        return [f"{refusal}: {_WHY.get(refusal, 'this dashboard only reads')}\n".encode()]
-
-    return filtered
-
-
-def dashboard(reader: Store, hosts: Iterable[str] = LOOPBACK) -> Application:
-    """Return optuna-dashboard on a read-only store, behind the filter."""
-    return read_only(optuna_dashboard.wsgi(reader.storage), hosts)
-
-
-def serve(
-    application: Application,
-    port: int,
-    on_ready: Callable[[str], None],
-    host: str = LOOPBACK[0],
-) -> None:
-    """Serve until Ctrl-C; `on_ready` is given the address. Port 0 takes a free one."""
-    name = _spelt(host)
-    listening = _Server6 if name.startswith("[") else _Server
-    try:
-        server = make_server(name.strip("[]"), port, application, listening, _QuietHandler)
-    except OSError as error:
-        key, value = ("port", port) if error.errno in _PORT_ERRORS else ("host", host)
-        raise SweeperError(
-            f"{key} {value}: {error.strerror}; choose another with --{key}"
-        ) from None
-    with server:
-        on_ready(f"http://{EVERYWHERE.get(name, name)}:{server.server_port}/")
-        server.serve_forever()
-
-
-def _spelt(host: str) -> str:
-    """Return a host as browsers name it: in lower case, an IPv6 address in brackets."""
-    try:
-        address = ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        if _NAME.fullmatch(host):
-            return host.lower()
-        raise SweeperError(
-            f"host {host!r}; allowed: a name or an IP address, without scheme, port or path"
-        ) from None
-    return f"[{address}]" if address.version == 6 else str(address)
-
-
-def _refusal(environ: Environ, hosts: frozenset[str]) -> str | None:
-    host = re.sub(r":\d+$", "", str(environ.get("HTTP_HOST", ""))).lower()
-    if host not in hosts:
-        return "421 Misdirected Request"
-    if environ["REQUEST_METHOD"] not in METHODS:
-        return "405 Method Not Allowed"
-    path = str(environ.get("PATH_INFO", "/"))
-    if READING.fullmatch(path) is None or DISGUISED.search(path):
-        return "404 Not Found"
-    return None
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Print nothing: the terminal is the user's."""
+def _check(request: Request, *, writes: bool) -> None:
+    path = request.scope["path"]
+    if request.method not in METHODS and not writes:
+        raise Refused(
+            405,
+            "optuna-dashboard only reads here; sweeper serve --dashboard-writes lets operators "
+            "change things in it",
+            {"Allow": ", ".join(METHODS)},
+        )
+    # Its pages name each other from the root of a host.
+    if root_of(request.scope) or not reads(path):
+        raise Refused(404, f"there is no page {path[:200]!r} here")

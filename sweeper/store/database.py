@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
-from sweeper.errors import SweeperError
-from sweeper.store.migrate import is_current, upgrade
+from sweeper.errors import DatabaseFailed, SweeperError
+from sweeper.store.migrate import Age, schema_age, upgrade
 from sweeper.store.retry import is_transient, reason, retried
 from sweeper.store.urls import masked, parse_url, sqlite_path
 
@@ -210,7 +210,13 @@ def open_reader(storage: str) -> Store:
             f"{masked(url)}: there is no such file; launch a study first, or name another --storage"
         )
     with readable_errors(url):
-        if not _has_schema(url):
+        age = _schema_age(url)
+        if age == "older":
+            raise DatabaseFailed(
+                f"{masked(url)} was made by an older sweeper; sweeper init brings its tables to "
+                "this version, and so does a launch"
+            )
+        if age == "none":
             raise NothingLaunched(
                 f"{masked(url)} holds no sweeper studies; launch one first, "
                 "or name another --storage"
@@ -231,7 +237,7 @@ def ensure_schema(url: URL) -> None:
     Optuna's own creation is a race that workers lose when several start on an empty
     database, so it happens under a lock.
     """
-    if _has_schema(url):
+    if _schema_age(url) == "current":
         return
     with _lock(url):
         _use_wal(url)
@@ -267,23 +273,25 @@ def readable_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise SweeperError(f"{masked(url)}: {reason(error, LOCK_TIMEOUT_SECONDS)}") from error
+        raise DatabaseFailed(f"{masked(url)}: {reason(error, LOCK_TIMEOUT_SECONDS)}") from error
     except (ImportError, OSError) as error:
-        raise SweeperError(f"{masked(url)} cannot be opened: {error}") from error
+        raise DatabaseFailed(f"{masked(url)} cannot be opened: {error}") from error
 
 
 def _render(url: URL) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def _has_schema(url: URL) -> bool:
+def _schema_age(url: URL) -> Age:
     path = sqlite_path(url)
     if path is not None and not path.exists():
-        return False
+        return "none"
     engine = _engine(url, "reader")
     try:
         with engine.connect() as connection:
-            return inspect(connection).has_table("version_info") and is_current(connection)
+            if not inspect(connection).has_table("version_info"):
+                return "none"
+            return schema_age(connection)
     finally:
         engine.dispose()
 
@@ -322,7 +330,7 @@ def _take_advisory_lock(connection: Connection, url: URL) -> None:
 
 
 def _locked(url: URL, what: str) -> SweeperError:
-    return SweeperError(
+    return DatabaseFailed(
         f"{masked(url)}: {what} was held by another launch for more than "
         f"{LOCK_TIMEOUT_SECONDS} s; end that process, or try again"
     )

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from alembic import command
 from alembic.config import Config
@@ -9,8 +10,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
-from sweeper.errors import SweeperError
+from sweeper.errors import DatabaseFailed
 from sweeper.store.schema import VERSION_TABLE
+
+Age = Literal["none", "older", "current"]
 
 
 def upgrade(engine: Engine) -> None:
@@ -21,19 +24,21 @@ def upgrade(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
-def is_current(connection: Connection) -> bool:
-    """Return whether our tables are at this package's version.
+def schema_age(connection: Connection) -> Age:
+    """Return whether our tables are there, and at this package's version.
 
-    Raises `SweeperError` where a newer sweeper made them.
+    Raises `DatabaseFailed` where a newer sweeper made them.
     """
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     found = context.get_current_revision()
     script = _script()
     if found is not None and found not in {s.revision for s in script.walk_revisions()}:
-        raise SweeperError(
+        raise DatabaseFailed(
             f"the database is at schema {found!r}, made by a newer sweeper; upgrade this one"
         )
-    return found == script.get_current_head()
+    if found is None:
+        return "none"
+    return "current" if found == script.get_current_head() else "older"
 
 
 def _config() -> Config:

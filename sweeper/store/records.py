@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -163,11 +163,19 @@ def close_ticket(connection: Connection, ticket: Ticket) -> None:
 
 @transaction
 def read_results(
-    connection: Connection, study: StudyRecord, phase: str = SEARCH
+    connection: Connection,
+    study: StudyRecord,
+    phase: str = SEARCH,
+    numbers: Collection[int] | None = None,
 ) -> dict[int, Result]:
-    """Return the results of a study by ticket number, without their logs: those can be long."""
+    """Return the results of a study by ticket number, without their logs: those can be long.
+
+    `numbers` are the tickets wanted, None for all.
+    """
     columns = [column for column in results.c if column.name != "log"]
     query = select(*columns).where(results.c.study_id == study.id, results.c.phase == phase)
+    if numbers is not None:
+        query = query.where(results.c.number.in_(numbers))
     return {row.number: _result(dict(row._mapping)) for row in connection.execute(query)}
 
 

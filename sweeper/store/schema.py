@@ -138,6 +138,40 @@ replicates: Final = Table(
     Column("examples", LargeBinary(2**32 - 1), nullable=False),  # a length for MySQL's sake
 )
 
+# Who may sign in to the service: a token's secret is kept as its digest alone.
+tokens: Final = Table(
+    "sweeper_tokens",
+    metadata,
+    Column("key", String(16), primary_key=True),
+    Column("name", String(100), nullable=False, unique=True),
+    Column("role", String(8), nullable=False),  # Role
+    Column("digest", String(64), nullable=False),
+    Column("created", Double, nullable=False),
+)
+
+# Browsers that signed in with a token; they go with it.
+sessions: Final = Table(
+    "sweeper_sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column(
+        "token",
+        String(16),
+        ForeignKey("sweeper_tokens.key", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("expires", Double, nullable=False),
+)
+
+# Addresses that failed to sign in, for as long as they are slowed down.
+refusals: Final = Table(
+    "sweeper_refusals",
+    metadata,
+    Column("address", String(64), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last", Double, nullable=False),
+)
+
 
 class now(FunctionElement[float]):  # noqa: N801  (a SQL function, written like sqlalchemy.func's)
     """Seconds since 1970 by the database's own clock, the only one that all workers share."""

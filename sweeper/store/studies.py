@@ -4,9 +4,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
-from sweeper.errors import SweeperError, nearest
+from sweeper.errors import UnknownName, nearest
 from sweeper.store.database import Store, transaction
 from sweeper.store.schema import now, studies, tickets
 
@@ -38,6 +38,22 @@ def all_studies(connection: Connection) -> list[StudyRecord]:
 
 
 @transaction
+def page_of_studies(
+    connection: Connection, *, search: str = "", offset: int = 0, limit: int
+) -> tuple[list[StudyRecord], int]:
+    """Return the studies whose names contain a text, newest first, and how many there are.
+
+    Of those, `limit` from `offset` on.
+    """
+    named = studies.c.name.icontains(search, autoescape=True)
+    newest = (studies.c.created.desc(), studies.c.id.desc())
+    query = select(studies).where(named).order_by(*newest).offset(offset).limit(limit)
+    count = select(func.count()).select_from(studies).where(named)
+    found = [StudyRecord(**row._mapping) for row in connection.execute(query)]
+    return found, int(connection.execute(count).scalar_one())
+
+
+@transaction
 def studies_with_work(connection: Connection) -> list[StudyRecord]:
     """Return the running studies that have open tickets, oldest first."""
     open_ticket = select(tickets.c.number).where(
@@ -59,12 +75,12 @@ def find_study(connection: Connection, name: str) -> StudyRecord | None:
 
 
 def get_study(store: Store, name: str) -> StudyRecord:
-    """Return the study of that name; raises `SweeperError` with the nearest one."""
+    """Return the study of that name; raises `UnknownName` with the nearest one."""
     record = find_study(store, name)
     if record is None:
         names = [study.name for study in all_studies(store)]
         held = f"it holds {', '.join(names[:10])}" if names else "it holds none"
-        raise SweeperError(f"no study {name!r} in {store}{nearest(name, names)}; {held}")
+        raise UnknownName(f"no study {name!r} in {store}{nearest(name, names)}; {held}")
     return record
 
 

@@ -7,7 +7,7 @@ statements under a lock that all workers wait for.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -21,6 +21,7 @@ from optuna.distributions import (
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     FromClause,
     Integer,
@@ -29,11 +30,16 @@ from sqlalchemy import (
     cast,
     func,
     insert,
+    or_,
     select,
+    true,
     update,
 )
 
 from sweeper.store.database import Store, transaction
+from sweeper.store.schema import results
+from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import SEARCH
 
 # The attribute that makes a trial ours. Trials without it are foreign: shown, never counted.
 TICKET: Final = "ticket"
@@ -58,6 +64,24 @@ class StoredTrial:
     distributions: Mapping[str, BaseDistribution]
     started: datetime | None
     finished: datetime | None
+
+
+@dataclass(frozen=True)
+class TrialQuery:
+    """Which trials of a study, in which order, and which part of them.
+
+    `sort` is number, state, value, epsilon, schedule, rate, epochs, seconds, a score's name or
+    `hp_` and a hyperparameter's. `states` and `schedules` (their places among the choices) are
+    what is kept, None for all; of schedules, trials at ε = 0 are kept where `at_zero` says so.
+    """
+
+    sort: str = "number"
+    descending: bool = False
+    states: Collection[TrialState] | None = None
+    schedules: Collection[int] | None = None
+    at_zero: bool = True
+    offset: int = 0
+    limit: int = 50
 
 
 @dataclass(frozen=True)
@@ -152,9 +176,12 @@ def _utc() -> datetime:
 
 
 @transaction
-def read_trials(connection: Connection, name: str) -> list[StoredTrial]:
-    """Return the trials of a study by number."""
-    params = _params_by_trial(connection, name)
+def read_trials(
+    connection: Connection, name: str, ids: Collection[int] | None = None
+) -> list[StoredTrial]:
+    """Return the trials of a study by number; `ids`, Optuna's, are those wanted, None for all."""
+    wanted = [] if ids is None else [_trials.c.trial_id.in_(ids)]
+    params = _params_by_trial(connection, name, wanted)
     query = _ours(
         name,
         _trials.c.trial_id,
@@ -164,7 +191,8 @@ def read_trials(connection: Connection, name: str) -> list[StoredTrial]:
         _trials.c.datetime_complete,
         _ticket.label("ticket"),
         _values.c.value,
-    ).order_by(_trials.c.number)
+    )
+    query = query.where(*wanted).order_by(_trials.c.number)
     return [
         StoredTrial(
             row.number,
@@ -177,6 +205,71 @@ def read_trials(connection: Connection, name: str) -> list[StoredTrial]:
         )
         for row in connection.execute(query)
     ]
+
+
+@transaction
+def page_of_trials(
+    connection: Connection, study: StudyRecord, query: TrialQuery
+) -> tuple[list[tuple[int, int]], int]:
+    """Return Optuna's id and the ticket of each trial asked for, in order, and how many match."""
+    result = and_(
+        results.c.study_id == study.id,
+        results.c.phase == SEARCH,
+        results.c.number == _ticket,
+    )
+    kept = _kept(query)
+    found = _ours(study.name, _trials.c.trial_id, _ticket.label("ticket")).where(kept)
+    found = found.outerjoin(results, result)
+    by = _sorted_by(query.sort)
+    order = (by.is_(None), by.desc() if query.descending else by.asc(), _trials.c.number)
+    page = found.order_by(*order).offset(query.offset).limit(query.limit)
+    count = _ours(study.name, func.count()).where(kept)
+    rows = [(row.trial_id, row.ticket) for row in connection.execute(page)]
+    return rows, int(connection.execute(count).scalar_one())
+
+
+@transaction
+def find_number(connection: Connection, name: str, number: int) -> tuple[int, int] | None:
+    """Return Optuna's id and the ticket of the trial with a number, or None."""
+    query = _ours(name, _trials.c.trial_id, _ticket.label("ticket"))
+    row = connection.execute(query.where(_trials.c.number == number)).one_or_none()
+    return None if row is None else (row.trial_id, row.ticket)
+
+
+_DIRECT: Final[Mapping[str, ColumnElement[Any]]] = {
+    "number": _trials.c.number,
+    "state": _trials.c.state,
+    "value": _values.c.value,
+    "epochs": results.c.epochs,
+    "seconds": results.c.seconds,
+}
+_PARAMS: Final = ("epsilon", "schedule", "rate")
+
+
+def _sorted_by(key: str) -> ColumnElement[Any]:
+    if key in _DIRECT:
+        return _DIRECT[key]
+    if key in _PARAMS or key.startswith("hp_"):
+        return _param(key.removeprefix("hp_"))
+    score: ColumnElement[Any] = results.c.scores[key].as_float()
+    return score
+
+
+def _param(name: str) -> ColumnElement[Any]:
+    """Return a trial's value of a parameter as Optuna stores it: of a choice, its place."""
+    mine = and_(_params.c.trial_id == _trials.c.trial_id, _params.c.param_name == name)
+    return select(_params.c.param_value).where(mine).scalar_subquery()
+
+
+def _kept(query: TrialQuery) -> ColumnElement[bool]:
+    kept = []
+    if query.states is not None:
+        kept.append(_trials.c.state.in_(query.states))
+    if query.schedules is not None:
+        zero = _param("epsilon") == 0
+        named = and_(_param("schedule").in_(query.schedules), _param("epsilon") != 0)
+        kept.append(or_(named, zero) if query.at_zero else named)
+    return and_(true(), *kept)
 
 
 @transaction
@@ -222,7 +315,7 @@ def _ours(name: str, *columns: Any) -> Select[Any]:
 
 
 def _params_by_trial(
-    connection: Connection, name: str
+    connection: Connection, name: str, wanted: Collection[ColumnElement[bool]]
 ) -> Mapping[int, tuple[dict[str, Any], dict[str, BaseDistribution]]]:
     """Return the values of each trial's parameters and their distributions, by Optuna's id."""
     query = (
@@ -234,7 +327,7 @@ def _params_by_trial(
         )
         .join(_trials, _trials.c.trial_id == _params.c.trial_id)
         .join(_studies, _studies.c.study_id == _trials.c.study_id)
-        .where(_studies.c.study_name == name)
+        .where(_studies.c.study_name == name, *wanted)
         .order_by(_params.c.param_id)
     )
     # Few texts, shared by thousands of rows.

@@ -1,6 +1,6 @@
 """Reads a study from the database into the frames that `results` describes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from sweeper.smoothing import to_uniform
 from sweeper.store.database import Store
-from sweeper.store.records import Result, read_epochs, read_results
+from sweeper.store.records import EpochRow, Result, read_epochs, read_results
 from sweeper.store.studies import StudyRecord
 from sweeper.store.trials import StoredTrial, read_trials, trial_numbers
 from sweeper.study.results import EPOCH_COLUMNS, SCORES, TRIAL_COLUMNS
@@ -30,12 +30,29 @@ def trials_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
     """Return one row a trial, with the columns of `results.TRIAL_COLUMNS` and the extra ones."""
     trials, results = read_trials(store, study.name), read_results(store, study)
     numbers = {trial.ticket: trial.number for trial in trials}
-    rows = [
+    return _typed(_rows(trials, results, numbers)).sort_values("number", ignore_index=True)
+
+
+def some_trials(
+    store: Store, study: StudyRecord, wanted: Sequence[tuple[int, int]]
+) -> pd.DataFrame:
+    """Return the same of some trials, in their order; each is Optuna's id and the ticket."""
+    trials = read_trials(store, study.name, [trial for trial, _ in wanted])
+    results = read_results(store, study, numbers=[ticket for _, ticket in wanted])
+    copied = any(result.copied_from is not None for result in results.values())
+    numbers = trial_numbers(store, study.name) if copied else {}
+    place = {ticket: at for at, (_, ticket) in enumerate(wanted)}
+    return _typed(_rows(sorted(trials, key=lambda t: place[t.ticket]), results, numbers))
+
+
+def _rows(
+    trials: Iterable[StoredTrial], results: Mapping[int, Result], numbers: Mapping[int, int]
+) -> list[dict[str, Any]]:
+    return [
         _trial_row(trial, results.get(trial.ticket, _NO_RESULT), numbers)
         for trial in trials
         if trial.params.keys() >= {"epsilon", "schedule", "rate"}
     ]
-    return _typed(rows)
 
 
 def epochs_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
@@ -47,6 +64,12 @@ def epochs_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
         if row["number"] in numbers
     ]
     return pd.DataFrame(rows, columns=list(EPOCH_COLUMNS)).sort_values(["number", "epoch"])
+
+
+def epochs_of(rows: Iterable[EpochRow], number: int) -> pd.DataFrame:
+    """Return the evaluations of one trial, as `epochs_frame` would."""
+    kept = [{**vars(row), "number": number} for row in rows]
+    return pd.DataFrame(kept, columns=list(EPOCH_COLUMNS))
 
 
 def last_line(text: str) -> str:
@@ -93,4 +116,4 @@ def _typed(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         **dict.fromkeys(("number", "ticket", "epochs"), "int64"),
         "copied_from": "Int64",
     }
-    return frame.astype(types).sort_values("number", ignore_index=True)
+    return frame.astype(types)

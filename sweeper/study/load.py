@@ -1,9 +1,10 @@
 """From a study file (or a ready study's name) to a study that can be launched."""
 
 import json
+import re
 import tomllib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -82,7 +83,9 @@ def read_study(
 ) -> StudyFile:
     """Read, check and load a study; what is given beside it replaces what the file says."""
     path = find_study_file(reference)
-    spec = parse_spec(_resolve_first(_read_toml(path), path), path)
+    tables = _resolve_first(_read_toml(path), path)
+    with found_in(path):
+        spec = parse_spec(tables)
     given = {"trials": trials, "pack": pack}
     spec = _with_budget(spec, {key: value for key, value in given.items() if value is not None})
     if confirm is not None:
@@ -91,13 +94,49 @@ def read_study(
         return load_code(spec, path.parent.resolve())
 
 
-def parse_spec(tables: Mapping[str, Any], origin: object) -> StudySpec:
+def parse_spec(tables: Mapping[str, Any]) -> StudySpec:
     """Check the tables of a study file; raises `SweeperError`, a line for each wrong key."""
     try:
         return StudySpec.model_validate(tables)
     except ValidationError as error:
-        lines = problems(error, StudySpec)
-        raise SweeperError("\n".join(f"{origin}: {line}" for line in lines)) from None
+        raise SweeperError("\n".join(problems(error, StudySpec))) from None
+
+
+def offered_study(tables: Mapping[str, Any], folders: Sequence[Path]) -> StudyFile:
+    """Check and load a study that came over a network: code is taken from these folders alone.
+
+    Raises `SweeperError`, a line for each wrong key, also where it names a file that is not
+    directly in one of the folders. (An export that a first point names is not looked for.)
+    """
+    spec = parse_spec(tables)
+    return load_code(spec, _offering(spec, folders))
+
+
+# A file beside others: no folder, no drive, nothing hidden.
+_OFFERED: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _offering(spec: StudySpec, folders: Sequence[Path]) -> Path:
+    """Return the folder that has every file that a spec names."""
+    named = {"task.use": [spec.task.use], "space.schedule": list(spec.space.schedule)}
+    files = {
+        reference: key for key, names in named.items() for reference in names if ":" in reference
+    }
+    folder = folders[0] if folders else Path()
+    for reference, key in files.items():
+        if not _OFFERED.fullmatch(reference):
+            raise SweeperError(f'{key}: {reference!r}; allowed: "file.py:name", without a folder')
+    for folder in folders:
+        if all((folder / name.partition(":")[0]).is_file() for name in files):
+            return folder
+    if not files:
+        return folder
+    there = sorted({path.name for place in folders for path in place.glob("*.py")})
+    reference, key = next(iter(files.items()))
+    raise SweeperError(
+        f"{key}: {reference.partition(':')[0]!r} is not among the files of this server"
+        f"{nearest(reference.partition(':')[0], there)}; there are: {', '.join(there) or 'none'}"
+    )
 
 
 def _with_budget(spec: StudySpec, given: Mapping[str, Any]) -> StudySpec:
@@ -301,11 +340,18 @@ def _bad_values(name: str, dimension: Dimension, task: Task) -> Iterator[str]:
             yield f"space.{name}{'' if ends else f': {value!r}'}: {error}"
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables of a text; raises `SweeperError` where it is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SweeperError(f"not valid TOML: {error}") from None
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
-        raise SweeperError(f"{path}: not valid TOML: {error}") from None
+        with found_in(path):
+            return parse_toml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SweeperError(f"{path}: not UTF-8 text, as TOML has to be: {error}") from None
     except OSError as error:

@@ -1,5 +1,6 @@
 """What is wrong with a study file, in words: a line for each key, from the file's own schema."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -29,6 +30,24 @@ def found_in(origin: object) -> Iterator[None]:
     except SweeperError as error:
         lines = str(error).splitlines()
         raise SweeperError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def by_key(error: SweeperError) -> list[tuple[str, str]]:
+    """Return each line of an error about a study as the key that it names ("" for none) and text.
+
+    Lines about a key begin with it, as `problems` and the loader write them.
+    """
+    return [_split(line) for line in str(error).splitlines()]
+
+
+def _split(line: str) -> tuple[str, str]:
+    key, colon, text = line.partition(": ")
+    return (key, text) if colon and _KEY.fullmatch(key) else ("", line)
+
+
+_KEY: Final = re.compile(
+    r"(study|task|space|objective|budget|sampler|pruner|confirm|first)(\[\d+\])?(\.[^\s:]+)*"
+)
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from sweeper.errors import SweeperError
+from sweeper.errors import Conflict
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, add_study, find_study, update_spec
 from sweeper.store.tickets import add_tickets
@@ -24,7 +24,7 @@ from sweeper.study.trials import (
 def register(store: Store, study: StudyFile) -> StudyRecord:
     """Create a study with its tickets and trial 0, or go on with the one that is there.
 
-    Safe to repeat and to run from several processes at once. Raises `SweeperError` where the
+    Safe to repeat and to run from several processes at once. Raises `Conflict` where the
     name stands for another study; nothing is written then.
     """
     points = plan(study.spec, defaults_of(study))
@@ -37,13 +37,13 @@ def register(store: Store, study: StudyFile) -> StudyRecord:
 
 
 def check_same(record: StudyRecord, study: StudyFile) -> None:
-    """Raise `SweeperError` where the stored study is another than the given one."""
+    """Raise `Conflict` where the stored study is another than the given one."""
     if record.spec_hash == study.hash():
         return
     kept = read_stored(record.spec)
     stored = identity(kept.spec, kept.sources)
     changed = "; ".join(differences(study.identity(), stored))
-    raise SweeperError(
+    raise Conflict(
         f"study {study.name!r} was launched with another spec ({changed}); give this one another "
         f"name, or delete the stored one: sweeper delete {study.name}"
     )

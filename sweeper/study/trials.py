@@ -10,7 +10,7 @@ from typing import Any, Final
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeper.errors import SweeperError
+from sweeper.errors import Conflict
 from sweeper.store.database import Store
 from sweeper.store.trials import TICKET as TICKET
 from sweeper.store.trials import bear, finish
@@ -182,9 +182,9 @@ def quiet() -> Iterator[None]:
 
 
 def check_not_foreign(store: Store, name: str) -> None:
-    """Raise `SweeperError` where an Optuna study that is not ours has the name."""
+    """Raise `Conflict` where an Optuna study that is not ours has the name."""
     if has_optuna_study(store, name):
-        raise SweeperError(
+        raise Conflict(
             f"study {name!r}: {store} holds an Optuna study of that name that sweeper did not "
             "launch; give this one another name"
         )

@@ -104,6 +104,10 @@
     filter(); // a browser may bring back what was typed before a reload
   }
 
+  // What is put into the page later says so, and is drawn as well.
+  document.addEventListener("sweeper:added", (event) => {
+    event.target.querySelectorAll(".plot").forEach((plot) => draw(plot, false));
+  });
   drawAll(false);
   for (const query of [dark, narrow]) query.addEventListener("change", () => drawAll(false));
   addEventListener("beforeprint", () => drawAll(true));

@@ -1,0 +1,228 @@
+"""`sweeper serve` as a process and as a command: ports, names, sign-in, databases that fail."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from sweeper import service
+from tests.conftest import StartSweeper
+from tests.serving import LOCAL, Browser, Site, database
+from tests.test_cli import run
+
+ADDRESS = re.compile(r"sweeper: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n")
+
+
+@contextmanager
+def serving(start: StartSweeper, *options: object, url: str) -> Iterator[tuple[Site, Any]]:
+    """Run the command; yield where it serves, and its process."""
+    process = start("serve", "--no-browser", "--port", 0, *options, url=url)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = ADDRESS.fullmatch(line)
+    assert found, line
+    yield Site(found[1]), process
+    if process.poll() is None:
+        process.terminate()
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+
+
+def test_a_port_is_served_once(start_sweeper: StartSweeper, storage: str) -> None:
+    with serving(start_sweeper, url=storage) as (site, _):
+        done = run("serve", "--no-browser", "--port", site.port, "--storage", storage)
+        assert (done.status, done.out) == (2, "")
+        assert done.err == (
+            f"error: port {site.port}: Address already in use; choose another with --port\n"
+        )
+        assert site.ask("/v1/health").status == 200
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_at_once_while_somebody_watches(
+    start_sweeper: StartSweeper, storage: str, sign: int
+) -> None:
+    process = start_sweeper("serve", "--no-browser", "--port", 0, url=storage)
+    assert process.stdout is not None
+    found = ADDRESS.fullmatch(process.stdout.readline())
+    assert found
+    watching = http.client.HTTPConnection("127.0.0.1", Site(found[1]).port, timeout=30)
+    watching.request("GET", "/events")
+    assert watching.getresponse().status == 200
+    os.kill(process.pid, sign)
+    out, _ = process.communicate(timeout=service.serving.STOP_SECONDS + 20)
+    assert "Traceback" not in out
+    watching.close()
+
+
+def test_a_database_that_cannot_be_reached_is_waited_for(
+    start_sweeper: StartSweeper, own_server: Any
+) -> None:
+    own_server.stop()
+    with serving(start_sweeper, url=own_server.url) as (site, _):
+        health = site.ask("/v1/health")
+        assert (health.status, health.json["status"]) == (503, "unavailable")
+        assert "does not serve us" in health.json["detail"]
+        page = site.page("/studies")
+        assert page.status == 503
+        assert "works again by itself" in page.text
+        assert "sweeper_up 0" in site.ask("/metrics").text
+        own_server.start()
+        assert run("init", "--storage", own_server.url).status == 0
+        assert site.ask("/v1/health").json["status"] == "ok"
+        assert site.page("/studies").status == 200
+        own_server.stop()
+        assert site.ask("/v1/health").status == 503
+        own_server.start()
+        assert site.ask("/v1/health").status == 200
+
+
+def test_two_processes_share_what_is_in_sql(start_sweeper: StartSweeper, storage: str) -> None:
+    """A session and a study made at one are there at the other: all state is in the database."""
+    token = run("token", "create", "ann", "--role", "operator", "--storage", storage).out.strip()
+    with (
+        serving(start_sweeper, "--sign-in", url=storage) as (one, _),
+        serving(start_sweeper, "--sign-in", url=storage) as (other, _),
+    ):
+        browser = Browser(one)
+        assert browser.sign_in(token).status == 303
+        browser.site = other
+        assert browser.ask("/studies").status == 200
+        form = {"csrf": browser.csrf("/studies")}
+        assert browser.ask("/sign-out", "POST", form=form).status == 303
+        browser.site = one
+        assert browser.ask("/studies").status == 303
+
+
+# ---- what the command is told ------------------------------------------------------------
+
+
+class Application(NamedTuple):
+    """Stands where the service would be made."""
+
+    settings: service.Settings
+
+    def stop(self) -> None:
+        """Stand in for the end."""
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[service.Settings, dict[str, Any]]]:
+    """Return what the service would have been started with."""
+    found: list[tuple[service.Settings, dict[str, Any]]] = []
+
+    def serve(application: Any, port: int, on_ready: Any, host: str, **more: Any) -> None:
+        assert more.pop("on_stop") == application.stop
+        found.append((application.settings, {"port": port, "host": host, **more}))
+        on_ready(f"http://{host}:{port}/")
+
+    monkeypatch.setattr(service, "create_app", lambda settings: Application(settings))
+    monkeypatch.setattr(service, "serve", serve)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ([], False),
+        (["--host", "127.0.0.2"], False),
+        (["--host", "::1"], False),
+        (["--host", "0.0.0.0"], True),
+        (["--host", "10.0.0.7"], True),
+        (["--host", "0.0.0.0", "--no-sign-in"], False),
+        (["--sign-in"], True),
+    ],
+)
+def test_sign_in_is_on_unless_on_loopback(told: list[Any], options: list[str], asked: bool) -> None:
+    done = run("serve", "--no-browser", *options)
+    assert done.status == 0, done.err
+    assert told[0][0].sign_in is asked
+    assert ("sign-in is on: sweeper token create NAME makes a token" in done.out) is asked
+    assert ("sign-in is off" in done.err) is ("--no-sign-in" in options)
+
+
+def test_the_options_arrive(told: list[Any], tmp_path: Path) -> None:
+    options = {
+        "--allow-host": "Sweeps.example",
+        "--root-path": "sweeps/",
+        "--dashboard-host": "Optuna.example",
+        "--trusted-proxy": "10.0.0.0/8",
+        "--tasks": str(tmp_path),
+        "--port": "80",
+        "--storage": database(tmp_path),
+    }
+    pairs = [text for pair in options.items() for text in pair]
+    done = run("serve", "--no-browser", "--dashboard-writes", *pairs)
+    assert done.status == 0, done.err
+    [(settings, more)] = told
+    assert settings.hosts == LOCAL | {"sweeps.example", "optuna.example"}
+    assert (settings.root_path, settings.dashboard_host) == ("/sweeps", "optuna.example")
+    assert settings.folders == (tmp_path,)
+    assert settings.dashboard_writes is True
+    assert settings.storage == database(tmp_path)
+    assert more == {"port": 80, "host": "127.0.0.1", "trusted": "10.0.0.0/8"}
+
+
+def test_a_browser_is_opened_unless_told_otherwise(
+    told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    run("serve", "--port", 81)
+    run("serve", "--port", 82, "--no-browser")
+    assert opened == ["http://127.0.0.1:81/"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--root-path", "/a b"], "root path '/a b'; allowed"),
+        (["--root-path", "/../x"], "root path"),
+        (["--trusted-proxy", "proxy.example"], "trusted proxy 'proxy.example'; allowed"),
+        (["--trusted-proxy", "*"], "trusted proxy '*'; allowed"),
+        (["--allow-host", "http://x"], "host 'http://x'; allowed"),
+        (["--dashboard-host", "x:80"], "host 'x:80'; allowed"),
+        (["--host", "a b"], "host 'a b'; allowed"),
+        (["--port", "70000"], "--port"),
+        (["--tasks", "/no/such/folder"], "tasks: /no/such/folder is no folder"),
+    ],
+)
+def test_a_wrong_option_is_one_line(told: list[Any], options: list[str], words: str) -> None:
+    done = run("serve", "--no-browser", *options)
+    assert done.status == 2
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert told == []
+
+
+# ---- tokens ------------------------------------------------------------------------------
+
+
+def test_tokens_are_made_listed_and_revoked(storage: str) -> None:
+    assert "there is no such file" in run("token", "list", "--storage", storage).err
+    for name, role in (("ann", "operator"), ("eve", "viewer")):
+        made = run("token", "create", name, "--role", role, "--storage", storage)
+        assert made.out.startswith("swp_")
+    listed = run("token", "list", "--storage", storage).out
+    assert re.search(r"ann .*operator.*\n.*eve .*viewer", listed)
+    assert run("token", "create", "ann", "--storage", storage).status == 2
+    assert run("token", "revoke", "ann", "--storage", storage).out == "revoked ann\n"
+    assert "ann" not in run("token", "list", "--storage", storage).out
+    run("token", "revoke", "eve", "--storage", storage)
+    assert run("token", "list", "--storage", storage).out == (
+        "no token yet: sweeper token create NAME makes one\n"
+    )
+    assert run("token", "create", "x", "--role", "admin", "--storage", storage).status == 2
+
+
+def test_help_of_the_commands_loads_nothing_heavy() -> None:
+    code = "import sys, sweeper.cli.app; print({'torch', 'fastapi', 'sqlalchemy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
