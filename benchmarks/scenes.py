@@ -28,6 +28,8 @@ name = "{name}"
 use = "surface.py:train"
 [budget]
 trials = {trials}
+[task.options]
+epochs = {epochs}
 """
 
 
@@ -51,12 +53,12 @@ class Scene(NamedTuple):
 
 
 @contextmanager
-def launched(backend: Backend, trials: int, finished: int = 0) -> Iterator[Scene]:
+def launched(backend: Backend, trials: int, finished: int = 0, epochs: int = 4) -> Iterator[Scene]:
     """Launch the study on an empty database, and bring it to so many finished trials."""
     with empty_database(backend.server) as (storage, folder):
         (folder / "surface.py").write_bytes(Path(surface.__file__).read_bytes())
         file = folder / "study.toml"
-        file.write_text(STUDY.format(name=NAME, trials=trials))
+        file.write_text(STUDY.format(name=NAME, trials=trials, epochs=epochs))
         store = open_writer(storage)
         try:
             record = register(store, read_study(file))

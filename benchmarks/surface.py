@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from sweeper import Evaluation, Smoothing, TrainingRun
 
-CLASSES, SAMPLES, EPOCHS = 10, 100, 4
+CLASSES, SAMPLES = 10, 100
 
 
 def train(run: TrainingRun) -> Iterator[Evaluation]:
@@ -15,8 +15,9 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
     generator = torch.Generator().manual_seed(run.seed)
     labels = torch.arange(SAMPLES) % CLASSES
     noise = torch.randn(SAMPLES, CLASSES, generator=generator)
-    for epoch in range(1, EPOCHS + 1):
-        progress = epoch / EPOCHS
+    epochs = run.options.get("epochs", 4)
+    for epoch in range(1, epochs + 1):
+        progress = epoch / epochs
         own = margin(run.smoothing, progress) * functional.one_hot(labels, CLASSES)
         print(f"epoch {epoch}: learning rate {1 - progress:.3f}, train loss {2 - progress:.4f}")
         yield Evaluation(noise + own, labels, progress, train_loss=2 - progress)

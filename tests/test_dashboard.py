@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import pytest
 from optuna_dashboard._app import create_app
 
 import sweeper
-from sweeper import Study, SweeperError, service
+from sweeper import Study, SweeperError, api, service
 from sweeper.store.database import open_reader
 from sweeper.study.note import note
 from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
@@ -101,6 +102,33 @@ def test_the_study_is_there_with_its_trials_and_its_note(quick: Quick) -> None:
     assert [trial["number"] for trial in detail["best_trials"]] == [best["number"]]
     assert detail["note"]["body"] == note(quick.study.spec, quick.study.frame())
     assert f"{best['value']:.4f}" in detail["note"]["body"]
+
+
+def test_a_few_small_figures_of_ours_are_on_the_studys_page(quick: Quick) -> None:
+    detail = json.loads(quick.ask("/api/studies/1").body)
+    figures = {one["id"]: one["graph_object"] for one in detail["plotly_graph_objects"]}
+    assert sorted(figures) == ["schedules", "trade_off"]
+    for name, text in figures.items():
+        assert len(text) < 12_000, name
+        figure = json.loads(text)
+        assert figure["layout"]["title"]["text"]
+        assert any(trace.get("x") for trace in figure["data"])
+        assert not any("text" in trace for trace in figure["data"])
+    shown = {trace.get("name") for trace in json.loads(figures["schedules"])["data"]}
+    assert {"ε = 0 (baseline)", "cosine"} <= shown
+
+
+def test_a_worker_alone_leaves_note_and_figures(tmp_path: Path) -> None:
+    """A study that no launch waits for, as one from the browser: its last worker shows it."""
+    (tmp_path / "quick.py").write_text(QUICK)
+    storage = database(tmp_path)
+    spec = tomllib.loads(STUDY.replace("quick.py:train", "quick.py:tested"))
+    api.submit(spec, [tmp_path], storage=storage)
+    assert api.run_worker(api.Terms("quick", tmp_path), storage) == "the study is finished"
+    detail = serve(storage).ask("/api/studies/1").json
+    assert "Verdict:" in detail["note"]["body"]
+    ids = sorted(one["id"] for one in detail["plotly_graph_objects"])
+    assert ids == ["forest", "schedules", "trade_off"]
 
 
 def test_reading_changes_nothing(quick: Quick) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import sqlite3
+import time
 from html import unescape
 from pathlib import Path
 
@@ -160,15 +161,43 @@ def test_the_study_file_is_one_that_can_be_launched_again(template: World) -> No
 def test_events_bring_the_numbers_and_the_figures_version(own: World) -> None:
     with socket.create_connection(("127.0.0.1", own.site.port), timeout=30) as line:
         host = f"Host: 127.0.0.1:{own.site.port}"
-        line.sendall(f"GET /studies/quick/events HTTP/1.1\r\n{host}\r\n\r\n".encode())
+        line.sendall(f"GET /studies/quick/events?shown=running HTTP/1.1\r\n{host}\r\n\r\n".encode())
         got = b""
         while b"\n\n" not in got.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n"):
             got += line.recv(65536)
     assert b"text/event-stream" in got
     [data] = re.findall(r"data: (\{.*)", got.decode())[:1]
     news = json.loads(data)
-    assert news["version"] == "finished 12 " + str(own.study.progress().confirmed)
+    page = own.site.page("/studies/quick?shown=running").text
+    assert f'data-version="{news["version"]}"' in page
     assert "12 of 12 trials" in news["html"]["progress"]
+
+
+def test_figures_are_drawn_anew_when_a_study_has_changed_and_not_before(own: World) -> None:
+    def version(path: str = "/studies/fresh?shown=running") -> str:
+        [found] = re.findall(r'data-version="(\w+)"', own.site.page(path).text)
+        return str(found)
+
+    own.site.ask("/v1/studies", "POST", {"toml": STUDY.replace('"quick"', '"fresh"')})
+    before = version()
+    assert version() == before
+    assert version("/studies/fresh?shown=schedules") != before
+    terms = sweeper.api.Terms("fresh", own.folder, trials=6)
+    sweeper.api.run_worker(terms, own.study.storage)
+    deadline = time.monotonic() + 30
+    while version() == before:
+        assert time.monotonic() < deadline
+    assert "trial" in text_of(own.site.page("/studies/fresh?shown=running"))
+
+
+def test_events_of_a_page_that_there_is_not_are_refused(template: World) -> None:
+    answer = template.site.ask("/studies/quick/events?shown=nope")
+    assert said_in(answer, 404, "no page 'nope'")
+    assert said_in(template.site.ask("/studies/nope/events"), 404, "no study 'nope'")
+
+
+def said_in(answer: Answer, status: int, words: str) -> bool:
+    return answer.status == status and words in answer.text
 
 
 # ---- comparing ---------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from sweeper.api.launching import show_in_dashboard
+from sweeper.api.study import Study
 from sweeper.errors import Conflict
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Terms, work
@@ -88,4 +90,9 @@ def run_worker(
     stop = StopRequest(parent=parent, own_process=True, grace=grace)
     stop.listen()
     with writer_of(storage) as writer:
-        return work(writer, terms, stop).value
+
+        def show(name: str) -> None:
+            show_in_dashboard(writer, Study(name, storage, writer))
+
+        # A launch shows what its workers found.
+        return work(writer, terms, stop, show if parent is None else None).value

@@ -15,6 +15,7 @@ from sweeper.execution.launcher import Launch, run_launch
 from sweeper.execution.presence import free_dead
 from sweeper.execution.stopping import StopRequest
 from sweeper.execution.worker import Terms, work
+from sweeper.report import small_figures
 from sweeper.store.database import (
     OUTAGE_SECONDS,
     NothingLaunched,
@@ -32,7 +33,7 @@ from sweeper.study.load import (
     read_study,
     stored_to_confirm,
 )
-from sweeper.study.note import write_note
+from sweeper.study.note import note, write_note
 from sweeper.study.plan import plan
 from sweeper.study.problems import found_in
 from sweeper.study.progress import Progress, read_progress
@@ -170,8 +171,15 @@ def _to_the_end(
     if not study.finished:
         deadline = None if seconds is None else time.monotonic() + seconds
         _run(writer, study, record, workers, deadline, results, on_progress)
-    write_note(writer, study.spec, study.frame(), study.verdict())
+    show_in_dashboard(writer, study)
     write_results(study, results)
+
+
+def show_in_dashboard(writer: Store, study: Study) -> None:
+    """Put what was found so far on the study's page in optuna-dashboard."""
+    found = study.report_input()
+    text = note(study.spec, found.trials, found.verdict)
+    write_note(writer, study.name, text, small_figures(found))
 
 
 def write_results(study: Study, results: Path = Path("results")) -> None:

@@ -16,9 +16,10 @@ from sweeper.execution.files import files_of
 from sweeper.execution.presence import WorkerState, read_workers
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
 from sweeper.report import Page, ReportInput, figures, write_report
+from sweeper.report.schedules import drawn
 from sweeper.store.confirmations import last_confirmation
 from sweeper.store.database import Store, open_reader
-from sweeper.store.records import Result, read_epochs_of, read_result, read_results
+from sweeper.store.records import Result, read_environment, read_epochs_of, read_result
 from sweeper.store.studies import StudyRecord, all_studies, get_study
 from sweeper.store.trials import TrialQuery, find_number, page_of_trials
 from sweeper.store.urls import DEFAULT_STORAGE
@@ -269,27 +270,28 @@ class Study:
 
     def _facts(self) -> StudyFacts:
         record, spec = self._record, self.spec
-        results = read_results(self._store, record)
+        classes, versions = read_environment(self._store, record)
         return StudyFacts(
             name=self.name,
             spec_hash=record.spec_hash,
             metric=spec.objective.metric,
             seed=spec.study.seed,
-            classes=next((r.classes for r in results.values() if r.classes), None),
-            versions=next((r.environment for r in results.values() if r.environment), {}),
+            classes=classes,
+            versions=versions,
             created=_moment(time.time()),
         )
 
     def report_input(self) -> ReportInput:
         """Return what the report is made from."""
-        facts = self._facts()
+        facts, trials = self._facts(), self.frame()
+        chosen = {int(row["ticket"]): int(row["number"]) for _, row in drawn(trials)}
         return ReportInput(
             name=self.name,
             metric=self.spec.objective.metric,
             classes=facts.classes,
             label_source=self._stored.label_source,
-            trials=self.frame(),
-            epochs=self.epochs(),
+            trials=trials,
+            epochs=epochs_frame(self._store, self._record, chosen),
             importance=importance(self._store, self.name),
             facts=_footer(facts, self._record),
             space=self.spec.space,

@@ -3,7 +3,7 @@
 import gc
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -71,18 +71,33 @@ class Terms:
     workers: int = 1
 
 
-def work(store: Store, terms: Terms, stop: StopRequest) -> Ended:
+def work(
+    store: Store,
+    terms: Terms,
+    stop: StopRequest,
+    on_finished: Callable[[str], None] | None = None,
+) -> Ended:
     """Run trials until the terms are met or a stop is asked for.
 
+    `on_finished` is given the name of a study that this worker trained for and that is finished.
     Raises `SweeperError` where the one study of the terms cannot be worked on here.
     """
     with renewed_leases(store, stop) as leases, _imports_unfrozen():
-        return _Worker(store, terms, stop, leases).run()
+        return _Worker(store, terms, stop, leases, on_finished).run()
 
 
 class _Worker:
-    def __init__(self, store: Store, terms: Terms, stop: StopRequest, leases: Leases) -> None:
+    def __init__(
+        self,
+        store: Store,
+        terms: Terms,
+        stop: StopRequest,
+        leases: Leases,
+        on_finished: Callable[[str], None] | None,
+    ) -> None:
         self._store, self._terms, self._stop, self._leases = store, terms, stop, leases
+        self._on_finished = on_finished
+        self._trained: dict[str, OpenStudy] = {}
         self._name = worker_name()
         self._studies = _Studies(store, terms)
         self._sizes: dict[StudyRecord, int] = {}
@@ -141,6 +156,7 @@ class _Worker:
 
     def _ended(self, study: OpenStudy, ticket: Ticket) -> None:
         self._done += 1
+        self._trained[study.record.name] = study
         self._busy_until = time.monotonic()
         if ticket.phase == SEARCH:
             self._to_confirm(study)  # now: this worker may leave, and be the last one
@@ -192,6 +208,7 @@ class _Worker:
 
     def _idle(self) -> Ended | None:
         """Wait for a while for more to do; return why there will be nothing."""
+        self._say_finished()
         ended = self._studies.over()
         if ended is not None:
             return ended
@@ -202,6 +219,14 @@ class _Worker:
             self._stop.wait(IDLE_SECONDS)
         self._studies.refresh()
         return None
+
+    def _say_finished(self) -> None:
+        if self._on_finished is None:
+            return
+        for name, study in list(self._trained.items()):
+            if finished(self._store, study.record, study.file.spec, study.optuna):
+                self._on_finished(name)
+                del self._trained[name]
 
 
 class _Studies:

@@ -3,6 +3,7 @@
 from sweeper.report.figures import figures
 from sweeper.report.inputs import ReportInput
 from sweeper.report.page import Page, find_page, ready_page, ready_pages, render, write_report
+from sweeper.report.small import small_figures
 
 __all__ = [
     "Page",
@@ -12,5 +13,6 @@ __all__ = [
     "ready_page",
     "ready_pages",
     "render",
+    "small_figures",
     "write_report",
 ]

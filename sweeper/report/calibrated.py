@@ -22,7 +22,7 @@ class Pairs(NamedTuple):
     epsilon: Floats
     raw: Floats
     scaled: Floats
-    texts: list[str]
+    texts: look.Hovers
 
 
 class Calibrated(NamedTuple):
@@ -106,7 +106,7 @@ def _pairs(schedule: str, rows: pd.DataFrame) -> Pairs:
         epsilon=rows["epsilon"].to_numpy(float),
         raw=rows["nll"].to_numpy(float),
         scaled=rows["nll_calibrated"].to_numpy(float),
-        texts=look.hovers(rows.to_dict("records")),
+        texts=look.hovers(rows),
     )
 
 
@@ -136,9 +136,9 @@ def _traces(data: Calibrated, side: str) -> Iterator[go.Scatter]:
         values = getattr(group, side)
         marker = _marker(styles[group.schedule]) if group.schedule else look.baseline_marker()
         drawn = {**marker, "symbol": look.symbols(values, data.limit, marker["symbol"])}
-        shown = {"marker": drawn, "legendgroup": group.schedule, "showlegend": False}
+        shown = {"legendgroup": group.schedule, "showlegend": False, **_axes(side)}
         y = scales.clipped(values, data.limit)
-        yield look.dots(group.epsilon, y, group.texts, **shown, **_axes(side))
+        yield look.dots(group.epsilon, y, group.texts, marker=drawn, **shown)
         if side == "raw":
             name = look.label(group.schedule) or "ε = 0 (baseline)"
             yield look.entry(name, marker, group.schedule)

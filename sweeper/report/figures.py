@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import plotly.graph_objects as go
 
-from sweeper.report import look
+from sweeper.report import look, wording
 from sweeper.report.calibrated import calibrated_data, calibrated_figure, calibrated_notes
 from sweeper.report.forest import forest_data, forest_figure, forest_notes
 from sweeper.report.history import history_data, history_figure, history_notes
@@ -104,4 +104,8 @@ def draw(name: str, report: ReportInput) -> Drawing:
     data: Data = recipe.data(report)
     if data.empty:
         return Drawing(None, ())
-    return Drawing(recipe.figure(data), recipe.notes(data))
+    figure, notes = recipe.figure(data), recipe.notes(data)
+    if out := look.left_out(figure):
+        covered = f"{wording.counted(out, 'marker')} of this figure would lie on others"
+        notes = (*notes, f"{covered}: not drawn, and counted in everything else.")
+    return Drawing(figure, notes)

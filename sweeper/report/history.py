@@ -78,7 +78,7 @@ def history_notes(data: History) -> tuple[str, ...]:
 
 def _points(schedule: str, rows: pd.DataFrame, column: str) -> Points:
     x, y = rows["number"].to_numpy(float), rows[column].to_numpy(float)
-    return Points(schedule, x, y, look.hovers(rows.to_dict("records")))
+    return Points(schedule, x, y, look.hovers(rows))
 
 
 def _traces(data: History) -> Iterator[go.Scatter]:
@@ -106,14 +106,17 @@ def _pruned_traces(data: History) -> Iterator[go.Scatter]:
 def _markers(points: Points, limit: float | None, marker: dict[str, Any], group: str) -> go.Scatter:
     drawn = {**marker, "symbol": look.symbols(points.y, limit, marker["symbol"])}
     y = scales.clipped(points.y, limit)
-    shown = {"marker": drawn, "legendgroup": group, "showlegend": False}
-    return look.dots(points.x, y, points.texts, **shown)
+    shown = {"legendgroup": group, "showlegend": False}
+    return look.dots(points.x, y, points.texts, marker=drawn, **shown)
 
 
 def _staircase(data: History) -> go.Scatter:
+    # A stair has corners alone: where the best changed, and both ends.
+    corner = np.append(True, np.diff(data.best) != 0)
+    corner[-1] = True
     return go.Scatter(
-        x=data.number,
-        y=data.best,
+        x=data.number[corner],
+        y=data.best[corner],
         mode="lines",
         line={"color": look.INK, "width": 2, "shape": "hv"},
         name="best so far",

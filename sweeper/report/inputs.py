@@ -30,6 +30,7 @@ _SPLIT_NAMES: Final[Mapping[Split, tuple[str, ...]]] = {
 class ReportInput:
     """A study as a report needs it; `trials` and `epochs` as `sweeper.study.results` says.
 
+    `epochs` are those of the trials that `schedules.drawn` names, at least.
     `label_source` names, for each split, where its labels come from and whether they carry
     noise. `facts` (versions, seed, hash of the spec, time) stand in the footer. `evidence` is
     the latest confirmation, `verdict` what it says when it is complete, `unconfirmed` why there

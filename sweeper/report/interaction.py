@@ -32,7 +32,7 @@ class Group(NamedTuple):
     label: str
     x: Floats
     y: Floats
-    texts: list[str]
+    texts: look.Hovers
     line: tuple[Floats, Floats] | None
 
 
@@ -209,9 +209,7 @@ def _thirds(values: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 def _group(label: str, rows: pd.DataFrame, name: str, width: float, limit: float | None) -> Group:
     x, y = rows["epsilon"].to_numpy(float), rows["value"].to_numpy(float)
-    texts = look.hovers(rows.to_dict("records"))
-    own = [f"<br>{_setting(name, value, 28)}" for value in rows[name]]
-    texts = [text + ending for text, ending in zip(texts, own, strict=True)]
+    texts = look.hovers(rows, [f"<br>{_setting(name, value, 28)}" for value in rows[name]])
     return Group(label, x, y, texts, _line(x, y, width, limit))
 
 

@@ -1,14 +1,16 @@
 """How every figure looks: one colour and marker a schedule, light and dark, wide and narrow."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
-from sweeper.report import wording
+from sweeper.report import scales, wording
 from sweeper.report.inputs import Floats
 
 
@@ -135,9 +137,21 @@ def hover(trial: Mapping[Any, Any]) -> str:
     )
 
 
-def hovers(rows: Iterable[Mapping[Any, Any]], ending: str = "") -> list[str]:
-    """Return the hover text of each trial."""
-    return [hover(row) + ending for row in rows]
+class Hovers(NamedTuple):
+    """The hover texts of trials, each with its ending; written when they are drawn."""
+
+    rows: pd.DataFrame
+    endings: Sequence[str]
+
+    def of(self, places: NDArray[np.intp]) -> list[str]:
+        """Return the texts of the trials at these places."""
+        rows = self.rows.iloc[places].to_dict("records")
+        return [hover(row) + self.endings[at] for row, at in zip(rows, places, strict=True)]
+
+
+def hovers(rows: pd.DataFrame, endings: str | Sequence[str] = "") -> Hovers:
+    """Return the hover text of each trial, with an ending that all share or one for each."""
+    return Hovers(rows, [endings] * len(rows) if isinstance(endings, str) else endings)
 
 
 def label(schedule: str) -> str:
@@ -151,11 +165,37 @@ def symbols(values: Floats, limit: float | None, symbol: str) -> list[str]:
     return ["arrow-up" if out else symbol for out in beyond]
 
 
-def dots(x: Iterable[Any], y: Iterable[Any], texts: Iterable[str], **more: Any) -> go.Scatter:
-    """Return markers whose hover text is given whole."""
-    return go.Scatter(
-        x=list(x), y=list(y), mode="markers", text=list(texts), hovertemplate=_WHOLE, **more
-    )
+def dots(
+    x: Sequence[float] | Floats,
+    y: Sequence[float] | Floats,
+    texts: Sequence[str] | Hovers,
+    *,
+    marker: Mapping[str, Any],
+    **more: Any,
+) -> go.Scatter:
+    """Return markers whose hover text is given whole; of very many, those that can be told apart.
+
+    `marker` may have a value for each. What is left out is counted in the trace's `meta`.
+    """
+    across, up = np.asarray(x, float), np.asarray(y, float)
+    kept = scales.told_apart(across, up)
+    shown = texts.of(kept) if isinstance(texts, Hovers) else [texts[at] for at in kept]
+    own = {name: _some(value, kept, len(across)) for name, value in marker.items()}
+    out = {"meta": {"left_out": len(across) - len(kept)}} if len(kept) < len(across) else {}
+    where = {"x": across[kept].tolist(), "y": up[kept].tolist(), "text": shown}
+    return go.Scatter(**where, mode="markers", marker=own, hovertemplate=_WHOLE, **out, **more)
+
+
+def left_out(figure: go.Figure) -> int:
+    """Return how many markers of a figure are not drawn, as others lie where they would."""
+    return sum(trace.meta["left_out"] for trace in figure.data if trace.meta)
+
+
+def _some(value: Any, kept: NDArray[np.intp], count: int) -> Any:
+    """Return what belongs to the markers kept, of a value that each of them has."""
+    if isinstance(value, list | np.ndarray) and len(value) == count:
+        return [value[at] for at in kept] if isinstance(value, list) else value[kept]
+    return value
 
 
 def entry(name: str, marker: Mapping[str, Any], group: str, **more: Any) -> go.Scatter:

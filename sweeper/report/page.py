@@ -26,7 +26,7 @@ from sweeper.report.figures import FIGURES, draw
 from sweeper.report.inputs import ReportInput, prepared, usable
 from sweeper.report.sides import sides
 from sweeper.report.summary import summarise
-from sweeper.report.table import trials_table
+from sweeper.report.table import MOST_ROWS, trials_table
 from sweeper.shipped import shipped
 from sweeper.study import results
 from sweeper.study.health import health
@@ -108,7 +108,7 @@ def context(report: ReportInput, page: Page) -> dict[str, Any]:
         "metric_name": METRICS[ready.metric],
         "sections": _sections(page, ready),
         "table": trials_table(
-            ready.trials, None if best is None else int(best["number"]), _pick(ready)
+            ready.trials, None if best is None else int(best["number"]), _pick(ready), _rows(page)
         ),
         "own": sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
         "chance": wording.nll(math.log(ready.classes or 1)),
@@ -189,6 +189,12 @@ def environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _rows(page: Page) -> int:
+    """Return how many rows a page's table of trials has at most."""
+    asked = [panel.options.rows for panel in page.panels if panel.figure == "trials"]
+    return next(filter(None, asked), MOST_ROWS)
 
 
 def _pick(report: ReportInput) -> int | None:

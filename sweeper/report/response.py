@@ -29,7 +29,7 @@ class Points(NamedTuple):
     schedule: str
     x: Floats
     y: Floats
-    texts: list[str]
+    texts: look.Hovers
 
 
 class Line(NamedTuple):
@@ -136,7 +136,7 @@ _NARROW = {
 
 def _points(schedule: str, rows: pd.DataFrame, column: str, ending: str = "") -> Points:
     x, y = rows["epsilon"].to_numpy(float), rows[column].to_numpy(float)
-    return Points(schedule, x, y, look.hovers(rows.to_dict("records"), ending))
+    return Points(schedule, x, y, look.hovers(rows, ending))
 
 
 def _one(trial: "pd.Series | None", schedule: str) -> Points | None:
@@ -235,8 +235,9 @@ def _markers(
     points: Points, limit: float | None, marker: dict[str, Any], group: str, **more: Any
 ) -> go.Scatter:
     drawn = {**marker, "symbol": look.symbols(points.y, limit, marker["symbol"])}
-    shown = {"marker": drawn, "legendgroup": group, "showlegend": False, **more}
-    return look.dots(points.x, scales.clipped(points.y, limit), points.texts, **shown)
+    shown = {"legendgroup": group, "showlegend": False, **more}
+    y = scales.clipped(points.y, limit)
+    return look.dots(points.x, y, points.texts, marker=drawn, **shown)
 
 
 def _line_traces(data: Response, styles: dict[str, look.Style]) -> Iterator[go.Scatter]:

@@ -9,6 +9,9 @@ from sweeper.report.inputs import Floats
 _FENCE = 3.0
 _ALWAYS_SHOWN = 3.0
 _FEWEST = 4
+# More markers of one kind lie on each other, and make a page of many megabytes.
+MOST_DRAWN = 1000
+_CELLS = 160
 # An axis for epsilon is at least so long: with the baseline alone it would have no length.
 _SHORTEST = 0.1
 
@@ -51,6 +54,27 @@ def epsilon_range(epsilons: Floats) -> tuple[float, float]:
 def clipped(values: Floats, limit: float | None) -> Floats:
     """Return the values with those beyond the limit laid on it; NaN and infinity as well."""
     return values if limit is None else np.where(values <= limit, values, limit)
+
+
+def told_apart(x: Floats, y: Floats) -> NDArray[np.intp]:
+    """Return which points (N,) to draw: all where they are few, else the first in each cell.
+
+    The cells are of a grid over the points, as fine as leaves no more than a screen can show.
+    """
+    cells = _CELLS
+    kept = np.arange(len(x))
+    while len(kept) > MOST_DRAWN:
+        column, row = (_cell(values, cells) for values in (x, y))
+        kept = np.unique(column * cells + row, return_index=True)[1]
+        cells = round(0.8 * cells)
+    return np.sort(kept)
+
+
+def _cell(values: Floats, cells: int) -> NDArray[np.int64]:
+    finite = np.nan_to_num(values.astype(float), posinf=0.0, neginf=0.0)
+    share = (finite - finite.min()) / (np.ptp(finite) or 1.0)
+    placed: NDArray[np.int64] = np.minimum((share * cells).astype(np.int64), cells - 1)
+    return placed
 
 
 def kernel_width(epsilons: Floats) -> float:

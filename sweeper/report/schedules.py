@@ -63,13 +63,17 @@ class Courses(NamedTuple):
 
 def schedules_data(trials: pd.DataFrame, epochs: pd.DataFrame) -> Courses:
     """Return the epochs of the baseline and of the best finished trial of each schedule."""
+    courses = (_course(name, trial, epochs) for name, trial in drawn(trials))
+    return Courses(tuple(course for course in courses if course.epoch.size))
+
+
+def drawn(trials: pd.DataFrame) -> list[tuple[str, pd.Series]]:
+    """Return the trials whose epochs are drawn, each with its schedule; "" is the baseline."""
     base = results.baseline(usable(trials))
-    chosen = [] if base is None else [("", base)]
     best = results.best_by_schedule(finished(trials))
     rows = {str(row["schedule"]): row for _, row in best.iterrows()}
-    chosen += [(name, rows[name]) for name in sorted(rows, key=schedule_order)]
-    courses = (_course(name, trial, epochs) for name, trial in chosen)
-    return Courses(tuple(course for course in courses if course.epoch.size))
+    chosen = [(name, rows[name]) for name in sorted(rows, key=schedule_order)]
+    return chosen if base is None else [("", base), *chosen]
 
 
 def chosen_data(trials: Iterable[tuple[str, Any]], epochs: pd.DataFrame) -> Courses:

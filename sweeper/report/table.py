@@ -42,9 +42,13 @@ class Table(NamedTuple):
 
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
+    total: int
     states: tuple[str, ...]
     schedules: tuple[str, ...]
 
+
+# What a browser sorts and filters at once.
+MOST_ROWS: Final = 2000
 
 _COLUMNS: Final = (
     Column("number", "trial", "number of the trial", lambda value: f"{value:.0f}"),
@@ -71,12 +75,26 @@ _COLUMNS: Final = (
 )
 
 
-def trials_table(trials: pd.DataFrame, best: int | None, pick: int | None = None) -> Table:
-    """Return every trial of a prepared frame; those with the numbers given are marked."""
+def trials_table(
+    trials: pd.DataFrame, best: int | None, pick: int | None = None, most: int = MOST_ROWS
+) -> Table:
+    """Return the trials of a prepared frame; those with the numbers given are marked.
+
+    Where there are more than `most`, those with the lowest NLL are kept, and the marked ones.
+    """
     columns = _columns(trials)
     marked = {"best": best, "pick": pick}
-    rows = tuple(_row(row, columns, marked) for row in trials.to_dict("records"))
-    return Table(columns, rows, _distinct(trials["state"]), _distinct(trials["schedule"]))
+    kept = trials if len(trials) <= most else _lowest(trials, most, [best, pick])
+    rows = tuple(_row(row, columns, marked) for row in kept.to_dict("records"))
+    filters = _distinct(kept["state"]), _distinct(kept["schedule"])
+    return Table(columns, rows, len(trials), *filters)
+
+
+def _lowest(trials: pd.DataFrame, most: int, marked: Iterable[int | None]) -> pd.DataFrame:
+    named = trials["number"].isin([number for number in marked if number is not None])
+    first = trials.index[named | (trials["ticket"] == 0)]
+    order = trials["nll"].drop(first).sort_values(kind="stable").index
+    return trials.loc[[*first, *order][:most]].sort_values("number")
 
 
 def _columns(trials: pd.DataFrame) -> tuple[Column, ...]:

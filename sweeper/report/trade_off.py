@@ -26,7 +26,7 @@ class TradeOff(NamedTuple):
     nll: Floats
     ece: Floats
     front: NDArray[np.bool_]
-    texts: list[str]
+    texts: look.Hovers
     limits: tuple[float | None, float | None, float | None]
 
     @property
@@ -46,7 +46,7 @@ def trade_off_data(trials: pd.DataFrame) -> TradeOff:
         nll=costs[:, 0],
         ece=100 * costs[:, 2],
         front=scales.pareto_front(costs),
-        texts=look.hovers(done.to_dict("records")),
+        texts=look.hovers(done),
         limits=_limits(done),
     )
 
@@ -125,7 +125,8 @@ def _trace(
     x, y = (
         scales.clipped(v, cut)[mask] for v, cut in zip(_axes(data), data.limits[:2], strict=True)
     )
-    texts = [_text(data, index) for index in np.flatnonzero(mask)]
+    places = np.flatnonzero(mask)
+    texts = look.hovers(data.texts.rows.iloc[places], [_ending(data, at) for at in places])
     line = {"width": 1, "color": look.INK if symbol == "x" else look.FAINT}
     marker = {"symbol": symbol, "size": 10, "color": data.ece[mask], "coloraxis": "coloraxis"}
     group = {**shown, "legendgroup": shown["name"], "showlegend": False}
@@ -138,9 +139,9 @@ def _legend_entry(symbol: str, name: str) -> go.Scatter:
     return look.entry(name, {"symbol": symbol, "size": 10, "color": colour}, name)
 
 
-def _text(data: TradeOff, index: np.intp) -> str:
+def _ending(data: TradeOff, index: np.intp) -> str:
     front = "<br>on the Pareto front" if data.front[index] else ""
-    return f"{data.texts[index]}<br>error {data.error[index]:.1f} %{front}"
+    return f"<br>error {data.error[index]:.1f} %{front}"
 
 
 def _front_note(data: TradeOff) -> str:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sweeper.errors import SweeperError, UnknownName
 from sweeper.service import pages, v1
 from sweeper.service.dashboard import Dashboard
+from sweeper.service.drawings import Drawings
 from sweeper.service.gate import Gate, wants_page
 from sweeper.service.library import Library
 from sweeper.service.problems import Refused, problem, title_of
@@ -43,6 +44,7 @@ def create_app(settings: Settings) -> Gate:
     app.state.settings = Settings(**{**vars(settings), "folders": folders})
     app.state.library = library
     app.state.views = Views(settings)
+    app.state.drawings = Drawings(library, app.state.views)
     app.add_api_route("/assets/{name}", asset, include_in_schema=False)
     app.add_api_route("/metrics", v1.metrics, include_in_schema=False)
     app.include_router(v1.router)

@@ -1,5 +1,6 @@
 """The studies of a database as the service reads them: one reader, and answers a moment old."""
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -52,6 +53,12 @@ class Snapshot:
         }
 
 
+def version_of(snapshot: Snapshot) -> str:
+    """Return what changes when a study's figures may."""
+    counts = snapshot.progress
+    return f"{snapshot.created} {snapshot.state} {counts.trials} {counts.ended} {counts.confirmed}"
+
+
 class Library:
     """Every study of a database, read through one reader that is opened when it is needed.
 
@@ -67,7 +74,8 @@ class Library:
         self._reader: Store | None = None
         self._file: tuple[int, int] | None = None
         self.snapshot = Recent(self._snapshot, seconds=NUMBERS_SECONDS, most=1024)
-        self.report_input = Recent(self._report_input, seconds=FIGURES_SECONDS, most=16)
+        # By what it was at: the same for as long as nothing has changed.
+        self.report_input = Recent(self._report_input, seconds=math.inf, most=16)
 
     def __str__(self) -> str:
         return masked(self._url)
@@ -104,7 +112,6 @@ class Library:
     def forget(self, name: str) -> None:
         """Let what was changed here be seen at once."""
         self.snapshot.forget(name)
-        self.report_input.forget(name)
 
     def problem(self) -> str:
         """Return why the database does not serve; "" where it does, or is still to be made."""
@@ -149,5 +156,5 @@ class Library:
             workers=tuple(study.workers()),
         )
 
-    def _report_input(self, name: str) -> ReportInput:
-        return self.study(name).report_input()
+    def _report_input(self, key: tuple[str, str]) -> ReportInput:
+        return self.study(key[0]).report_input()

@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from sweeper import api
 from sweeper.errors import SweeperError, UnknownName, nearest
 from sweeper.report import ready_page, ready_pages
-from sweeper.report.page import context
 from sweeper.service import identity as accounts
 from sweeper.service.comparing import compared
+from sweeper.service.drawings import Drawings
 from sweeper.service.forms import as_toml, filled, form, refilled, tables_of
 from sweeper.service.identity import Identity
 from sweeper.service.library import Library, Snapshot
@@ -45,6 +45,18 @@ def views(request: Request) -> Views:
     return found
 
 
+def drawings(request: Request) -> Drawings:
+    """Return the figures."""
+    found: Drawings = request.app.state.drawings
+    return found
+
+
+def page_name(shown: str = "running") -> str:
+    """Return the name of a page of figures; raises `UnknownName`."""
+    ready_page(shown)
+    return shown
+
+
 def from_our_form(request: Request, csrf: Annotated[str, Form()] = "") -> None:
     """Raise where a form was not made for the browser that sends it."""
     check_csrf(request, csrf)
@@ -60,6 +72,7 @@ def check_csrf(request: Request, given: str) -> None:
 
 
 ViewsOf = Annotated[Views, Depends(views)]
+PageName = Annotated[str, Depends(page_name)]
 OurForm = Depends(from_our_form)
 
 
@@ -174,26 +187,20 @@ def study(
     """Show one study: how far it is, what it found, and one of the pages of figures."""
     snapshot = books.snapshot(one.name)
     chosen = shown or ("trade-offs" if snapshot.progress.complete else "running")
-    page = ready_page(chosen).without("trials")
-    body = {
-        **context(books.report_input(one.name), page),
-        **_about(snapshot),
-        "tab": chosen,
-        "version": _version(snapshot),
-    }
-    return of.page(request, "study.html", **body)
+    drawn = drawings(request).page((one.name, chosen))
+    return of.page(request, "study.html", **_about(snapshot), tab=chosen, drawn=drawn)
 
 
 @router.get("/studies/{name}/events", response_class=EventSourceResponse)
 async def study_events(
-    request: Request, of: ViewsOf, books: LibraryOf, one: StudyOf
+    request: Request, of: ViewsOf, books: LibraryOf, one: StudyOf, shown: PageName
 ) -> AsyncIterator[ServerSentEvent]:
     """Tell a study's page what has changed: its numbers, and whether its figures have."""
 
     def look() -> dict[str, Any]:
         snapshot = books.snapshot(one.name)
         parts = {"progress": of.part(request, "progress.html", **_about(snapshot))}
-        return {"html": parts, "version": _version(snapshot)}
+        return {"html": parts, "version": drawings(request).page((one.name, shown)).version}
 
     async for event in _live(books, look):
         yield event
@@ -258,12 +265,6 @@ _ACTIONS: Final = {"pause": api.pause, "resume": api.resume, "stop": api.stop}
 
 def _about(snapshot: Snapshot) -> dict[str, Any]:
     return {"study": snapshot, "tabs": list(ready_pages())}
-
-
-def _version(snapshot: Snapshot) -> str:
-    """Return what changes when the figures do."""
-    counts = snapshot.progress
-    return f"{snapshot.state} {counts.ended} {counts.confirmed}"
 
 
 async def _live(books: Library, look: Any) -> AsyncIterator[ServerSentEvent]:

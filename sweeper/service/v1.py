@@ -12,7 +12,7 @@ from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.export import render as render_export
 from sweeper.report import render as render_report
-from sweeper.service.library import Library
+from sweeper.service.library import Library, version_of
 from sweeper.service.metrics import metrics_text
 from sweeper.service.models import (
     CandidateAnswer,
@@ -250,9 +250,10 @@ def export(
 def report(of: LibraryOf, one: StudyOf) -> Response:
     """Return the report: one HTML file that opens offline."""
     name = f'attachment; filename="{one.name}.html"'
-    text = render_report(of.report_input(one.name))
+    snapshot = of.snapshot(one.name)
+    text = render_report(of.report_input((one.name, version_of(snapshot))))
     # A file of its own, not a page of ours: it is opened from where it is saved.
-    headers = {"Content-Disposition": name, "Sweeper-Study": of.snapshot(one.name).state}
+    headers = {"Content-Disposition": name, "Sweeper-Study": snapshot.state}
     return Response(text, media_type="text/html", headers=headers)
 
 

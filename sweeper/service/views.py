@@ -64,6 +64,10 @@ class Views:
         }
         return self._templates.get_template(template).render(**common, **context)
 
+    def sections(self, context: Mapping[str, Any]) -> str:
+        """Return the sections of a page of figures: the same for everybody."""
+        return self._templates.get_template("sections.html").render(**context)
+
     def problem(self, request: Request, error: SweeperError) -> HTMLResponse:
         """Return the page that says what went wrong."""
         status = status_of(error)

@@ -7,7 +7,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -180,6 +192,20 @@ def read_results(
 
 
 @transaction
+def read_environment(
+    connection: Connection, study: StudyRecord
+) -> tuple[int | None, Mapping[str, str]]:
+    """Return the classes and the environment of the first results that say what they are."""
+    mine = results.c.study_id == study.id, results.c.phase == SEARCH
+    classes = select(results.c.classes).where(*mine, results.c.classes.is_not(None))
+    said = cast(results.c.environment, Text) != "{}"
+    environment = select(results.c.environment).where(*mine, said)
+    found = connection.execute(environment.order_by(results.c.number).limit(1))
+    first = connection.execute(classes.order_by(results.c.number).limit(1))
+    return first.scalar_one_or_none(), found.scalar_one_or_none() or {}
+
+
+@transaction
 def read_result(
     connection: Connection, study: StudyRecord, number: int, phase: str = SEARCH
 ) -> Result | None:
@@ -193,14 +219,22 @@ def read_result(
 
 @transaction
 def read_epochs(
-    connection: Connection, study: StudyRecord, phase: str = SEARCH
+    connection: Connection,
+    study: StudyRecord,
+    phase: str = SEARCH,
+    numbers: Collection[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return every stored evaluation of a study, by ticket number and epoch."""
+    """Return the stored evaluations of a study, by ticket number and epoch.
+
+    `numbers` are the tickets wanted, None for all.
+    """
     query = (
         select(epochs)
         .where(epochs.c.study_id == study.id, epochs.c.phase == phase)
         .order_by(epochs.c.number, epochs.c.epoch)
     )
+    if numbers is not None:
+        query = query.where(epochs.c.number.in_(numbers))
     return [dict(row._mapping) for row in connection.execute(query)]
 
 

@@ -7,11 +7,11 @@ statements under a lock that all workers wait for.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from optuna.distributions import (
     BaseDistribution,
@@ -26,6 +26,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    Text,
     and_,
     cast,
     func,
@@ -207,25 +208,84 @@ def read_trials(
     ]
 
 
+class TrialRow(NamedTuple):
+    """A trial with what is kept of it beside Optuna's row; `scores` and `extra` are JSON."""
+
+    trial: int  # Optuna's id
+    number: int
+    ticket: int
+    state: TrialState
+    value: float | None
+    started: datetime | None
+    finished: datetime | None
+    scores: str
+    extra: str
+    classes: int | None
+    epochs: int
+    seconds: float
+    copied_from: int | None
+    failure: str
+    cause: str
+
+
+@transaction
+def read_table(
+    connection: Connection, study: StudyRecord, ids: Collection[int] | None = None
+) -> tuple[list[TrialRow], dict[str, dict[int, Any]]]:
+    """Return trials by number with their results, and each parameter's values by Optuna's id.
+
+    `ids` are Optuna's of those wanted, None for all.
+    """
+    wanted = [] if ids is None else [_trials.c.trial_id.in_(ids)]
+    kept: list[ColumnElement[Any]] = [
+        func.coalesce(cast(results.c.scores, Text), "{}"),
+        func.coalesce(cast(results.c.extra, Text), "{}"),
+        results.c.classes,
+        func.coalesce(results.c.epochs, 0),
+        func.coalesce(results.c.seconds, 0.0),
+        results.c.copied_from,
+        func.coalesce(results.c.failure, ""),
+        func.coalesce(results.c.cause, ""),
+    ]
+    query = _ours(
+        study.name,
+        _trials.c.trial_id,
+        _trials.c.number,
+        _ticket,
+        _trials.c.state,
+        _values.c.value,
+        _trials.c.datetime_start,
+        _trials.c.datetime_complete,
+        *kept,
+    ).outerjoin(results, _result_of(study))
+    rows = connection.execute(query.where(*wanted).order_by(_trials.c.number))
+    params: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+    for trial, name, value, distribution in _stored_params(connection, study.name, wanted):
+        params[name][trial] = distribution.to_external_repr(value)
+    return [TrialRow(*row) for row in rows], dict(params)
+
+
 @transaction
 def page_of_trials(
     connection: Connection, study: StudyRecord, query: TrialQuery
 ) -> tuple[list[tuple[int, int]], int]:
     """Return Optuna's id and the ticket of each trial asked for, in order, and how many match."""
-    result = and_(
-        results.c.study_id == study.id,
-        results.c.phase == SEARCH,
-        results.c.number == _ticket,
-    )
     kept = _kept(query)
     found = _ours(study.name, _trials.c.trial_id, _ticket.label("ticket")).where(kept)
-    found = found.outerjoin(results, result)
+    found = found.outerjoin(results, _result_of(study))
     by = _sorted_by(query.sort)
     order = (by.is_(None), by.desc() if query.descending else by.asc(), _trials.c.number)
     page = found.order_by(*order).offset(query.offset).limit(query.limit)
     count = _ours(study.name, func.count()).where(kept)
     rows = [(row.trial_id, row.ticket) for row in connection.execute(page)]
     return rows, int(connection.execute(count).scalar_one())
+
+
+@transaction
+def complete_trials(connection: Connection, name: str) -> list[int]:
+    """Return Optuna's ids of the trials that were trained to the end, by number."""
+    query = _ours(name, _trials.c.trial_id).where(_trials.c.state == TrialState.COMPLETE)
+    return list(connection.execute(query.order_by(_trials.c.number)).scalars())
 
 
 @transaction
@@ -318,6 +378,19 @@ def _params_by_trial(
     connection: Connection, name: str, wanted: Collection[ColumnElement[bool]]
 ) -> Mapping[int, tuple[dict[str, Any], dict[str, BaseDistribution]]]:
     """Return the values of each trial's parameters and their distributions, by Optuna's id."""
+    found: defaultdict[int, tuple[dict[str, Any], dict[str, BaseDistribution]]]
+    found = defaultdict(lambda: ({}, {}))
+    for trial, name_of_param, value, distribution in _stored_params(connection, name, wanted):
+        values, distributions = found[trial]
+        distributions[name_of_param] = distribution
+        values[name_of_param] = distribution.to_external_repr(value)
+    return found
+
+
+def _stored_params(
+    connection: Connection, name: str, wanted: Collection[ColumnElement[bool]]
+) -> Iterator[tuple[int, str, float, BaseDistribution]]:
+    """Yield each parameter of a study's trials, in the order of their points."""
     query = (
         select(
             _params.c.trial_id,
@@ -332,10 +405,13 @@ def _params_by_trial(
     )
     # Few texts, shared by thousands of rows.
     parsed = cache(json_to_distribution)
-    found: defaultdict[int, tuple[dict[str, Any], dict[str, BaseDistribution]]]
-    found = defaultdict(lambda: ({}, {}))
     for trial, param, value, text in connection.execute(query):
-        values, distributions = found[trial]
-        distributions[param] = parsed(text)
-        values[param] = distributions[param].to_external_repr(value)
-    return found
+        yield trial, param, value, parsed(text)
+
+
+def _result_of(study: StudyRecord) -> ColumnElement[bool]:
+    return and_(
+        results.c.study_id == study.id,
+        results.c.phase == SEARCH,
+        results.c.number == _ticket,
+    )

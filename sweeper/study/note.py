@@ -1,4 +1,7 @@
-"""The note on a study's page in optuna-dashboard: what was found, in Markdown."""
+"""What a study's page in optuna-dashboard shows of ours: what was found, and a few figures."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -15,14 +18,14 @@ _CAUTION = (
 )
 
 
-def write_note(
-    store: Store, spec: StudySpec, trials: pd.DataFrame, verdict: Verdict | None
-) -> None:
-    """Put the note on the study; it replaces an earlier one."""
-    from optuna_dashboard import save_note  # late: it brings a web server with it
+def write_note(store: Store, name: str, text: str, figures: Mapping[str, Any]) -> None:
+    """Put the note and the figures, by id, on the study; they replace earlier ones."""
+    from optuna_dashboard import save_note, save_plotly_graph_object  # late: a web server comes too
 
-    study = optuna.load_study(study_name=spec.study.name, storage=store.storage)
-    save_note(study, note(spec, trials, verdict))
+    study = optuna.load_study(study_name=name, storage=store.storage)
+    save_note(study, text)
+    for graph, figure in figures.items():
+        save_plotly_graph_object(study, figure, graph_object_id=graph)
 
 
 def note(spec: StudySpec, trials: pd.DataFrame, verdict: Verdict | None = None) -> str:
