@@ -1,19 +1,22 @@
 """Reads a study from the database into the frames that `results` describes."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 import pandas as pd
 from optuna.trial import TrialState
+from pydantic_core import from_json
 
 from sweeper.smoothing import to_uniform
 from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, read_epochs
 from sweeper.store.studies import StudyRecord
-from sweeper.store.trials import TrialRow, read_table, trial_numbers
+from sweeper.store.trials import TrialTable, read_table, trial_numbers
 from sweeper.study.results import EPOCH_COLUMNS, SCORES
-from sweeper.study.space import acting
+from sweeper.study.space import Acting, acting
 
 STATE_WORDS = {
     TrialState.COMPLETE: "complete",
@@ -35,63 +38,97 @@ _TYPES: dict[str, Any] = {
 
 def trials_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
     """Return one row a trial, with the columns of `results.TRIAL_COLUMNS` and the extra ones."""
-    rows, params = read_table(store, study)
-    return _frame(rows, params, {row.ticket: row.number for row in rows})
+    with _uncollected():
+        table = read_table(store, study)
+        numbers = dict(zip(table.ticket, table.number, strict=True))
+        return _frame(table, numbers).sort_values("number", ignore_index=True)
 
 
 def some_trials(
     store: Store, study: StudyRecord, wanted: Sequence[tuple[int, int]]
 ) -> pd.DataFrame:
     """Return the same of some trials, in their order; each is Optuna's id and the ticket."""
-    rows, params = read_table(store, study, [trial for trial, _ in wanted])
-    copied = any(row.copied_from is not None for row in rows)
-    numbers = trial_numbers(store, study.name) if copied else {}
+    table = read_table(store, study, [trial for trial, _ in wanted])
+    copied = any(ticket is not None for ticket in table.copied_from)
+    frame = _frame(table, trial_numbers(store, study.name) if copied else {})
     place = {ticket: at for at, (_, ticket) in enumerate(wanted)}
-    return _frame(sorted(rows, key=lambda row: place[row.ticket]), params, numbers)
+    return frame.sort_values("ticket", key=lambda tickets: tickets.map(place), ignore_index=True)
 
 
-def _frame(
-    rows: Iterable[TrialRow], params: Mapping[str, Mapping[int, Any]], numbers: Mapping[int, int]
-) -> pd.DataFrame:
-    """Return the frame of trials, column by column: of a hundred thousand rows it takes seconds."""
-    none: Mapping[int, Any] = {}
-    points = [params.get(name, none) for name in _SMOOTHING]
-    kept = [row for row in rows if all(row.trial in values for values in points)]
-    acts = [
-        acting(dict(zip(_SMOOTHING, (values[row.trial] for values in points), strict=True)))
-        for row in kept
-    ]
-    epsilons = [act.epsilon for act in acts]
+def _frame(table: TrialTable, numbers: Mapping[int, int]) -> pd.DataFrame:
+    """Return the frame of trials that have a point of ours; `numbers` are by ticket."""
+    none = [None] * len(table.trial)
+    points = [table.params.get(name, none) for name in _SMOOTHING]
+    ours = [None not in point for point in zip(*points, strict=True)]
+
+    def kept(column: Sequence[Any]) -> list[Any]:
+        return list(compress(column, ours))
+
+    epsilons, schedules, rates = map(kept, points)
+    # Of a schedule all trials are alike: what acts at some ε, and what at 0.
+    some = {name: _acting(1.0, name) for name in set(schedules)}
+    zero = _acting(0.0, "fixed")
     scores, extras = (
-        json.loads(f"[{','.join(getattr(row, name) for row in kept)}]")
-        for name in ("scores", "extra")
+        from_json(f"[{','.join(kept(texts))}]", cache_strings="keys")
+        for texts in (table.scores, table.extra)
     )
-    own = dict.fromkeys(name for name in params if name not in _SMOOTHING)
+    states, words = kept(table.state), {state.name: word for state, word in STATE_WORDS.items()}
     more = dict.fromkeys(name for extra in extras for name in extra)
-    columns: dict[str, list[Any]] = {
-        "number": [row.number for row in kept],
-        "ticket": [row.ticket for row in kept],
-        "state": [STATE_WORDS[row.state] for row in kept],
+    columns: dict[str, Any] = {
+        "number": kept(table.number),
+        "ticket": kept(table.ticket),
+        "state": [words[state] for state in states],
         "epsilon": epsilons,
         "label_smoothing": [
-            None if row.classes is None else to_uniform(epsilon, row.classes)
-            for row, epsilon in zip(kept, epsilons, strict=True)
+            None if classes is None else to_uniform(epsilon, classes)
+            for epsilon, classes in zip(epsilons, kept(table.classes), strict=True)
         ],
-        "schedule": [act.schedule for act in acts],
-        "rate": [act.rate for act in acts],
-        "copied_from": [numbers.get(row.copied_from) for row in kept],  # type: ignore[arg-type]
-        "value": [row.value if row.state == TrialState.COMPLETE else None for row in kept],
+        "schedule": [
+            name if epsilon else zero.schedule
+            for name, epsilon in zip(schedules, epsilons, strict=True)
+        ],
+        "rate": [
+            rate if epsilon and some[name].rate is not None else None
+            for name, epsilon, rate in zip(schedules, epsilons, rates, strict=True)
+        ],
+        "copied_from": [
+            None if ticket is None else numbers.get(ticket) for ticket in kept(table.copied_from)
+        ],
+        "value": [
+            value if state == TrialState.COMPLETE.name else None
+            for value, state in zip(kept(table.value), states, strict=True)
+        ],
         **{name: [found.get(name) for found in scores] for name in SCORES},
-        "epochs": [row.epochs for row in kept],
-        "seconds": [row.seconds for row in kept],
-        "started": [row.started for row in kept],
-        "finished": [row.finished for row in kept],
-        "failure": [last_line(row.failure) for row in kept],
-        "cause": [row.cause for row in kept],
-        **{f"hp_{name}": [params[name].get(row.trial) for row in kept] for name in own},
+        "epochs": kept(table.epochs),
+        "seconds": kept(table.seconds),
+        "started": pd.to_datetime(kept(table.started), format="ISO8601"),
+        "finished": pd.to_datetime(kept(table.finished), format="ISO8601"),
+        "failure": [last_line(text) for text in kept(table.failure)],
+        "cause": kept(table.cause),
+        **{
+            f"hp_{name}": kept(values)
+            for name, values in table.params.items()
+            if name not in _SMOOTHING
+        },
         **{f"extra_{name}": [extra.get(name) for extra in extras] for name in more},
     }
     return pd.DataFrame(columns).astype(_TYPES)
+
+
+def _acting(epsilon: float, schedule: str) -> Acting:
+    return acting({"epsilon": epsilon, "schedule": schedule, "rate": 1.0})
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put garbage collection off: it goes through all rows again and again, and finds nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def epochs_frame(
