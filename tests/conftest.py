@@ -17,6 +17,8 @@ import pytest
 import torch
 from sqlalchemy import create_engine, make_url, text
 
+from tests.serving import stopped_after
+
 # A user's own loop, without training: logits whose NLL depends on ε, schedule and seed, so
 # that a whole study takes a moment. What it prints and raises is part of the tests.
 QUICK = '''
@@ -106,6 +108,13 @@ trials = 12
 
 Write = Callable[..., Path]
 StartSweeper = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(autouse=True)
+def no_server_left() -> Iterator[None]:
+    """Stop what a test serves; what a module serves stays."""
+    with stopped_after():
+        yield
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import http.client
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,23 +79,29 @@ class Site(NamedTuple):
         return self.ask(path, headers=headers, **given)
 
 
+_running: list[service.Server] = []
+
+
 def serve(storage: str, *, trusted: str = "", **given: Any) -> Site:
     """Serve a database from a thread, on loopback, without sign-in unless told otherwise."""
     settings = service.Settings(
         **{"storage": storage, "hosts": LOCAL, "sign_in": False, "folders": (), **given}
     )
-    found: list[str] = []
-    ready = threading.Event()
+    application = service.create_app(settings)
+    server = service.Server(application, 0, trusted=trusted, on_stop=application.stop)
+    threading.Thread(target=server.serve_on, daemon=True).start()
+    _running.append(server)
+    return Site(server.address)
 
-    def on_ready(address: str) -> None:
-        found.append(address)
-        ready.set()
 
-    arguments = (service.create_app(settings), 0, on_ready)
-    options = {"trusted": trusted}
-    threading.Thread(target=service.serve, args=arguments, kwargs=options, daemon=True).start()
-    assert ready.wait(timeout=30)
-    return Site(found[0])
+@contextmanager
+def stopped_after() -> Iterator[None]:
+    """Stop the servers that are started meanwhile."""
+    before = len(_running)
+    yield
+    for server in _running[before:]:
+        server.stop()
+    del _running[before:]
 
 
 def database(folder: Path) -> str:

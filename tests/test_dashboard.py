@@ -296,25 +296,17 @@ def test_other_paths_lead_nowhere(quick: Quick, path: str) -> None:
 
 def test_a_port_that_is_taken_is_one_line(quick: Quick) -> None:
     with pytest.raises(SweeperError, match=rf"^port {quick.port}: .*choose another with --port$"):
-        service.serve(nothing, quick.port, print)
+        service.Server(nothing, quick.port)
 
 
 async def nothing(scope: Any, receive: Any, send: Any) -> None:
     """Stand in for an application where none is asked."""
 
 
-class Started(Exception):
-    """Raised where a server would begin to wait for requests."""
-
-
-def start(_: str) -> None:
-    raise Started
-
-
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_a_host_that_is_not_this_machines_is_one_line(quick: Quick, host: str) -> None:
     with pytest.raises(SweeperError, match=rf"^host {host}: .*choose another with --host$"):
-        service.serve(nothing, 0, start, host)
+        service.Server(nothing, 0, host)
 
 
 @pytest.mark.parametrize(
@@ -328,15 +320,14 @@ def test_a_host_that_is_not_this_machines_is_one_line(quick: Quick, host: str) -
     ],
 )
 def test_the_address_is_one_that_this_machine_reaches(host: str, address: str) -> None:
-    def asked(given: str) -> None:
-        assert re.fullmatch(rf"http://{re.escape(address)}:\d+/", given)
-        socket.create_connection((address.strip("[]"), int(given[:-1].rsplit(":", 1)[1]))).close()
-        raise Started
-
     if ":" in host and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    with pytest.raises(Started):
-        service.serve(nothing, 0, asked, host)
+    server = service.Server(nothing, 0, host)
+    assert re.fullmatch(rf"http://{re.escape(address)}:\d+/", server.address)
+    port = int(server.address[:-1].rsplit(":", 1)[1])
+    socket.create_connection((address.strip("[]"), port)).close()
+    server.stop()
+    server.serve_on()
 
 
 def has_ipv6() -> bool:

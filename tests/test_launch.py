@@ -168,14 +168,25 @@ def test_two_launches_at_once_share_one_exact_study(
     check_exact(Study("slow", storage), tmp_path, again=0)
 
 
+def running(study: Study, workers: list[psutil.Process]) -> bool:
+    """Stop the workers where they are; return whether one is at a trial."""
+    for worker in workers:
+        worker.suspend()
+    return study.progress().running > 0
+
+
 def test_status_of_a_running_study(start: Start, storage: str, tmp_path: Path) -> None:
     process = start()
-    wait_until(process, storage, 3)
-    for worker in workers_of(process):
-        worker.suspend()  # a quick machine is done before another process has started to look
+    study = wait_until(process, storage, 3)
+    workers = workers_of(process)
+    # A quick machine is done before another process has started to look; both workers may be
+    # between two trials.
+    while not running(study, workers):
+        for worker in workers:
+            worker.resume()
     command = [sys.executable, "-m", "sweeper", "status", "slow", "--json", "--storage", storage]
     found = json.loads(subprocess.check_output(command, cwd=tmp_path))
-    for worker in workers_of(process):
+    for worker in workers:
         worker.resume()
     assert found["state"] == "running"
     assert found["trials"] == 24

@@ -118,13 +118,19 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[service.Settings, dict[s
     """Return what the service would have been started with."""
     found: list[tuple[service.Settings, dict[str, Any]]] = []
 
-    def serve(application: Any, port: int, on_ready: Any, host: str, **more: Any) -> None:
-        assert more.pop("on_stop") == application.stop
-        found.append((application.settings, {"port": port, "host": host, **more}))
-        on_ready(f"http://{host}:{port}/")
+    class Server:
+        """Stands where the socket would be taken."""
+
+        def __init__(self, application: Any, port: int, host: str, **more: Any) -> None:
+            assert more.pop("on_stop") == application.stop
+            found.append((application.settings, {"port": port, "host": host, **more}))
+            self.address = f"http://{host}:{port}/"
+
+        def serve_on(self) -> None:
+            """Return at once."""
 
     monkeypatch.setattr(service, "create_app", lambda settings: Application(settings))
-    monkeypatch.setattr(service, "serve", serve)
+    monkeypatch.setattr(service, "Server", Server)
     return found
 
 

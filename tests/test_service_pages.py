@@ -5,8 +5,10 @@ import re
 import socket
 import sqlite3
 import time
+from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,18 +161,24 @@ def test_the_study_file_is_one_that_can_be_launched_again(template: World) -> No
 
 
 def test_events_bring_the_numbers_and_the_figures_version(own: World) -> None:
-    with socket.create_connection(("127.0.0.1", own.site.port), timeout=30) as line:
-        host = f"Host: 127.0.0.1:{own.site.port}"
-        line.sendall(f"GET /studies/quick/events?shown=running HTTP/1.1\r\n{host}\r\n\r\n".encode())
-        got = b""
-        while b"\n\n" not in got.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n"):
-            got += line.recv(65536)
-    assert b"text/event-stream" in got
-    [data] = re.findall(r"data: (\{.*)", got.decode())[:1]
-    news = json.loads(data)
-    page = own.site.page("/studies/quick?shown=running").text
-    assert f'data-version="{news["version"]}"' in page
+    news = next(news for news in events(own.site, "/studies/quick/events?shown=running"))
     assert "12 of 12 trials" in news["html"]["progress"]
+    versions = (news["version"] for news in events(own.site, "/studies/quick/events?shown=running"))
+    version = next(filter(None, versions))  # "" while they are being drawn
+    page = own.site.page("/studies/quick?shown=running").text
+    assert f'data-version="{version}"' in page
+
+
+def events(site: Site, path: str) -> Iterator[dict[str, Any]]:
+    """Listen to a page's events."""
+    with socket.create_connection(("127.0.0.1", site.port), timeout=30) as line:
+        line.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n\r\n".encode())
+        got = line.makefile("rb")
+        head = list(iter(got.readline, b"\r\n"))
+        assert any(b"text/event-stream" in header for header in head)
+        for said in got:
+            if said.startswith(b"data: "):
+                yield json.loads(said.removeprefix(b"data: "))
 
 
 def test_figures_are_drawn_anew_when_a_study_has_changed_and_not_before(own: World) -> None:

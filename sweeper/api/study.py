@@ -164,12 +164,16 @@ class Study:
     @property
     def state(self) -> State:
         """Where the study stands, in one word; unfinished: nobody is at it."""
+        return self.state_at(self.progress())
+
+    def state_at(self, progress: Progress) -> State:
+        """Return where the study stands, given how far it is."""
         if self.finished:
             return "finished"
         asked = self._record.state
         if asked != "running":
             return asked
-        return "running" if self.progress().running else "unfinished"
+        return "running" if progress.running else "unfinished"
 
     @property
     def finished(self) -> bool:

@@ -65,18 +65,17 @@ def serve(
         folders=service.task_folders(tasks or ()),
     )
 
-    def ready(address: str) -> None:
-        typer.echo(f"sweeper: {address} (Ctrl-C ends it)")
-        if asks:
-            typer.echo("sign-in is on: sweeper token create NAME makes a token")
-        elif not service.is_loopback(host):
-            typer.echo(f"sign-in is off: whoever reaches {host} may launch and delete", err=True)
-        if browser:
-            webbrowser.open(address)
-
     application = service.create_app(settings)
     trusted = service.proxies(trusted_proxy or ())
-    service.serve(application, port, ready, host, trusted=trusted, on_stop=application.stop)
+    server = service.Server(application, port, host, trusted=trusted, on_stop=application.stop)
+    typer.echo(f"sweeper: {server.address} (Ctrl-C ends it)")
+    if asks:
+        typer.echo("sign-in is on: sweeper token create NAME makes a token")
+    elif not service.is_loopback(host):
+        typer.echo(f"sign-in is off: whoever reaches {host} may launch and delete", err=True)
+    if browser:
+        webbrowser.open(server.address)
+    server.serve_on()
 
 
 @token.command("create")

@@ -34,7 +34,8 @@ class WorkerState:
 
 def read_workers(store: Store, study: StudyRecord) -> list[WorkerState]:
     """Return the workers that hold a ticket of a study, by ticket."""
-    born = trial_numbers(store, study.name)
+    held = held_tickets(store, study)
+    born = trial_numbers(store, study.name, [t.number for t in held if t.phase == SEARCH])
     return [
         WorkerState(
             *host_and_pid(ticket.worker),
@@ -44,7 +45,7 @@ def read_workers(store: Store, study: StudyRecord) -> list[WorkerState]:
             unseen=round(ticket.unseen, 1),
             stale=not ticket.leased,
         )
-        for ticket in held_tickets(store, study)
+        for ticket in held
         if ticket.worker is not None and ticket.unseen is not None
     ]
 

@@ -2,16 +2,16 @@
 
 from sweeper.service.app import create_app
 from sweeper.service.hosts import below, host_names, is_loopback, proxies
-from sweeper.service.serving import serve
+from sweeper.service.serving import Server
 from sweeper.service.settings import Settings, task_folders
 
 __all__ = [
+    "Server",
     "Settings",
     "below",
     "create_app",
     "host_names",
     "is_loopback",
     "proxies",
-    "serve",
     "task_folders",
 ]

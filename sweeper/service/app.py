@@ -20,12 +20,16 @@ from sweeper.service.drawings import Drawings
 from sweeper.service.gate import Gate, wants_page
 from sweeper.service.library import Library
 from sweeper.service.problems import Refused, problem, title_of
+from sweeper.service.recent import Recent
 from sweeper.service.settings import Settings, path_of
+from sweeper.service.trialing import Asked, TrialTable, trials_page
 from sweeper.service.views import ASSETS, Views
 from sweeper.shipped import shipped
 
-# Fewer than the database has connections for.
-THREADS = 12
+# Of people who wait for the database some wait longer: it has fewer connections.
+THREADS = 32
+# How old a page of trials may be.
+TABLE_SECONDS = 2.0
 
 
 def create_app(settings: Settings) -> Gate:
@@ -40,10 +44,15 @@ def create_app(settings: Settings) -> Gate:
         openapi_url=None,
         lifespan=_lifespan,
     )
+
+    def table(asked: Asked) -> TrialTable:
+        return trials_page(library.study(asked.study), asked)
+
     folders = (*settings.folders, shipped("studies"))
     app.state.settings = Settings(**{**vars(settings), "folders": folders})
     app.state.library = library
     app.state.views = Views(settings)
+    app.state.tables = Recent(table, seconds=TABLE_SECONDS)
     app.state.drawings = Drawings(library, app.state.views)
     app.add_api_route("/assets/{name}", asset, include_in_schema=False)
     app.add_api_route("/metrics", v1.metrics, include_in_schema=False)
@@ -67,6 +76,7 @@ def asset(name: str, request: Request) -> Response:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield
+    app.state.drawings.close()
     app.state.library.close()
 
 

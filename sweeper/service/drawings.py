@@ -1,6 +1,11 @@
 """The figures of a study's page: drawn once for all who look, anew where something has changed."""
 
+import threading
+import time
 from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TookLonger
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -8,11 +13,11 @@ from markupsafe import Markup
 
 from sweeper.report import ready_page
 from sweeper.report.page import context
-from sweeper.service.library import FIGURES_SECONDS, Library, version_of
-from sweeper.service.recent import Recent
+from sweeper.service.library import Library, version_of
 from sweeper.service.views import Views
 
-# Of one core: drawing is not to slow the trainings on the same machine.
+# Between two drawings of a page; and of one core, so as not to slow trainings on this machine.
+SECONDS: Final = 5.0
 SHARE: Final = 0.05
 _MOST: Final = 64
 
@@ -25,24 +30,67 @@ class Drawn(NamedTuple):
     of: str
 
 
+@dataclass
+class _Slot:
+    """One page of figures: as it was drawn last, being drawn, and not to be drawn before."""
+
+    last: Drawn | None = None
+    drawing: "Future[None] | None" = None
+    due: float = 0.0
+
+
 class Drawings:
-    """Pages of figures by study and page, no older than what drawing them costs allows."""
+    """Pages of figures by study and page; one thread draws, and nobody waits long for it."""
 
     def __init__(self, library: Library, views: Views) -> None:
         self._library, self._views = library, views
-        self._last: OrderedDict[tuple[str, str], Drawn] = OrderedDict()
-        self.page = Recent(self._page, seconds=FIGURES_SECONDS, share=SHARE, most=_MOST)
+        self._lock = threading.Lock()
+        self._slots: OrderedDict[tuple[str, str], _Slot] = OrderedDict()
+        self._drawer = ThreadPoolExecutor(1, "drawings")
 
-    def _page(self, key: tuple[str, str]) -> Drawn:
+    def page(self, name: str, page: str, wait: float = 0.0) -> Drawn | None:
+        """Return a study's page of figures as it was drawn last, and see that it is drawn anew.
+
+        Where it never was, it is waited for so many seconds; None where that was not enough.
+        Raises what `Library` does while there is nothing to return.
+        """
+        slot, drawing = self._slot((name, page))
+        if slot.last is None and drawing is not None and wait:
+            try:
+                drawing.result(timeout=wait)
+            except TookLonger:
+                return None
+        return slot.last
+
+    def close(self) -> None:
+        """Draw nothing any more."""
+        self._drawer.shutdown(wait=False, cancel_futures=True)
+
+    def _slot(self, key: tuple[str, str]) -> tuple[_Slot, "Future[None] | None"]:
+        with self._lock:
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+            while len(self._slots) > _MOST:
+                self._slots.popitem(last=False)
+            if slot.drawing is None and time.monotonic() >= slot.due:
+                slot.drawing = self._drawer.submit(self._draw, key, slot)
+            return slot, slot.drawing
+
+    def _draw(self, key: tuple[str, str], slot: _Slot) -> None:
+        began = time.monotonic()
+        try:
+            self._draw_changed(key, slot)
+        finally:
+            took = time.monotonic() - began
+            with self._lock:
+                slot.due = began + took + max(SECONDS, took / SHARE)
+                slot.drawing = None
+
+    def _draw_changed(self, key: tuple[str, str], slot: _Slot) -> None:
         name, page = key
         of = version_of(self._library.snapshot(name))
-        last = self._last.get(key)
-        if last is None or last.of != of:
-            shown = ready_page(page).without("trials")
-            html = self._views.sections(context(self._library.report_input((name, of)), shown))
-            last = Drawn(Markup(html), sha256(html.encode()).hexdigest()[:16], of)
-        self._last[key] = last
-        self._last.move_to_end(key)
-        while len(self._last) > _MOST:
-            self._last.popitem(last=False)
-        return last
+        if slot.last is not None and slot.last.of == of:
+            return
+        shown = ready_page(page).without("trials")
+        html = self._views.sections(context(self._library.report_input((name, of)), shown))
+        slot.last = Drawn(Markup(html), sha256(html.encode()).hexdigest()[:16], of)

@@ -19,9 +19,8 @@ from sweeper.store.studies import get_study, page_of_studies
 from sweeper.store.urls import masked, parse_url, sqlite_path
 from sweeper.study.progress import Progress
 
-# How old a page's numbers may be, and its figures.
+# How old a page's numbers may be.
 NUMBERS_SECONDS: Final = 1.0
-FIGURES_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Library:
         self._file: tuple[int, int] | None = None
         self.snapshot = Recent(self._snapshot, seconds=NUMBERS_SECONDS, most=1024)
         # By what it was at: the same for as long as nothing has changed.
-        self.report_input = Recent(self._report_input, seconds=math.inf, most=16)
+        self.report_input = Recent(self._report_input, seconds=math.inf, most=8)
 
     def __str__(self) -> str:
         return masked(self._url)
@@ -146,13 +145,13 @@ class Library:
 
     def _snapshot(self, name: str) -> Snapshot:
         study = self.study(name)
-        record = get_study(self.reader(), name)
+        record, progress = get_study(self.reader(), name), study.progress()
         return Snapshot(
             name=name,
-            state=study.state,
+            state=study.state_at(progress),
             metric=study.spec.objective.metric,
             created=record.created,
-            progress=study.progress(),
+            progress=progress,
             workers=tuple(study.workers()),
         )
 

@@ -23,7 +23,7 @@ from sweeper.service.identity import Identity
 from sweeper.service.library import Library, Snapshot
 from sweeper.service.problems import Refused
 from sweeper.service.settings import root_of
-from sweeper.service.trialing import trial_page, trials_page
+from sweeper.service.trialing import Asked, trial_page
 from sweeper.service.v1 import LibraryOf, SettingsOf, StudyOf
 from sweeper.service.views import Views
 from sweeper.study.load import parse_toml
@@ -33,6 +33,8 @@ STUDIES_A_PAGE: Final = 25
 # How often a page that is looked at is told what has changed, and that the line still stands.
 LIVE_SECONDS: Final = 1.5
 QUIET_SECONDS: Final = 15.0
+# How long a page waits for its figures; without them it says that they are being drawn.
+FIGURES_SECONDS: Final = 3.0
 # Pages are counted from 1; the last that an SQL integer reaches with room to spare.
 PageNumber = Annotated[int, Query(alias="page", ge=1, le=10_000_000)]
 
@@ -187,7 +189,8 @@ def study(
     """Show one study: how far it is, what it found, and one of the pages of figures."""
     snapshot = books.snapshot(one.name)
     chosen = shown or ("trade-offs" if snapshot.progress.complete else "running")
-    drawn = drawings(request).page((one.name, chosen))
+    ready_page(chosen)
+    drawn = drawings(request).page(one.name, chosen, wait=FIGURES_SECONDS)
     return of.page(request, "study.html", **_about(snapshot), tab=chosen, drawn=drawn)
 
 
@@ -200,7 +203,8 @@ async def study_events(
     def look() -> dict[str, Any]:
         snapshot = books.snapshot(one.name)
         parts = {"progress": of.part(request, "progress.html", **_about(snapshot))}
-        return {"html": parts, "version": drawings(request).page((one.name, shown)).version}
+        drawn = drawings(request).page(one.name, shown)
+        return {"html": parts, "version": "" if drawn is None else drawn.version}
 
     async for event in _live(books, look):
         yield event
@@ -220,7 +224,8 @@ def trials(
 ) -> Response:
     """Show a part of the trials, as the database sorts and filters them."""
     snapshot = books.snapshot(one.name)
-    table = trials_page(one, sort, order, state, schedule, page)
+    asked = Asked(one.name, sort, order, state, schedule, page)
+    table = request.app.state.tables(asked)
     return of.page(request, "trials.html", **_about(snapshot), tab="trials", table=table)
 
 

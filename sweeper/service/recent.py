@@ -45,13 +45,19 @@ class Recent(Generic[K, V]):
     def __call__(self, key: K) -> V:
         """Return the value for a key, computed now or a moment ago."""
         slot = self._slot(key)
-        with slot.lock:
+        # What is a moment too old is better than to wait for what somebody is computing.
+        if not slot.lock.acquire(blocking=slot.value is None):
+            assert slot.value is not None
+            return slot.value
+        try:
             if slot.value is None or self._clock() >= slot.until:
                 began = self._clock()
                 slot.value = self._compute(key)
                 took = self._clock() - began
                 slot.until = began + took + max(self._seconds, took / self._share)
             return slot.value
+        finally:
+            slot.lock.release()
 
     def forget(self, key: K) -> None:
         """Let the next to ask for a key have it computed."""

@@ -17,46 +17,50 @@ _PORT_ERRORS: Final = (errno.EADDRINUSE, errno.EACCES)
 STOP_SECONDS: Final = 3
 
 
-def serve(
-    application: ASGIApp,
-    port: int,
-    on_ready: Callable[[str], None],
-    host: str = "127.0.0.1",
-    *,
-    trusted: str = "",
-    on_stop: Callable[[], None] = lambda: None,
-) -> None:
-    """Serve until Ctrl-C or SIGTERM; `on_ready` is given the address. Port 0 takes a free one.
-    `on_stop` is called when it is told to stop, before it waits for answers under way.
+class Server(uvicorn.Server):
+    """An application on a socket of its own: it listens once it is made, and answers in `serve_on`.
 
-    `trusted` are the addresses of proxies whose X-Forwarded headers are believed, as a list
-    with commas. Raises `SweeperError` where the port or the host cannot be had.
+    Port 0 takes a free one; `address` says which. `trusted` are the addresses of proxies whose
+    X-Forwarded headers are believed, as a list with commas. `on_stop` is called when it is told
+    to stop, before it waits for answers under way. Raises `SweeperError` where the port or the
+    host cannot be had.
     """
-    name = spelt(host)
-    bound = _bound(name, port)
-    with bound:
-        address = f"http://{EVERYWHERE.get(name, name)}:{bound.getsockname()[1]}/"
-        config = uvicorn.Config(
-            application,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=bool(trusted),
-            forwarded_allow_ips=trusted,
-            timeout_graceful_shutdown=STOP_SECONDS,
-            # What nobody asks for is one way in less.
-            ws="none",
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        port: int,
+        host: str = "127.0.0.1",
+        *,
+        trusted: str = "",
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        name = spelt(host)
+        self._bound, self._on_stop = _bound(name, port), on_stop
+        self.address = f"http://{EVERYWHERE.get(name, name)}:{self._bound.getsockname()[1]}/"
+        super().__init__(
+            uvicorn.Config(
+                application,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=bool(trusted),
+                forwarded_allow_ips=trusted,
+                timeout_graceful_shutdown=STOP_SECONDS,
+                # What nobody asks for is one way in less.
+                ws="none",
+            )
         )
-        on_ready(address)
-        _Server(config, on_stop).run(sockets=[bound])
 
+    def serve_on(self) -> None:
+        """Answer until Ctrl-C, SIGTERM or `stop`."""
+        with self._bound:
+            self.run(sockets=[self._bound])
 
-class _Server(uvicorn.Server):
-    """Says that it is told to stop before it waits."""
-
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_stop = on_stop
+    def stop(self) -> None:
+        """Let `serve_on` return, from another thread."""
+        self._on_stop()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""

@@ -35,10 +35,20 @@ class TrialTable(NamedTuple):
     sortable: frozenset[str]
 
 
-def trials_page(
-    study: Study, sort: str, order: Order, state: str, schedule: str, page: int
-) -> TrialTable:
+class Asked(NamedTuple):
+    """Which part of whose trials somebody wants to see."""
+
+    study: str
+    sort: str
+    order: Order
+    state: str
+    schedule: str
+    page: int
+
+
+def trials_page(study: Study, asked: Asked) -> TrialTable:
     """Return a part of the trials; raises `SweeperError` for what there is not."""
+    _, sort, order, state, schedule, page = asked
     found = study.page(
         sort=sort,
         descending=order == "descending",

@@ -387,9 +387,13 @@ def _kept(query: TrialQuery) -> ColumnElement[bool]:
 
 
 @transaction
-def trial_numbers(connection: Connection, name: str) -> dict[int, int]:
-    """Return the number of each trial by its ticket."""
+def trial_numbers(
+    connection: Connection, name: str, tickets: Collection[int] | None = None
+) -> dict[int, int]:
+    """Return the number of each trial by its ticket; `tickets` are those wanted, None for all."""
     query = _ours(name, _ticket.label("ticket"), _trials.c.number)
+    if tickets is not None:
+        query = query.where(_attributes.c.value_json.in_([json.dumps(one) for one in tickets]))
     return {row.ticket: row.number for row in connection.execute(query)}
 
 
