@@ -3,21 +3,17 @@
 Claim     50 people who watch a study of 10,000 trials, its numbers, figures and table, while 8
           workers go on with it, are answered without an error; the workers do at most 5 %
           fewer trials for it.
-Method    The study is filled with copies of trials that were really run, and has as many to go.
-          Workers and service are processes of their own; so are the people, who ask as a
-          browser does: each has a page open that is told what is new and fetches its figures
-          again when there are others; asks the JSON API every 2 s, and every 10 s for the table
-          of trials sorted by NLL. Everything shares this machine's cores, the people too, who
+Method    The study is filled with copies of trials that were really run, and has more to go.
+          Workers and service are processes of their own, and so are the people
+          (benchmarks/crowd.py). Everything shares this machine's cores, the people too, who
           would have their own. Windows with people and without take turns, on the same workers.
 Run       python benchmarks/service.py [--people 50] [--workers 8] [--finished 10000]
           [--seconds 30] [--turns 3] [--backend sqlite|postgresql]
 """
 
 import argparse
-import asyncio
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -25,88 +21,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Any
 
 import psutil
 
 from benchmarks.databases import running_postgresql
 from benchmarks.scenes import NAME, Backend, Scene, launched
 from sweeper.api import Study
-
-API_EVERY, TABLE_EVERY = 2.0, 10.0
-PAGE: Final = f"/studies/{NAME}?shown=running"
-
-
-# ---- the people --------------------------------------------------------------------------
-
-
-class Crowd:
-    """People at browsers; `times` are the seconds of each kind of answer."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.times: defaultdict[str, list[float]] = defaultdict(list)
-        self.errors: list[str] = []
-
-    async def watch(self, people: int, seconds: float) -> None:
-        """Let people come one after the other within two seconds, and leave after so many."""
-        each = [self._person(2.0 * at / people, seconds) for at in range(people)]
-        await asyncio.gather(*each)
-
-    async def _person(self, late: float, seconds: float) -> None:
-        await asyncio.sleep(late)
-        jobs = [
-            self._page(),
-            self._every(API_EVERY, "numbers", f"/v1/studies/{NAME}"),
-            self._every(TABLE_EVERY, "table", f"/studies/{NAME}/trials?sort=nll"),
-        ]
-        tasks = [asyncio.create_task(job) for job in jobs]
-        await asyncio.sleep(seconds)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _page(self) -> None:
-        seen = await self._get("page", PAGE)
-        reader, writer = await self._ask(f"/studies/{NAME}/events?shown=running")
-        try:
-            while line := await reader.readline():
-                found = re.search(rb'"version": "(\w+)"', line)
-                if found and found[1] not in seen:
-                    seen = await self._get("page", PAGE)
-        finally:
-            writer.close()
-
-    async def _every(self, seconds: float, kind: str, path: str) -> None:
-        while True:
-            await self._get(kind, path)
-            await asyncio.sleep(seconds)
-
-    async def _get(self, kind: str, path: str) -> bytes:
-        began = time.perf_counter()
-        reader, writer = await self._ask(path)
-        answer = await reader.read()
-        writer.close()
-        self.times[kind].append(time.perf_counter() - began)
-        if not answer.startswith(b"HTTP/1.1 200"):
-            self.errors.append(f"{path}: {answer[:200]!r}")
-        return answer
-
-    async def _ask(self, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        connection = await asyncio.open_connection("127.0.0.1", self._port, limit=2**24)
-        head = f"Host: 127.0.0.1:{self._port}\r\nConnection: close\r\nAccept: text/html"
-        connection[1].write(f"GET {path} HTTP/1.1\r\n{head}\r\n\r\n".encode())
-        return connection
-
-
-def crowd(port: int, people: int, seconds: float) -> None:
-    """Be the people, in a process of their own; print what they met."""
-    met = Crowd(port)
-    asyncio.run(met.watch(people, seconds))
-    print(json.dumps({"times": met.times, "errors": met.errors, "cpu": time.process_time()}))
-
-
-# ---- the machine -------------------------------------------------------------------------
 
 
 @contextmanager
@@ -169,8 +90,8 @@ def compare(scene: Scene, people: int, count: int, seconds: float, turns: int) -
         for turn in range(turns):
             alone.append(rate(study, seconds)[0])
             before = sum(process.cpu_times()[:2])
-            given = ["--crowd", str(port), "--people", str(people), "--seconds", str(seconds)]
-            command = [sys.executable, "-m", "benchmarks.service", *given]
+            given = [str(port), NAME, str(people), str(seconds)]
+            command = [sys.executable, "-m", "benchmarks.crowd", *given]
             there = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             found, said = rate(study, there)
             beside.append(found)
@@ -214,18 +135,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--backend", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--crowd", type=int, metavar="PORT")
     given = parser.parse_args()
-    if given.crowd is not None:
-        crowd(given.crowd, given.people, given.seconds)
-        return
     with ExitStack() as stack:
         server = None
         if given.backend == "postgresql":
             server = stack.enter_context(running_postgresql())
         backend = Backend(given.backend, server)
-        trials = 10 * given.finished
-        scene = stack.enter_context(launched(backend, trials, given.finished))
+        scene = stack.enter_context(launched(backend, 2 * given.finished, given.finished))
         compare(scene, given.people, given.workers, given.seconds, given.turns)
 
 

@@ -49,6 +49,7 @@ def serve(
     browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
 ) -> None:
     """Serve the pages, the JSON API and optuna-dashboard; on loopback unless told otherwise."""
+    import gc
     import webbrowser
 
     from sweeper import service
@@ -75,6 +76,10 @@ def serve(
         typer.echo(f"sign-in is off: whoever reaches {host} may launch and delete", err=True)
     if browser:
         webbrowser.open(server.address)
+    # What is loaded by now stays: to look through it for garbage again and again would hold up
+    # answers.
+    gc.collect()
+    gc.freeze()
     server.serve_on()
 
 

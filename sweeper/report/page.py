@@ -6,7 +6,7 @@ import os
 import secrets
 import tomllib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -129,12 +129,14 @@ def write_report(path: Path | str, report: ReportInput, page: Page | None = None
     return target
 
 
-def ready_pages() -> dict[str, Path]:
+@cache
+def ready_pages() -> Mapping[str, Path]:
     """Return the pages that ship with the package, by name, the default one first."""
     found = {path.stem: path for path in sorted(shipped("dashboards").glob("*.toml"))}
     return {DEFAULT_PAGE: found.pop(DEFAULT_PAGE), **found}
 
 
+@cache
 def ready_page(name: str) -> Page:
     """Return a page by its name; raises `UnknownName` with the nearest one."""
     pages = ready_pages()

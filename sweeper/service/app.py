@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -22,14 +23,14 @@ from sweeper.service.library import Library
 from sweeper.service.problems import Refused, problem, title_of
 from sweeper.service.recent import Recent
 from sweeper.service.settings import Settings, path_of
-from sweeper.service.trialing import Asked, TrialTable, trials_page
+from sweeper.service.trialing import Asked, trials_page
 from sweeper.service.views import ASSETS, Views
 from sweeper.shipped import shipped
 
 # Of people who wait for the database some wait longer: it has fewer connections.
 THREADS = 32
 # How old a page of trials may be.
-TABLE_SECONDS = 2.0
+TABLE_SECONDS = 5.0
 
 
 def create_app(settings: Settings) -> Gate:
@@ -45,15 +46,12 @@ def create_app(settings: Settings) -> Gate:
         lifespan=_lifespan,
     )
 
-    def table(asked: Asked) -> TrialTable:
-        return trials_page(library.study(asked.study), asked)
-
     folders = (*settings.folders, shipped("studies"))
     app.state.settings = Settings(**{**vars(settings), "folders": folders})
     app.state.library = library
-    app.state.views = Views(settings)
-    app.state.tables = Recent(table, seconds=TABLE_SECONDS)
-    app.state.drawings = Drawings(library, app.state.views)
+    app.state.views = views = Views(settings)
+    app.state.tables = Recent(partial(_table, library, views), seconds=TABLE_SECONDS)
+    app.state.drawings = Drawings(library, views)
     app.add_api_route("/assets/{name}", asset, include_in_schema=False)
     app.add_api_route("/metrics", v1.metrics, include_in_schema=False)
     app.include_router(v1.router)
@@ -70,6 +68,11 @@ def asset(name: str, request: Request) -> Response:
         raise UnknownName(f"there is no {name[:100]!r} here")
     lasting = {"Cache-Control": "public, max-age=31536000, immutable"}
     return FileResponse(ASSETS[name], headers=lasting)
+
+
+def _table(library: Library, views: Views, asked: Asked) -> bytes:
+    found = trials_page(library.study(asked.study), asked)
+    return views.table(asked.root, asked.study, found)
 
 
 @asynccontextmanager

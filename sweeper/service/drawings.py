@@ -1,15 +1,13 @@
 """The figures of a study's page: drawn once for all who look, anew where something has changed."""
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TookLonger
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
-
-from markupsafe import Markup
 
 from sweeper.report import ready_page
 from sweeper.report.page import context
@@ -25,7 +23,7 @@ _MOST: Final = 64
 class Drawn(NamedTuple):
     """The sections of a page as HTML; `version` changes when they do, `of` when the study does."""
 
-    html: Markup
+    html: bytes
     version: str
     of: str
 
@@ -48,7 +46,7 @@ class Drawings:
         self._slots: OrderedDict[tuple[str, str], _Slot] = OrderedDict()
         self._drawer = ThreadPoolExecutor(1, "drawings")
 
-    def page(self, name: str, page: str, wait: float = 0.0) -> Drawn | None:
+    async def page(self, name: str, page: str, wait: float = 0.0) -> Drawn | None:
         """Return a study's page of figures as it was drawn last, and see that it is drawn anew.
 
         Where it never was, it is waited for so many seconds; None where that was not enough.
@@ -56,10 +54,12 @@ class Drawings:
         """
         slot, drawing = self._slot((name, page))
         if slot.last is None and drawing is not None and wait:
-            try:
-                drawing.result(timeout=wait)
-            except TookLonger:
-                return None
+            drawn = asyncio.wrap_future(drawing)
+            # It may fail when nobody waits any more.
+            drawn.add_done_callback(lambda late: late.cancelled() or late.exception())
+            await asyncio.wait([drawn], timeout=wait)
+            if drawn.done():
+                drawn.result()
         return slot.last
 
     def close(self) -> None:
@@ -93,4 +93,4 @@ class Drawings:
             return
         shown = ready_page(page).without("trials")
         html = self._views.sections(context(self._library.report_input((name, of)), shown))
-        slot.last = Drawn(Markup(html), sha256(html.encode()).hexdigest()[:16], of)
+        slot.last = Drawn(html, sha256(html).hexdigest()[:16], of)

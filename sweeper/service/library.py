@@ -19,8 +19,9 @@ from sweeper.store.studies import get_study, page_of_studies
 from sweeper.store.urls import masked, parse_url, sqlite_path
 from sweeper.study.progress import Progress
 
-# How old a page's numbers may be.
+# How old a page's numbers may be; and of one core, so as not to slow trainings on this machine.
 NUMBERS_SECONDS: Final = 1.0
+NUMBERS_SHARE: Final = 0.03
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Library:
         self._lock = threading.Lock()
         self._reader: Store | None = None
         self._file: tuple[int, int] | None = None
-        self.snapshot = Recent(self._snapshot, seconds=NUMBERS_SECONDS, most=1024)
+        self.snapshot = Recent(
+            self._snapshot, seconds=NUMBERS_SECONDS, share=NUMBERS_SHARE, most=1024
+        )
         # By what it was at: the same for as long as nothing has changed.
         self.report_input = Recent(self._report_input, seconds=math.inf, most=8)
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from hmac import compare_digest
 from typing import Annotated, Any, Final, Literal
 
@@ -24,14 +24,14 @@ from sweeper.service.library import Library, Snapshot
 from sweeper.service.problems import Refused
 from sweeper.service.settings import root_of
 from sweeper.service.trialing import Asked, trial_page
-from sweeper.service.v1 import LibraryOf, SettingsOf, StudyOf
+from sweeper.service.v1 import LibraryOf, SettingsOf, SnapshotOf, StudyOf
 from sweeper.service.views import Views
 from sweeper.study.load import parse_toml
 from sweeper.study.ready import ready_studies
 
 STUDIES_A_PAGE: Final = 25
 # How often a page that is looked at is told what has changed, and that the line still stands.
-LIVE_SECONDS: Final = 1.5
+LIVE_SECONDS: Final = 2.0
 QUIET_SECONDS: Final = 15.0
 # How long a page waits for its figures; without them it says that they are being drawn.
 FIGURES_SECONDS: Final = 3.0
@@ -41,19 +41,19 @@ PageNumber = Annotated[int, Query(alias="page", ge=1, le=10_000_000)]
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
-def views(request: Request) -> Views:
+async def views(request: Request) -> Views:
     """Return what makes pages."""
     found: Views = request.app.state.views
     return found
 
 
-def drawings(request: Request) -> Drawings:
+async def drawings(request: Request) -> Drawings:
     """Return the figures."""
     found: Drawings = request.app.state.drawings
     return found
 
 
-def page_name(shown: str = "running") -> str:
+async def page_name(shown: str = "running") -> str:
     """Return the name of a page of figures; raises `UnknownName`."""
     ready_page(shown)
     return shown
@@ -74,6 +74,7 @@ def check_csrf(request: Request, given: str) -> None:
 
 
 ViewsOf = Annotated[Views, Depends(views)]
+DrawingsOf = Annotated[Drawings, Depends(drawings)]
 PageName = Annotated[str, Depends(page_name)]
 OurForm = Depends(from_our_form)
 
@@ -159,8 +160,8 @@ async def studies_events(
 ) -> AsyncIterator[ServerSentEvent]:
     """Tell the list of studies what has changed."""
 
-    def look() -> dict[str, Any]:
-        listing = _listing(books, search, page)
+    async def look() -> dict[str, Any]:
+        listing = await run_in_threadpool(_listing, books, search, page)
         return {"html": {"studies": of.part(request, "studies_list.html", **listing)}}
 
     async for event in _live(books, look):
@@ -183,39 +184,49 @@ def _listing(books: Library, search: str, page: int) -> dict[str, Any]:
 
 
 @router.get("/studies/{name}")
-def study(
-    request: Request, of: ViewsOf, books: LibraryOf, one: StudyOf, shown: str = ""
+async def study(
+    request: Request, of: ViewsOf, snapshot: SnapshotOf, figures: DrawingsOf, shown: str = ""
 ) -> Response:
     """Show one study: how far it is, what it found, and one of the pages of figures."""
-    snapshot = books.snapshot(one.name)
     chosen = shown or ("trade-offs" if snapshot.progress.complete else "running")
     ready_page(chosen)
-    drawn = drawings(request).page(one.name, chosen, wait=FIGURES_SECONDS)
-    return of.page(request, "study.html", **_about(snapshot), tab=chosen, drawn=drawn)
+    drawn = await figures.page(snapshot.name, chosen, wait=FIGURES_SECONDS)
+    about = {**_about(snapshot), "tab": chosen, "drawn": drawn}
+    return of.around(b"" if drawn is None else drawn.html, request, "study.html", **about)
 
 
 @router.get("/studies/{name}/events", response_class=EventSourceResponse)
 async def study_events(
-    request: Request, of: ViewsOf, books: LibraryOf, one: StudyOf, shown: PageName
+    request: Request,
+    of: ViewsOf,
+    books: LibraryOf,
+    figures: DrawingsOf,
+    snapshot: SnapshotOf,
+    shown: PageName,
 ) -> AsyncIterator[ServerSentEvent]:
     """Tell a study's page what has changed: its numbers, and whether its figures have."""
 
-    def look() -> dict[str, Any]:
-        snapshot = books.snapshot(one.name)
-        parts = {"progress": of.part(request, "progress.html", **_about(snapshot))}
-        drawn = drawings(request).page(one.name, shown)
-        return {"html": parts, "version": "" if drawn is None else drawn.version}
+    seen: tuple[Snapshot, str, dict[str, Any]] | None = None
+
+    async def look() -> dict[str, Any]:
+        nonlocal seen
+        now = await books.snapshot.soon(snapshot.name)
+        drawn = await figures.page(snapshot.name, shown)
+        version = "" if drawn is None else drawn.version
+        if seen is None or seen[0] is not now or seen[1] != version:
+            parts = {"progress": of.part(request, "progress.html", **_about(now))}
+            seen = (now, version, {"html": parts, "version": version})
+        return seen[2]
 
     async for event in _live(books, look):
         yield event
 
 
 @router.get("/studies/{name}/trials")
-def trials(
+async def trials(
     request: Request,
     of: ViewsOf,
-    books: LibraryOf,
-    one: StudyOf,
+    snapshot: SnapshotOf,
     sort: Annotated[str, Query(max_length=255)] = "number",
     order: Literal["ascending", "descending"] = "ascending",
     state: Annotated[str, Query(max_length=20)] = "",
@@ -223,26 +234,26 @@ def trials(
     page: PageNumber = 1,
 ) -> Response:
     """Show a part of the trials, as the database sorts and filters them."""
-    snapshot = books.snapshot(one.name)
-    asked = Asked(one.name, sort, order, state, schedule, page)
-    table = request.app.state.tables(asked)
-    return of.page(request, "trials.html", **_about(snapshot), tab="trials", table=table)
+    root = root_of(request.scope)
+    asked = Asked(root, snapshot.name, sort, order, state, schedule, page)
+    table = await request.app.state.tables.soon(asked)
+    return of.around(table, request, "trials.html", **_about(snapshot), tab="trials")
 
 
 @router.get("/studies/{name}/trials/{number}")
-def trial(request: Request, of: ViewsOf, books: LibraryOf, one: StudyOf, number: int) -> Response:
+def trial(
+    request: Request, of: ViewsOf, one: StudyOf, snapshot: SnapshotOf, number: int
+) -> Response:
     """Show one trial: its curves, parameters, scores, output and failure."""
-    snapshot = books.snapshot(one.name)
     found = trial_page(one, number)
     return of.page(request, "trial.html", **_about(snapshot), tab="trials", trial=found)
 
 
 @router.get("/studies/{name}/spec")
-def spec(request: Request, of: ViewsOf, books: LibraryOf, one: StudyOf) -> Response:
+def spec(request: Request, of: ViewsOf, one: StudyOf, snapshot: SnapshotOf) -> Response:
     """Show the study file as it was launched."""
     text = as_toml(one.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
-    about = _about(books.snapshot(one.name))
-    return of.page(request, "spec.html", **about, tab="spec", text=text)
+    return of.page(request, "spec.html", **_about(snapshot), tab="spec", text=text)
 
 
 @router.post("/studies/{name}/{action}", dependencies=[OurForm])
@@ -272,12 +283,14 @@ def _about(snapshot: Snapshot) -> dict[str, Any]:
     return {"study": snapshot, "tabs": list(ready_pages())}
 
 
-async def _live(books: Library, look: Any) -> AsyncIterator[ServerSentEvent]:
+async def _live(
+    books: Library, look: Callable[[], Awaitable[Any]]
+) -> AsyncIterator[ServerSentEvent]:
     """Yield what `look` returns when it has changed, and a sign of life when it has not."""
     before, said = "", time.monotonic()
     while not books.closing.is_set():
         try:
-            now = json.dumps(await run_in_threadpool(look))
+            now = json.dumps(await look())
         except SweeperError as error:
             now = json.dumps({"problem": str(error)})
         if now != before:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from starlette.concurrency import run_in_threadpool
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -58,6 +60,13 @@ class Recent(Generic[K, V]):
             return slot.value
         finally:
             slot.lock.release()
+
+    async def soon(self, key: K) -> V:
+        """Return the same from an event loop: at once where it is known, else by a thread."""
+        slot = self._slot(key)
+        if slot.value is not None and self._clock() < slot.until:
+            return slot.value
+        return await run_in_threadpool(self, key)
 
     def forget(self, key: K) -> None:
         """Let the next to ask for a key have it computed."""

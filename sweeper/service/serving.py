@@ -70,7 +70,8 @@ class Server(uvicorn.Server):
 
 def _bound(name: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if name.startswith("[") else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol: asyncio would not see that it is TCP, and hold back answers for 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((name.strip("[]"), port))

@@ -36,8 +36,9 @@ class TrialTable(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Which part of whose trials somebody wants to see."""
+    """Which part of whose trials somebody wants to see; `root` stands before its links."""
 
+    root: str
     study: str
     sort: str
     order: Order
@@ -48,7 +49,7 @@ class Asked(NamedTuple):
 
 def trials_page(study: Study, asked: Asked) -> TrialTable:
     """Return a part of the trials; raises `SweeperError` for what there is not."""
-    _, sort, order, state, schedule, page = asked
+    _, _, sort, order, state, schedule, page = asked
     found = study.page(
         sort=sort,
         descending=order == "descending",

@@ -12,7 +12,7 @@ from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.export import render as render_export
 from sweeper.report import render as render_report
-from sweeper.service.library import Library, version_of
+from sweeper.service.library import Library, Snapshot, version_of
 from sweeper.service.metrics import metrics_text
 from sweeper.service.models import (
     CandidateAnswer,
@@ -60,34 +60,44 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 router = APIRouter(prefix="/v1", responses=_PROBLEMS)
 
 
-def library(request: Request) -> Library:
+# Not threads of their own: `async`, though they wait for nothing.
+async def library(request: Request) -> Library:
     """Return the studies."""
     found: Library = request.app.state.library
     return found
 
 
-def settings(request: Request) -> Settings:
+async def settings(request: Request) -> Settings:
     """Return what the service was told."""
     found: Settings = request.app.state.settings
     return found
 
 
-def a_study(name: Annotated[str, Path(max_length=255)], request: Request) -> Study:
-    """Return the study that a path names; raises `UnknownName`."""
-    return library(request).study(name)
-
-
 LibraryOf = Annotated[Library, Depends(library)]
 SettingsOf = Annotated[Settings, Depends(settings)]
+Name = Annotated[str, Path(max_length=255)]
+
+
+def a_study(name: Name, of: LibraryOf) -> Study:
+    """Return the study that a path names; raises `UnknownName`."""
+    return of.study(name)
+
+
+async def a_snapshot(name: Name, of: LibraryOf) -> Snapshot:
+    """Return the study that a path names as it was a moment ago; raises `UnknownName`."""
+    return await of.snapshot.soon(name)
+
+
 StudyOf = Annotated[Study, Depends(a_study)]
+SnapshotOf = Annotated[Snapshot, Depends(a_snapshot)]
 Offset = Annotated[int, Query(ge=0, le=_MOST, description="How many to leave out.")]
 Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="How many at most.")]
 
 
 @router.get("/health")
-def health(request: Request, response: Response) -> HealthAnswer:
+def health(request: Request, response: Response, of: LibraryOf) -> HealthAnswer:
     """Say whether the service and its database work; 503 where they do not."""
-    problem = library(request).problem()
+    problem = of.problem()
     response.status_code = 503 if problem else 200
     # Whoever has not signed in learns that something is wrong, and not what.
     told = problem if request.state.identity.account is not None else bool(problem) * "database"
@@ -141,9 +151,9 @@ def launch(
 
 
 @router.get("/studies/{name}")
-def study(of: LibraryOf, one: StudyOf) -> StudyAnswer:
+async def study(snapshot: SnapshotOf) -> StudyAnswer:
     """Return how far a study is."""
-    return StudyAnswer.of(of.snapshot(one.name))
+    return StudyAnswer.of(snapshot)
 
 
 @router.delete("/studies/{name}", status_code=204)
@@ -247,11 +257,10 @@ def export(
     response_class=HTMLResponse,
     responses={200: {"content": {"text/html": {}}}},
 )
-def report(of: LibraryOf, one: StudyOf) -> Response:
+def report(of: LibraryOf, snapshot: SnapshotOf) -> Response:
     """Return the report: one HTML file that opens offline."""
-    name = f'attachment; filename="{one.name}.html"'
-    snapshot = of.snapshot(one.name)
-    text = render_report(of.report_input((one.name, version_of(snapshot))))
+    name = f'attachment; filename="{snapshot.name}.html"'
+    text = render_report(of.report_input((snapshot.name, version_of(snapshot))))
     # A file of its own, not a page of ours: it is opened from where it is saved.
     headers = {"Content-Disposition": name, "Sweeper-Study": snapshot.state}
     return Response(text, media_type="text/html", headers=headers)
@@ -273,10 +282,10 @@ def openapi(request: Request) -> JSONResponse:
     )
 
 
-def metrics(request: Request) -> PlainTextResponse:
+def metrics(of: LibraryOf) -> PlainTextResponse:
     """Return counts of studies and workers in Prometheus' text form."""
     return PlainTextResponse(
-        metrics_text(library(request)), media_type="text/plain; version=0.0.4; charset=utf-8"
+        metrics_text(of), media_type="text/plain; version=0.0.4; charset=utf-8"
     )
 
 

@@ -19,6 +19,7 @@ from sweeper.report.page import TEMPLATES, environment, themes
 from sweeper.service.identity import Identity
 from sweeper.service.problems import problem, status_of, title_of
 from sweeper.service.settings import Settings, root_of
+from sweeper.service.trialing import TrialTable
 from sweeper.study.verdict import METRICS
 
 _HERE: Final = Path(__file__).parent
@@ -64,9 +65,23 @@ class Views:
         }
         return self._templates.get_template(template).render(**common, **context)
 
-    def sections(self, context: Mapping[str, Any]) -> str:
+    def sections(self, context: Mapping[str, Any]) -> bytes:
         """Return the sections of a page of figures: the same for everybody."""
-        return self._templates.get_template("sections.html").render(**context)
+        return self._templates.get_template("sections.html").render(**context).encode()
+
+    def around(self, body: bytes, request: Request, template: str, **context: Any) -> HTMLResponse:
+        """Return a page around what was made before, which `body` stands for in the template."""
+        mark = f"<!--{request.state.nonce}-->"
+        before, _, after = self.part(request, template, body=Markup(mark), **context).partition(
+            mark
+        )
+        return HTMLResponse(b"".join((before.encode(), body, after.encode())))
+
+    def table(self, root: str, study: str, table: TrialTable) -> bytes:
+        """Return a part of the trials: the same for everybody."""
+        own = f"{root}/studies/{_segment(study)}"
+        part = self._templates.get_template("trials_part.html")
+        return part.render(own=own, table=table).encode()
 
     def problem(self, request: Request, error: SweeperError) -> HTMLResponse:
         """Return the page that says what went wrong."""

@@ -29,6 +29,7 @@ from sqlalchemy import (
     Select,
     Text,
     and_,
+    case,
     cast,
     func,
     insert,
@@ -391,6 +392,8 @@ def trial_numbers(
     connection: Connection, name: str, tickets: Collection[int] | None = None
 ) -> dict[int, int]:
     """Return the number of each trial by its ticket; `tickets` are those wanted, None for all."""
+    if tickets is not None and not tickets:
+        return {}
     query = _ours(name, _ticket.label("ticket"), _trials.c.number)
     if tickets is not None:
         query = query.where(_attributes.c.value_json.in_([json.dumps(one) for one in tickets]))
@@ -400,20 +403,21 @@ def trial_numbers(
 @transaction
 def count_trials(connection: Connection, name: str, below: int) -> TrialCounts:
     """Count the trials of the tickets under `below`."""
+    zero = func.min(case((_ticket == 0, _values.c.value)))
     rows = connection.execute(
-        _ours(name, _trials.c.state, func.count().label("count"), func.min(_values.c.value))
+        _ours(name, _trials.c.state, func.count(), func.min(_values.c.value), zero)
         .where(_ticket < below)
         .group_by(_trials.c.state)
     )
-    counts = {state: (count, lowest) for state, count, lowest in rows}
-    zero = _ours(name, _values.c.value).where(_ticket == 0, _trials.c.state == TrialState.COMPLETE)
-    none = (0, None)
+    counts = {state: (count, lowest, baseline) for state, count, lowest, baseline in rows}
+    none = (0, None, None)
+    complete, best, baseline = counts.get(TrialState.COMPLETE, none)
     return TrialCounts(
-        complete=counts.get(TrialState.COMPLETE, none)[0],
+        complete=complete,
         pruned=counts.get(TrialState.PRUNED, none)[0],
         failed=counts.get(TrialState.FAIL, none)[0],
-        best=counts.get(TrialState.COMPLETE, none)[1],
-        baseline=connection.execute(zero).scalar_one_or_none(),
+        best=best,
+        baseline=baseline,
     )
 
 
