@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sweeper import service
+from sweeper.report import ready_page, ready_pages
 from tests.conftest import StartSweeper
 from tests.serving import LOCAL, Browser, Site, database
 from tests.test_cli import run
@@ -101,6 +102,15 @@ def test_two_processes_share_what_is_in_sql(start_sweeper: StartSweeper, storage
         assert browser.ask("/studies").status == 303
 
 
+OWN_PAGE = """
+title = "Mine"
+[[panels]]
+figure = "response"
+heading = "What ε does"
+words = "As <b>we</b> like to see it."
+"""
+
+
 # ---- what the command is told ------------------------------------------------------------
 
 
@@ -176,6 +186,18 @@ def test_the_options_arrive(told: list[Any], tmp_path: Path) -> None:
     assert more == {"port": 80, "host": "127.0.0.1", "trusted": "10.0.0.0/8"}
 
 
+def test_a_page_of_ones_own_stands_beside_the_ready_ones(told: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(OWN_PAGE)
+    (tmp_path / "running.toml").write_text(OWN_PAGE)
+    files = [tmp_path / "mine.toml", tmp_path / "running.toml"]
+    done = run("serve", "--no-browser", "--page", files[0], "--page", files[1])
+    assert done.status == 0, done.err
+    pages = told[0][0].pages
+    assert list(pages) == [*ready_pages(), "mine"]
+    assert pages["mine"].title == pages["running"].title == "Mine"
+    assert pages["schedules"] == ready_page("schedules")
+
+
 def test_a_browser_is_opened_unless_told_otherwise(
     told: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +220,7 @@ def test_a_browser_is_opened_unless_told_otherwise(
         (["--host", "a b"], "host 'a b'; allowed"),
         (["--port", "70000"], "--port"),
         (["--tasks", "/no/such/folder"], "tasks: /no/such/folder is no folder"),
+        (["--page", "/no/such/page.toml"], "/no/such/page.toml: "),
     ],
 )
 def test_a_wrong_option_is_one_line(told: list[Any], options: list[str], words: str) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 import sweeper
 from sweeper import Study, SweeperError
-from sweeper.report import ready_page, ready_pages
+from sweeper.report import Page, ready_page, ready_pages
+from sweeper.report.page import Panel
 from sweeper.service.forms import filled, form, refilled, tables_of
 from sweeper.study.load import parse_spec, parse_toml
 from sweeper.study.ready import ready_studies
@@ -196,6 +197,19 @@ def test_figures_are_drawn_anew_when_a_study_has_changed_and_not_before(own: Wor
     while version() == before:
         assert time.monotonic() < deadline
     assert "trial" in text_of(own.site.page("/studies/fresh?shown=running"))
+
+
+def test_a_page_of_ones_own_is_a_tab_with_its_words(own: World) -> None:
+    page = Page(
+        title="Mine",
+        panels=(Panel(figure="response", heading="What ε does", words="As <b>we</b> like it."),),
+    )
+    site = serve(own.study.storage, pages={**ready_pages(), "my & page": page})
+    shown = site.page("/studies/quick?shown=my+%26+page")
+    assert 'href="/studies/quick?shown=my+%26+page" aria-current="page"' in shown.text
+    assert "What ε does" in text_of(shown)
+    assert "As &lt;b&gt;we&lt;/b&gt; like it." in shown.text
+    assert shown.text.count('class="plot"') == 1
 
 
 def test_events_of_a_page_that_there_is_not_are_refused(template: World) -> None:

@@ -46,6 +46,12 @@ def serve(
         list[Path] | None,
         typer.Option(help="Folder of code that studies from the browser may name; repeatable."),
     ] = None,
+    page: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="TOML file of a page of figures, shown beside the ready ones; repeatable."
+        ),
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
 ) -> None:
     """Serve the pages, the JSON API and optuna-dashboard; on loopback unless told otherwise."""
@@ -64,6 +70,7 @@ def serve(
         dashboard_host=None if dashboard_host is None else dashboard_host.lower(),
         dashboard_writes=dashboard_writes,
         folders=service.task_folders(tasks or ()),
+        pages=service.pages_of(page or ()),
     )
 
     application = service.create_app(settings)

@@ -2,7 +2,16 @@
 
 from sweeper.report.figures import figures
 from sweeper.report.inputs import ReportInput
-from sweeper.report.page import Page, find_page, ready_page, ready_pages, render, write_report
+from sweeper.report.page import (
+    Page,
+    find_page,
+    page_of,
+    read_page,
+    ready_page,
+    ready_pages,
+    render,
+    write_report,
+)
 from sweeper.report.small import small_figures
 
 __all__ = [
@@ -10,6 +19,8 @@ __all__ = [
     "ReportInput",
     "figures",
     "find_page",
+    "page_of",
+    "read_page",
     "ready_page",
     "ready_pages",
     "render",

@@ -130,19 +130,24 @@ def write_report(path: Path | str, report: ReportInput, page: Page | None = None
 
 
 @cache
-def ready_pages() -> Mapping[str, Path]:
+def ready_pages() -> Mapping[str, Page]:
     """Return the pages that ship with the package, by name, the default one first."""
-    found = {path.stem: path for path in sorted(shipped("dashboards").glob("*.toml"))}
+    found = {path.stem: read_page(path) for path in sorted(shipped("dashboards").glob("*.toml"))}
     return {DEFAULT_PAGE: found.pop(DEFAULT_PAGE), **found}
 
 
-@cache
-def ready_page(name: str) -> Page:
+def page_of(pages: Mapping[str, Page], name: str) -> Page:
     """Return a page by its name; raises `UnknownName` with the nearest one."""
-    pages = ready_pages()
     if name not in pages:
-        raise UnknownName(f"no page {name!r}{nearest(name, pages)}; there are: {', '.join(pages)}")
-    return read_page(pages[name])
+        raise UnknownName(
+            f"no page {name[:100]!r}{nearest(name, pages)}; there are: {', '.join(pages)}"
+        )
+    return pages[name]
+
+
+def ready_page(name: str) -> Page:
+    """Return a page that ships with the package; raises `UnknownName`."""
+    return page_of(ready_pages(), name)
 
 
 def find_page(given: str) -> Page:

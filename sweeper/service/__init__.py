@@ -3,7 +3,7 @@
 from sweeper.service.app import create_app
 from sweeper.service.hosts import below, host_names, is_loopback, proxies
 from sweeper.service.serving import Server
-from sweeper.service.settings import Settings, task_folders
+from sweeper.service.settings import Settings, pages_of, task_folders
 
 __all__ = [
     "Server",
@@ -12,6 +12,7 @@ __all__ = [
     "create_app",
     "host_names",
     "is_loopback",
+    "pages_of",
     "proxies",
     "task_folders",
 ]

@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> Gate:
     app.state.library = library
     app.state.views = views = Views(settings)
     app.state.tables = Recent(partial(_table, library, views), seconds=TABLE_SECONDS)
-    app.state.drawings = Drawings(library, views)
+    app.state.drawings = Drawings(library, views, settings.pages)
     app.add_api_route("/assets/{name}", asset, include_in_schema=False)
     app.add_api_route("/metrics", v1.metrics, include_in_schema=False)
     app.include_router(v1.router)

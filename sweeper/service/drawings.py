@@ -4,12 +4,13 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from sweeper.report import ready_page
+from sweeper.report import Page, page_of
 from sweeper.report.page import context
 from sweeper.service.library import Library, version_of
 from sweeper.service.views import Views
@@ -40,8 +41,8 @@ class _Slot:
 class Drawings:
     """Pages of figures by study and page; one thread draws, and nobody waits long for it."""
 
-    def __init__(self, library: Library, views: Views) -> None:
-        self._library, self._views = library, views
+    def __init__(self, library: Library, views: Views, pages: Mapping[str, Page]) -> None:
+        self._library, self._views, self._pages = library, views, pages
         self._lock = threading.Lock()
         self._slots: OrderedDict[tuple[str, str], _Slot] = OrderedDict()
         self._drawer = ThreadPoolExecutor(1, "drawings")
@@ -91,6 +92,6 @@ class Drawings:
         of = version_of(self._library.snapshot(name))
         if slot.last is not None and slot.last.of == of:
             return
-        shown = ready_page(page).without("trials")
+        shown = page_of(self._pages, page).without("trials")
         html = self._views.sections(context(self._library.report_input((name, of)), shown))
         slot.last = Drawn(html, sha256(html).hexdigest()[:16], of)

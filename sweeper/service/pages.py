@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from sweeper import api
 from sweeper.errors import SweeperError, UnknownName, nearest
-from sweeper.report import ready_page, ready_pages
+from sweeper.report import page_of
 from sweeper.service import identity as accounts
 from sweeper.service.comparing import compared
 from sweeper.service.drawings import Drawings
@@ -53,9 +53,9 @@ async def drawings(request: Request) -> Drawings:
     return found
 
 
-async def page_name(shown: str = "running") -> str:
+async def page_name(told: SettingsOf, shown: str = "running") -> str:
     """Return the name of a page of figures; raises `UnknownName`."""
-    ready_page(shown)
+    page_of(told.pages, shown)
     return shown
 
 
@@ -185,11 +185,16 @@ def _listing(books: Library, search: str, page: int) -> dict[str, Any]:
 
 @router.get("/studies/{name}")
 async def study(
-    request: Request, of: ViewsOf, snapshot: SnapshotOf, figures: DrawingsOf, shown: str = ""
+    request: Request,
+    of: ViewsOf,
+    told: SettingsOf,
+    snapshot: SnapshotOf,
+    figures: DrawingsOf,
+    shown: str = "",
 ) -> Response:
     """Show one study: how far it is, what it found, and one of the pages of figures."""
     chosen = shown or ("trade-offs" if snapshot.progress.complete else "running")
-    ready_page(chosen)
+    page_of(told.pages, chosen)
     drawn = await figures.page(snapshot.name, chosen, wait=FIGURES_SECONDS)
     about = {**_about(snapshot), "tab": chosen, "drawn": drawn}
     return of.around(b"" if drawn is None else drawn.html, request, "study.html", **about)
@@ -280,7 +285,7 @@ _ACTIONS: Final = {"pause": api.pause, "resume": api.resume, "stop": api.stop}
 
 
 def _about(snapshot: Snapshot) -> dict[str, Any]:
-    return {"study": snapshot, "tabs": list(ready_pages())}
+    return {"study": snapshot}
 
 
 async def _live(

@@ -1,6 +1,6 @@
 """What a service was told when it was started."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -8,6 +8,7 @@ from typing import Final
 from starlette.types import Scope
 
 from sweeper.errors import SweeperError
+from sweeper.report import Page, read_page, ready_pages
 from sweeper.store.urls import DEFAULT_STORAGE
 
 # A study file of a thousand hyperparameters is smaller.
@@ -21,7 +22,7 @@ class Settings:
     `hosts` are the names that it may be asked by. `root_path` is where a proxy has put it, ""
     for the root of a host. Under the name `dashboard_host` everything is at the root, which is
     where optuna-dashboard has to be. `folders` hold the code that studies from the browser may
-    name.
+    name. `pages` are the pages of figures by name.
     """
 
     storage: str = field(default=DEFAULT_STORAGE, repr=False)
@@ -31,6 +32,7 @@ class Settings:
     dashboard_host: str | None = None
     dashboard_writes: bool = False
     folders: tuple[Path, ...] = ()
+    pages: Mapping[str, Page] = field(default_factory=ready_pages)
 
 
 def task_folders(given: Iterable[Path]) -> tuple[Path, ...]:
@@ -40,6 +42,14 @@ def task_folders(given: Iterable[Path]) -> tuple[Path, ...]:
         if not folder.is_dir():
             raise SweeperError(f"tasks: {folder} is no folder; name one that holds task files")
     return folders
+
+
+def pages_of(files: Iterable[Path]) -> Mapping[str, Page]:
+    """Return the ready pages and those of files, which go by the files' names.
+
+    Raises `SweeperError` for a file that is none.
+    """
+    return {**ready_pages(), **{file.stem: read_page(file) for file in files}}
 
 
 def root_of(scope: Scope) -> str:

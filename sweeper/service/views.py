@@ -43,7 +43,9 @@ class Views:
         self._templates.filters.update(
             nll=_nll, when=_when, ago=_ago, segment=_segment, percent=wording.percent
         )
-        self._templates.globals.update(themes=themes(), query=_query, metrics=METRICS)
+        self._templates.globals.update(
+            themes=themes(), query=_query, metrics=METRICS, tabs=list(settings.pages)
+        )
 
     def page(self, request: Request, template: str, **context: Any) -> HTMLResponse:
         """Return a page."""
