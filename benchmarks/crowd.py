@@ -16,6 +16,8 @@ from typing import Final
 
 API_EVERY: Final = 2.0
 TABLE_EVERY: Final = 10.0
+# Within which people come, one after the other.
+ARRIVAL: Final = 10.0
 # As `service.js` has it.
 REFRESH: Final = 5.0
 _VERSION: Final = re.compile(rb'("version": |data-version=)"(\w+)"')
@@ -64,8 +66,8 @@ class Crowd:
         self.errors: list[str] = []
 
     async def watch(self, people: int, seconds: float) -> None:
-        """Let people come one after the other within ten seconds, and leave after so many."""
-        each = [self._person(TABLE_EVERY * at / people, seconds) for at in range(people)]
+        """Let people come one after the other, and leave after so many seconds."""
+        each = [self._person(ARRIVAL * at / people, seconds) for at in range(people)]
         await asyncio.gather(*each)
 
     async def _person(self, late: float, seconds: float) -> None:

@@ -330,6 +330,16 @@ def test_the_address_is_one_that_this_machine_reaches(host: str, address: str) -
     server.serve_on()
 
 
+def test_answers_are_not_held_back() -> None:
+    """asyncio turns Nagle's algorithm off for sockets that say that they are TCP, and no others."""
+    server = service.Server(nothing, 0)
+    port = int(server.address[:-1].rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)), server._bound:
+        accepted, _ = server._bound.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
 def has_ipv6() -> bool:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()

@@ -10,7 +10,7 @@ from sweeper.study.trials import quiet
 # Below this many finished trials the estimate is noise.
 ENOUGH = 8
 # Of more finished trials, every second, third, … is taken.
-_MOST = 5000
+_MOST = 2000
 
 
 def importance(store: Store, name: str) -> dict[str, float]:
