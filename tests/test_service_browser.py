@@ -128,12 +128,14 @@ def test_from_signing_in_to_a_best_file_in_use(
     expect(progress).to_contain_text("12 of 12 trials", timeout=120_000)
     expect(progress.get_by_text("finished", exact=True)).to_be_visible(timeout=120_000)
     expect(page.locator("#figures .plot .main-svg").first).to_be_visible()
+    expect(page.locator("#figures")).to_contain_text("How the search goes")  # still the same tab
     assert page.evaluate("window.sameDocument") is True
     assert worker.wait(timeout=60) == 0
 
     # The trade-offs, with their figures and verdict.
     page.get_by_role("link", name="Trade-offs").click()
     expect(page.get_by_role("heading", name="Verdict")).to_be_visible()
+    expect(page.get_by_text("Confirmation under way")).to_have_count(0)
     expect(page.locator(".plot .main-svg").first).to_be_visible()
     assert page.locator(".plot").count() >= 5
     seen.shoot("trade-offs")

@@ -16,6 +16,7 @@ import sweeper
 from sweeper import Study, SweeperError
 from sweeper.report import Page, ready_page, ready_pages
 from sweeper.report.page import Panel
+from sweeper.service import drawings
 from sweeper.service.forms import filled, form, refilled, tables_of
 from sweeper.study.load import parse_spec, parse_toml
 from sweeper.study.ready import ready_studies
@@ -197,6 +198,31 @@ def test_figures_are_drawn_anew_when_a_study_has_changed_and_not_before(own: Wor
     while version() == before:
         assert time.monotonic() < deadline
     assert "trial" in text_of(own.site.page("/studies/fresh?shown=running"))
+
+
+def test_a_page_is_fetched_again_as_the_one_that_it_was(template: World) -> None:
+    page = template.site.page("/studies/quick").text
+    assert 'data-page="/studies/quick?shown=trade-offs"' in page
+    assert 'data-live="/studies/quick/events?shown=trade-offs"' in page
+
+
+def test_figures_of_a_finished_study_are_drawn_without_waiting_their_turn(
+    own: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawings, "SECONDS", 1e9)
+
+    def version() -> str:
+        page = own.site.page("/studies/fresh?shown=running").text
+        [found] = re.findall(r'data-version="(\w+)"', page)
+        return str(found)
+
+    own.site.ask("/v1/studies", "POST", {"toml": STUDY.replace('"quick"', '"fresh"')})
+    before = version()
+    sweeper.api.run_worker(sweeper.api.Terms("fresh", own.folder), own.study.storage)
+    deadline = time.monotonic() + 60
+    while version() == before:
+        assert time.monotonic() < deadline
+    assert own.site.ask("/v1/studies/fresh").json["state"] == "finished"
 
 
 def test_a_page_of_ones_own_is_a_tab_with_its_words(own: World) -> None:

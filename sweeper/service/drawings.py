@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from sweeper.report import Page, page_of
 from sweeper.report.page import context
-from sweeper.service.library import Library, version_of
+from sweeper.service.library import Library, Snapshot, version_of
 from sweeper.service.views import Views
 
 # Between two drawings of a page; and of one core, so as not to slow trainings on this machine.
@@ -31,11 +31,15 @@ class Drawn(NamedTuple):
 
 @dataclass
 class _Slot:
-    """One page of figures: as it was drawn last, being drawn, and not to be drawn before."""
+    """One page of figures: as it was drawn last, being drawn, and not to be drawn before.
+
+    `tried` is what it was to be drawn of last, whatever became of it.
+    """
 
     last: Drawn | None = None
     drawing: "Future[None] | None" = None
     due: float = 0.0
+    tried: str = ""
 
 
 class Drawings:
@@ -47,14 +51,14 @@ class Drawings:
         self._slots: OrderedDict[tuple[str, str], _Slot] = OrderedDict()
         self._drawer = ThreadPoolExecutor(1, "drawings")
 
-    async def page(self, name: str, page: str, wait: float = 0.0) -> Drawn | None:
+    async def page(self, study: Snapshot, page: str, wait: float = 0.0) -> Drawn | None:
         """Return a study's page of figures as it was drawn last, and see that it is drawn anew.
 
-        Where it never was, it is waited for so many seconds; None where that was not enough.
-        Raises what `Library` does while there is nothing to return.
+        Where it never was, or not since the study is finished, it is waited for so many seconds.
+        None where that was not enough. Raises `SweeperError` where it cannot be drawn.
         """
-        slot, drawing = self._slot((name, page))
-        if slot.last is None and drawing is not None and wait:
+        slot, drawing = self._slot(study, page)
+        if drawing is not None and wait and (slot.last is None or study.state == "finished"):
             drawn = asyncio.wrap_future(drawing)
             # It may fail when nobody waits any more.
             drawn.add_done_callback(lambda late: late.cancelled() or late.exception())
@@ -67,31 +71,30 @@ class Drawings:
         """Draw nothing any more."""
         self._drawer.shutdown(wait=False, cancel_futures=True)
 
-    def _slot(self, key: tuple[str, str]) -> tuple[_Slot, "Future[None] | None"]:
+    def _slot(self, study: Snapshot, page: str) -> tuple[_Slot, "Future[None] | None"]:
+        key, of = (study.name, page), version_of(study)
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
             while len(self._slots) > _MOST:
                 self._slots.popitem(last=False)
-            if slot.drawing is None and time.monotonic() >= slot.due:
-                slot.drawing = self._drawer.submit(self._draw, key, slot)
+            changed = slot.last is None or slot.last.of != of
+            # What is finished is drawn once more and then never again, so it need not wait.
+            now = study.state == "finished" and slot.tried != of
+            if slot.drawing is None and changed and (now or time.monotonic() >= slot.due):
+                slot.tried = of
+                slot.drawing = self._drawer.submit(self._draw, key, of, slot)
             return slot, slot.drawing
 
-    def _draw(self, key: tuple[str, str], slot: _Slot) -> None:
+    def _draw(self, key: tuple[str, str], of: str, slot: _Slot) -> None:
         began = time.monotonic()
         try:
-            self._draw_changed(key, slot)
+            name, page = key
+            shown = page_of(self._pages, page).without("trials")
+            html = self._views.sections(context(self._library.report_input((name, of)), shown))
+            slot.last = Drawn(html, sha256(html).hexdigest()[:16], of)
         finally:
             took = time.monotonic() - began
             with self._lock:
                 slot.due = began + took + max(SECONDS, took / SHARE)
                 slot.drawing = None
-
-    def _draw_changed(self, key: tuple[str, str], slot: _Slot) -> None:
-        name, page = key
-        of = version_of(self._library.snapshot(name))
-        if slot.last is not None and slot.last.of == of:
-            return
-        shown = page_of(self._pages, page).without("trials")
-        html = self._views.sections(context(self._library.report_input((name, of)), shown))
-        slot.last = Drawn(html, sha256(html).hexdigest()[:16], of)

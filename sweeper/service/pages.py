@@ -195,7 +195,7 @@ async def study(
     """Show one study: how far it is, what it found, and one of the pages of figures."""
     chosen = shown or ("trade-offs" if snapshot.progress.complete else "running")
     page_of(told.pages, chosen)
-    drawn = await figures.page(snapshot.name, chosen, wait=FIGURES_SECONDS)
+    drawn = await figures.page(snapshot, chosen, wait=FIGURES_SECONDS)
     about = {**_about(snapshot), "tab": chosen, "drawn": drawn}
     return of.around(b"" if drawn is None else drawn.html, request, "study.html", **about)
 
@@ -216,7 +216,7 @@ async def study_events(
     async def look() -> dict[str, Any]:
         nonlocal seen
         now = await books.snapshot.soon(snapshot.name)
-        drawn = await figures.page(snapshot.name, shown)
+        drawn = await figures.page(now, shown)
         version = "" if drawn is None else drawn.version
         if seen is None or seen[0] is not now or seen[1] != version:
             parts = {"progress": of.part(request, "progress.html", **_about(now))}
