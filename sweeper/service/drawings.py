@@ -87,14 +87,15 @@ class Drawings:
             return slot, slot.drawing
 
     def _draw(self, key: tuple[str, str], of: str, slot: _Slot) -> None:
-        began = time.monotonic()
+        first, began = slot.last is None, time.thread_time()
         try:
             name, page = key
             shown = page_of(self._pages, page).without("trials")
             html = self._views.sections(context(self._library.report_input((name, of)), shown))
             slot.last = Drawn(html, sha256(html).hexdigest()[:16], of)
         finally:
-            took = time.monotonic() - began
+            # What the first time takes says little of the next: of few trials, and all is fresh.
+            share = 0.0 if first else (time.thread_time() - began) / SHARE
             with self._lock:
-                slot.due = began + took + max(SECONDS, took / SHARE)
+                slot.due = time.monotonic() + max(SECONDS, share)
                 slot.drawing = None
