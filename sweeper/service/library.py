@@ -19,9 +19,11 @@ from sweeper.store.studies import get_study, page_of_studies
 from sweeper.store.urls import masked, parse_url, sqlite_path
 from sweeper.study.progress import Progress
 
-# How old a page's numbers may be; and of one core, so as not to slow trainings on this machine.
+# How old a page's numbers may be; of one core, so as not to slow trainings on this machine; and
+# how old they may be for that.
 NUMBERS_SECONDS: Final = 1.0
 NUMBERS_SHARE: Final = 0.03
+NUMBERS_LONGEST: Final = 3.0
 
 
 @dataclass(frozen=True)

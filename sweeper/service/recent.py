@@ -25,9 +25,10 @@ class _Slot(Generic[V]):
 class Recent(Generic[K, V]):
     """Computes a value for a key at most once in `seconds`, by one thread at a time.
 
-    What takes long to compute is kept for longer, `share` of the time being spent on it at
-    most. An error is raised to whoever asked and not kept. The `most` keys asked for last are
-    remembered.
+    What takes long to compute is kept for longer, so that `share` of the time is spent on it,
+    but no more than `longest` seconds for that. While somebody computes, others are given what
+    there was. An error is raised to whoever asked and not kept. The `most` keys asked for last
+    are remembered.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class Recent(Generic[K, V]):
         *,
         seconds: float,
         share: float = 0.1,
+        longest: float = 10.0,
         most: int = 128,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._compute, self._seconds, self._share = compute, seconds, share
+        self._compute, self._seconds = compute, seconds
+        self._share, self._longest = share, longest
         self._most, self._clock = most, clock
         self._lock = threading.Lock()
         self._slots: OrderedDict[K, _Slot[V]] = OrderedDict()
@@ -56,7 +59,9 @@ class Recent(Generic[K, V]):
                 began = self._clock()
                 slot.value = self._compute(key)
                 took = self._clock() - began
-                slot.until = began + took + max(self._seconds, took / self._share)
+                slot.until = (
+                    began + took + max(self._seconds, min(took / self._share, self._longest))
+                )
             return slot.value
         finally:
             slot.lock.release()
