@@ -45,7 +45,6 @@ def create_app(settings: Settings) -> Gate:
         openapi_url=None,
         lifespan=_lifespan,
     )
-
     folders = (*settings.folders, shipped("studies"))
     app.state.settings = Settings(**{**vars(settings), "folders": folders})
     app.state.library = library
