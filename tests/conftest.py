@@ -59,6 +59,8 @@ def resumable(run):
         if epoch <= state["epoch"]:
             continue
         threading.Event().wait(options.get("pause", 0.0))  # sleep() does not bear a clock set apart
+        while epoch > 1 and pathlib.Path(options["trace"] + ".hold").exists():
+            threading.Event().wait(0.02)
         state = {"epoch": epoch, "model": {"sum": state["model"]["sum"] + evaluation.logits.sum()}}
         with pathlib.Path(options["trace"]).open("a") as trace:
             trace.write(f"{run.smoothing.epsilon} {epoch}\\n")

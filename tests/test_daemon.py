@@ -245,9 +245,12 @@ def test_pause_resume_and_stop_reach_a_running_worker(
         return capsys.readouterr().out
 
     study = launch(pause=0.6, trials=2)  # a trial outlasts two looks of its worker
+    hold = tmp_path / "trace.hold"  # the trial stays in its first epoch until the pause is said
+    hold.touch()
     worker = start("quick")
     until(lambda: at_work(tmp_path), worker)
     assert "paused" in say("pause", "quick")
+    hold.unlink()
     until(lambda: study.progress().running == 0, worker)
     assert json.loads(say("status", "quick", "--json"))["state"] == "paused"
     trained = len(steps(tmp_path / "trace"))
