@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         confirm,
         delete,
         launch,
+        make_executor,
         open_study,
         pause,
         replay,
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(
         (
-            *("Study", "confirm", "delete", "launch", "open_study", "pause", "replay"),
-            *("resume", "stop", "studies", "verify"),
+            *("Study", "confirm", "delete", "launch", "make_executor", "open_study", "pause"),
+            *("replay", "resume", "stop", "studies", "verify"),
         ),
         "sweeper.api",
     ),
@@ -51,6 +52,7 @@ __all__ = [
     "confirm",
     "delete",
     "launch",
+    "make_executor",
     "open_study",
     "pause",
     "replay",

@@ -114,7 +114,7 @@ WRONG = {
     "unknown table": (
         "[spaec]\nx = 1",
         "spaec: unknown key (did you mean 'space'?); allowed: study, task, space, objective, "
-        "budget, sampler, pruner, confirm, first",
+        "budget, sampler, pruner, confirm, resources, first",
     ),
     "unknown key": (
         "[budget]\ntrails = 3",

@@ -63,7 +63,7 @@ def test_the_schema_has_every_key_that_a_study_file_may_have() -> None:
     found = tables(json_schema())
     fields = StudySpec.model_fields.values()
     models = [f.annotation for f in fields if isinstance(f.annotation, type)]
-    assert len(models) == 8
+    assert len(models) == 9
     for model in models:
         assert issubclass(model, BaseModel)
         assert set(found[model.__name__]) == set(model.model_fields)

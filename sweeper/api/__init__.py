@@ -15,6 +15,7 @@ from sweeper.api.replaying import replay
 from sweeper.api.study import Study, TrialPage, open_study, studies
 from sweeper.api.trial import Trial
 from sweeper.api.verifying import verify
+from sweeper.execution.executors import make_executor
 from sweeper.execution.worker import Terms
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "create_token",
     "delete",
     "launch",
+    "make_executor",
     "open_study",
     "pause",
     "plan_launch",

@@ -1,5 +1,6 @@
 """What is done to a study from outside: paused, stopped, deleted, worked on."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -81,13 +82,18 @@ def run_worker(
     storage: str = DEFAULT_STORAGE,
     *,
     parent: int | None = None,
+    timeout: float | None = None,
     grace: float = GRACE_SECONDS,
-) -> str:
-    """Work until the terms are met or a signal asks for a stop; return why it ended.
+) -> tuple[str, int]:
+    """Work until the terms are met or a stop is asked for; return why it ended, and its status.
 
-    The process has to be the worker's own: it is ended where a trial hangs.
+    The exit status is 0, or 128 and the signal's number where one asked: whoever keeps workers
+    then starts another. `parent` is the launch that started this worker, which goes with it, and
+    shows what was found; `timeout` is in seconds. The process has to be the worker's own, or its
+    launch's: it is ended where a trial hangs.
     """
-    stop = StopRequest(parent=parent, own_process=True, grace=grace)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    stop = StopRequest(deadline=deadline, parent=parent, own_process=True, grace=grace)
     stop.listen()
     with writer_of(storage) as writer:
 
@@ -95,4 +101,5 @@ def run_worker(
             show_in_dashboard(writer, Study(name, storage, writer))
 
         # A launch shows what its workers found.
-        return work(writer, terms, stop, show if parent is None else None).value
+        ended = work(writer, terms, stop, show if parent is None else None)
+    return ended.value, 0 if stop.signal is None else 128 + stop.signal

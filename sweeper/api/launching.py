@@ -10,11 +10,8 @@ from typing import Any
 
 from sweeper.api.study import Study, open_study
 from sweeper.errors import SweeperError
-from sweeper.execution.executors.local import LocalExecutor
-from sweeper.execution.launcher import Launch, run_launch
-from sweeper.execution.presence import free_dead
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
+from sweeper.execution.executors import Executor, JobSpec, Resources, make_executor
+from sweeper.execution.launcher import Launch, run_launch, worker_job
 from sweeper.report import small_figures
 from sweeper.store.database import (
     OUTAGE_SECONDS,
@@ -24,7 +21,7 @@ from sweeper.store.database import (
     open_writer,
 )
 from sweeper.store.studies import StudyRecord, find_study, get_study, update_spec
-from sweeper.store.urls import DEFAULT_STORAGE, absolute, check_place
+from sweeper.store.urls import DEFAULT_STORAGE, absolute, check_place, parse_url, sqlite_path
 from sweeper.study.load import (
     StudyFile,
     check_runs,
@@ -46,7 +43,10 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What a launch would do; `points` are those known before it starts."""
+    """What a launch would do.
+
+    `points` are those known before it starts; `submission` is what its executor would be given.
+    """
 
     name: str
     spec: StudySpec
@@ -54,6 +54,7 @@ class LaunchPlan:
     trials: int
     ended: int
     points: Sequence[Point | None]
+    submission: str
 
 
 def plan_launch(
@@ -63,19 +64,25 @@ def plan_launch(
     pack: str | int | None = None,
     confirm: bool | None = None,
     storage: str = DEFAULT_STORAGE,
+    workers: int | None = None,
+    executor: str | Executor = "local",
+    results: str | Path = "results",
 ) -> LaunchPlan:
     """Check a study file and say what launching it would do; writes nothing."""
     file = _read(study, trials, pack, confirm)
     check_place(storage)
+    crew = _crew(executor, workers, storage)
     points = plan(file.spec, defaults_of(file))
     ended = _ended(file, storage)
-    return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points)
+    submission = crew.executor.preview(crew.job(file.name, file.spec, Path(results)), crew.workers)
+    return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points, submission)
 
 
 def launch(
     study: str | Path,
     *,
-    workers: int = 2,
+    workers: int | None = None,
+    executor: str | Executor = "local",
     trials: int | None = None,
     pack: str | int | None = None,
     confirm: bool | None = None,
@@ -87,24 +94,29 @@ def launch(
 ) -> Study:
     """Run a study to its end, or go on with it, and write its report and best.json.
 
-    `study` is a file or a ready study's name; `workers` processes, 0 for this process alone;
+    `study` is a file or a ready study's name; `workers` is how many, two if nothing is said and 0
+    for this process alone; `executor` is where they run, its name or what `make_executor` gives;
     `trials`, `pack` ("auto", "off" or a number), `confirm` and `timeout` (seconds) replace what
-    the file says; the files go to
-    RESULTS/NAME. What is finished is not run again. `detach` leaves the work to workers that run
-    elsewhere, and returns at once. Raises `SweeperError`, before anything is written, for
-    whatever in the study cannot work.
+    the file says; the files go to RESULTS/NAME. What is finished is not run again. `detach`
+    returns at once: it leaves the work to Slurm or Kubernetes, or to workers that are started
+    elsewhere. Raises `SweeperError`, before anything is written, for whatever in the study or its
+    executor cannot work.
     """
-    _check_launch(workers, timeout, Path(results))
+    crew = _crew(executor, workers, storage, detach=detach)
+    _check_launch(timeout, Path(results))
     file = _read(study, trials, pack, confirm)
     check_place(storage)
+    seconds = timeout or file.spec.budget.timeout
+    job = crew.job(file.name, file.spec, Path(results), storage=storage, timeout=seconds)
+    crew.executor.check(job, crew.workers)
     writer = open_writer(storage)
     try:
         record = register(writer, file)
         opened = Study(file.name, storage)
-        if detach:
-            return opened
-        seconds = timeout or file.spec.budget.timeout
-        _to_the_end(writer, opened, record, workers, seconds, Path(results), on_progress)
+        if not detach:
+            _to_the_end(writer, opened, record, crew, seconds, Path(results), on_progress)
+        elif crew.executor.traits.survives:
+            crew.executor.start(job, crew.workers)
     finally:
         writer.close()
     return opened
@@ -132,7 +144,8 @@ def submit(
 def confirm(
     name: str,
     *,
-    workers: int = 2,
+    workers: int | None = None,
+    executor: str | Executor = "local",
     storage: str = DEFAULT_STORAGE,
     timeout: float | None = None,
     results: str | Path = "results",
@@ -143,16 +156,19 @@ def confirm(
     What is confirmed is not trained again. Raises `SweeperError`, before anything is written,
     where the search is not over or gives nothing to confirm.
     """
-    _check_launch(workers, timeout, Path(results))
+    crew = _crew(executor, workers, storage)
+    _check_launch(timeout, Path(results))
     opened = open_study(name, storage)
     opened.check_confirmable()
+    job = crew.job(name, opened.spec, Path(results), storage=storage, timeout=timeout)
+    crew.executor.check(job, crew.workers)
     writer = open_writer(storage)
     try:
         record = get_study(writer, name)
         record = update_spec(
             writer, record, spec=stored_to_confirm(record.spec), folder=record.folder
         )
-        _to_the_end(writer, opened, record, workers, timeout, Path(results), on_progress)
+        _to_the_end(writer, opened, record, crew, timeout, Path(results), on_progress)
     finally:
         writer.close()
     return opened
@@ -162,7 +178,7 @@ def _to_the_end(
     writer: Store,
     study: Study,
     record: StudyRecord,
-    workers: int,
+    crew: "_Crew",
     seconds: float | None,
     results: Path,
     on_progress: OnProgress,
@@ -170,7 +186,7 @@ def _to_the_end(
     """Run what is left of a study, and write what was found."""
     if not study.finished:
         deadline = None if seconds is None else time.monotonic() + seconds
-        _run(writer, study, record, workers, deadline, results, on_progress)
+        _run(writer, study, record, crew, deadline, results, on_progress)
     show_in_dashboard(writer, study)
     write_results(study, results)
 
@@ -193,16 +209,11 @@ def _run(
     writer: Store,
     study: Study,
     record: StudyRecord,
-    workers: int,
+    crew: "_Crew",
     deadline: float | None,
     results: Path,
     on_progress: OnProgress,
 ) -> None:
-    if workers == 0:
-        free_dead(writer, record)
-        work(writer, Terms(record.name, results), StopRequest(deadline=deadline))
-        on_progress(study.progress())
-        return
     run_launch(
         Launch(
             writer=writer,
@@ -210,19 +221,73 @@ def _run(
             record=record,
             storage=absolute(study.storage),
             trials=study.spec.budget.trials,
-            workers=workers,
-            executor=LocalExecutor(),
+            workers=crew.workers,
+            executor=crew.executor,
             results=results.absolute(),
+            resources=_resources(study.spec),
             deadline=deadline,
         ),
-        os.getpid(),
         on_progress,
     )
 
 
-def _check_launch(workers: int, timeout: float | None, results: Path) -> None:
-    if not 0 <= workers <= 256:
-        raise SweeperError(f"workers: {workers}; allowed: 0 (this process alone) to 256")
+@dataclass(frozen=True)
+class _Crew:
+    """Who does the work of a launch: an executor, and how many workers of it."""
+
+    executor: Executor
+    workers: int
+
+    def job(
+        self,
+        name: str,
+        spec: StudySpec,
+        results: Path,
+        *,
+        storage: str = DEFAULT_STORAGE,
+        timeout: float | None = None,
+    ) -> JobSpec:
+        """Return how one of them is started."""
+        return worker_job(
+            name,
+            self.workers,
+            results.absolute(),
+            self.executor,
+            _resources(spec),
+            storage=absolute(storage),
+            timeout=timeout,
+        )
+
+
+def _crew(
+    executor: str | Executor, workers: int | None, storage: str, *, detach: bool = False
+) -> _Crew:
+    """Return who does the work; raises `SweeperError` where they cannot."""
+    chosen = make_executor(executor) if isinstance(executor, str) else executor
+    if workers == 0 and chosen.traits.name == "local":
+        chosen, workers = make_executor("inline"), 1
+    traits = chosen.traits
+    count = min(2, traits.most) if workers is None else workers
+    if not 1 <= count <= traits.most:
+        least = "0 (this process alone)" if traits.name == "local" else "1"
+        with_it = "" if traits.name == "local" else f" with {traits.name}"
+        raise SweeperError(f"workers: {count}; allowed{with_it}: {least} to {traits.most}")
+    if traits.machines and sqlite_path(parse_url(storage)) is not None:
+        raise SweeperError(
+            f"executor {traits.name}: workers on several machines cannot share an SQLite file; "
+            "name a server with --storage, postgresql://USER@HOST/DATABASE"
+        )
+    if detach and traits.name in ("inline", "ray"):
+        raise SweeperError(f"detach: what {traits.name} runs ends with the launch; leave it out")
+    return _Crew(chosen, count)
+
+
+def _resources(spec: StudySpec) -> Resources:
+    asked = spec.resources
+    return Resources(asked.cpus or spec.task.threads, asked.gpus, asked.memory)
+
+
+def _check_launch(timeout: float | None, results: Path) -> None:
     if timeout is not None and not 0 < timeout < math.inf:
         raise SweeperError(f"timeout: {timeout:g}; allowed: a finite number of seconds above 0")
     there = next(folder for folder in (results, *results.absolute().parents) if folder.exists())

@@ -13,13 +13,18 @@ import typer
 from sweeper.cli import serving
 from sweeper.cli.options import (
     DEFAULT_STORAGE,
+    ExecutorName,
     Form,
     Json,
     Name,
     Output,
     Results,
+    Settings,
     Storage,
     StudyArgument,
+    TemplateFile,
+    Workers,
+    as_settings,
     console,
     print_json,
 )
@@ -44,14 +49,22 @@ def options(
 @app.command()
 def launch(
     study: StudyArgument,
-    workers: Annotated[int, typer.Option(help="Processes; 0: this one alone.")] = 2,
+    workers: Workers = None,
+    executor: ExecutorName = "local",
+    template: TemplateFile = None,
+    settings: Settings = None,
     trials: Annotated[int | None, typer.Option(help="In place of the study's budget.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     timeout: Annotated[float | None, typer.Option(help="Seconds this launch may take.")] = None,
     results: Results = Path("results"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and say; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, say what would be submitted, run nothing.")
+    ] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Leave the work to workers elsewhere.")
+        bool,
+        typer.Option(
+            "--detach", help="Leave it to Slurm, Kubernetes or workers started elsewhere."
+        ),
     ] = False,
     pack: Annotated[
         str | None, typer.Option(help="Trials trained in one step: auto, off or a number.")
@@ -72,7 +85,17 @@ def launch(
     from sweeper.cli.progress import shown
 
     size = int(pack) if pack is not None and pack.lstrip("-").isdecimal() else pack
-    plan = api.plan_launch(path, trials=trials, pack=size, confirm=confirm, storage=storage)
+    chosen = api.make_executor(executor, template, as_settings(settings))
+    plan = api.plan_launch(
+        path,
+        trials=trials,
+        pack=size,
+        confirm=confirm,
+        storage=storage,
+        workers=workers,
+        executor=chosen,
+        results=results,
+    )
     if dry_run:
         _print_plan(plan, as_json)
         return
@@ -80,6 +103,7 @@ def launch(
         done = api.launch(
             path,
             workers=workers,
+            executor=chosen,
             trials=trials,
             pack=size,
             confirm=confirm,
@@ -94,7 +118,11 @@ def launch(
     elif detach:
         typer.echo(
             f"study {done.name} is launched: {plan.trials} trials, {plan.ended} ended. "
-            f"Workers take it up: sweeper worker {done.name}"
+            + (
+                f"{executor} has its workers; sweeper status {done.name} says how far they are"
+                if executor in ("slurm", "kubernetes")
+                else f"Workers take it up: sweeper worker {done.name}"
+            )
         )
     else:
         _print_found(done, plan, results)
@@ -109,7 +137,10 @@ def launch(
 @app.command()
 def confirm(
     name: Name,
-    workers: Annotated[int, typer.Option(help="Processes; 0: this one alone.")] = 2,
+    workers: Workers = None,
+    executor: ExecutorName = "local",
+    template: TemplateFile = None,
+    settings: Settings = None,
     storage: Storage = DEFAULT_STORAGE,
     timeout: Annotated[float | None, typer.Option(help="Seconds this may take.")] = None,
     results: Results = Path("results"),
@@ -123,6 +154,7 @@ def confirm(
         done = api.confirm(
             name,
             workers=workers,
+            executor=api.make_executor(executor, template, as_settings(settings)),
             storage=storage,
             timeout=timeout,
             results=results,
@@ -187,18 +219,22 @@ def worker(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds from the first SIGTERM to the end.")
     ] = 20.0,
-    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Leave after so many seconds, work or not.")
+    ] = None,
+    parent: Annotated[int | None, typer.Option(envvar="SWEEPER_PARENT", hidden=True)] = None,
 ) -> None:
     """Work on a study until it is finished, or on all that are running until told to leave.
 
     The first Ctrl-C or SIGTERM hands the running trial back with its checkpoint, the second
-    stops at once.
+    stops at once. The exit status is 0 where there was nothing left to do.
     """
     from sweeper import api
 
     terms = api.Terms(name, results, folder, idle, trials, workers)
-    ended = api.run_worker(terms, storage, parent=parent, grace=grace)
+    ended, status = api.run_worker(terms, storage, parent=parent, timeout=timeout, grace=grace)
     typer.echo(f"{name or 'worker'}: {ended}")
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -415,13 +451,15 @@ def _print_plan(plan: "api.LaunchPlan", as_json: bool) -> None:
     asked = sum(point is None for point in plan.points)
     if as_json:
         facts = {"study": plan.name, "spec_hash": plan.spec_hash, "ended": plan.ended}
-        print_json({**facts, "trials": plan.trials, "points": list(plan.points)})
+        rest = {"points": list(plan.points), "submission": plan.submission}
+        print_json({**facts, "trials": plan.trials, **rest})
         return
     typer.echo(
         f"study {plan.name} ({plan.spec_hash[:12]}): {plan.trials} trials, {plan.ended} ended; "
         f"{plan.trials - asked} points are laid out, {asked} will be asked of "
         f"{plan.spec.sampler.name}. Nothing was written."
     )
+    typer.echo(plan.submission, nl=False)
 
 
 def _print_found(study: "api.Study", plan: "api.LaunchPlan", results: Path) -> None:

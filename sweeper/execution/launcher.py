@@ -3,12 +3,12 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from sweeper.errors import SweeperError
-from sweeper.execution.executors.base import Executor, Job, JobState
+from sweeper.execution.executors.base import Executor, Job, JobSpec, JobState, Resources
 from sweeper.execution.presence import free_dead
 from sweeper.execution.worker import Ended
 from sweeper.store.database import Store
@@ -38,39 +38,62 @@ class Launch:
     workers: int
     executor: Executor
     results: Path  # absolute: workers keep their checkpoints there
+    resources: Resources = field(default_factory=Resources)
     deadline: float | None = None  # time.monotonic() seconds
 
-    def command(self, parent: int) -> list[str]:
-        """Return a worker's command line, which never holds the database's URL."""
-        return [
-            *(sys.executable, "-m", "sweeper", "worker", self.record.name),
-            *("--parent", str(parent), "--results", str(self.results)),
-            *("--workers", str(self.workers)),
-        ]
+    def job(self) -> JobSpec:
+        """Return how a worker is started now."""
+        left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        return worker_job(
+            self.record.name,
+            self.workers,
+            self.results,
+            self.executor,
+            self.resources,
+            storage=self.storage,
+            timeout=left,
+        )
 
 
-def run_launch(launch: Launch, parent: int, on_progress: OnProgress) -> Ended:
+def worker_job(
+    study: str,
+    workers: int,
+    results: Path,
+    executor: Executor,
+    resources: Resources,
+    *,
+    storage: str = "",
+    timeout: float | None = None,
+) -> JobSpec:
+    """Return how one of so many workers on a study is started, for `timeout` seconds at most."""
+    command = [sys.executable, "-m", "sweeper", "worker", study, "--workers", str(workers)]
+    if executor.traits.files:
+        command += ["--results", str(results)]
+    if timeout is not None:
+        command += ["--timeout", f"{timeout:.1f}"]
+    env = {"SWEEPER_STORAGE": storage}
+    return JobSpec(study, tuple(command), results / study / "logs", env, resources)
+
+
+def run_launch(launch: Launch, on_progress: OnProgress) -> Ended:
     """Run workers until the study is finished, the deadline passes or Ctrl-C is pressed.
 
     Raises `SweeperError` where workers refuse to work or keep dying.
     """
     free_dead(launch.writer, launch.record)
-    jobs = list(_start(launch, parent, launch.workers))
     try:
-        return _watch(launch, parent, jobs, on_progress)
-    except KeyboardInterrupt:
-        return Ended.STOPPED
+        jobs = list(launch.executor.start(launch.job(), launch.workers))
+        try:
+            return _watch(launch, jobs, on_progress)
+        except KeyboardInterrupt:
+            return Ended.STOPPED
+        finally:
+            _end(launch, jobs, on_progress)
     finally:
-        _end(launch, jobs, on_progress)
+        launch.executor.close()
 
 
-def _start(launch: Launch, parent: int, count: int) -> Sequence[Job]:
-    env = {"SWEEPER_STORAGE": launch.storage}
-    logs = launch.results / launch.record.name / "logs"
-    return launch.executor.start(launch.command(parent), env, count, logs)
-
-
-def _watch(launch: Launch, parent: int, jobs: list[Job], on_progress: OnProgress) -> Ended:
+def _watch(launch: Launch, jobs: list[Job], on_progress: OnProgress) -> Ended:
     deaths = _Deaths(MAX_DEATHS * launch.workers)
     while True:
         progress = read_progress(launch.reader, launch.record, launch.trials)
@@ -81,7 +104,8 @@ def _watch(launch: Launch, parent: int, jobs: list[Job], on_progress: OnProgress
             jobs.remove(job)
             deaths.count(job, progress.ended + progress.confirmed)
             free_dead(launch.writer, launch.record)
-        jobs.extend(_start(launch, parent, deaths.replacements()))
+        if count := deaths.replacements():
+            jobs.extend(launch.executor.start(launch.job(), count))
         if not deaths.waiting and all(job.state() is JobState.SUCCEEDED for job in jobs):
             return Ended.FINISHED
         time.sleep(POLL_SECONDS)
@@ -136,7 +160,7 @@ def _end(launch: Launch, jobs: Sequence[Job], on_progress: OnProgress) -> None:
     try:
         for job in jobs:
             job.cancel()
-        while any(job.state() is JobState.RUNNING for job in jobs):
+        while not all(job.state().ended for job in jobs):
             time.sleep(0.05)
     except KeyboardInterrupt:
         for job in jobs:

@@ -27,10 +27,12 @@ class StopRequest:
     ) -> None:
         self._event = threading.Event()
         self._deadline = deadline
-        self._parent = parent
+        # A worker that its launch runs within its own process has no other to look after.
+        self._parent = None if parent == os.getpid() else parent
         self._grace = grace
         self._asked = math.inf
-        self.own_process = own_process
+        self.own_process = own_process and parent != os.getpid()
+        self.signal: int | None = None  # the one that asked
 
     def __bool__(self) -> bool:
         late = self._deadline is not None and time.monotonic() >= self._deadline
@@ -48,14 +50,16 @@ class StopRequest:
         return self.own_process and time.monotonic() - self._asked > self._grace
 
     def listen(self) -> None:
-        """Take over this process' SIGINT and SIGTERM."""
+        """Take over this process' SIGINT and SIGTERM, which only its main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._event.is_set():
             os._exit(128 + number)
-        self._asked = time.monotonic()
+        self._asked, self.signal = time.monotonic(), number
         self._event.set()
 
     def _orphaned(self) -> bool:

@@ -46,7 +46,7 @@ def _split(line: str) -> tuple[str, str]:
 
 
 _KEY: Final = re.compile(
-    r"(study|task|space|objective|budget|sampler|pruner|confirm|first)(\[\d+\])?(\.[^\s:]+)*"
+    r"(study|task|space|objective|budget|sampler|pruner|confirm|resources|first)(\[\d+\])?(\.[^\s:]+)*"
 )
 
 

@@ -326,6 +326,20 @@ class Confirm(Section):
     ] = False
 
 
+class ResourcesSection(Section):
+    """What a worker is given by ray, slurm and kubernetes."""
+
+    cpus: Annotated[
+        int | None, Field(ge=1, le=4096, description="Cores; task.threads without it.")
+    ] = None
+    gpus: Annotated[
+        float, Field(ge=0, le=64, description="GPUs; ray alone shares one, as in 0.25.")
+    ] = 0
+    memory: Annotated[
+        float | None, Field(gt=0, description="GiB; what the engine gives without it.")
+    ] = None
+
+
 class First(Section):
     """A point to try right after ε = 0."""
 
@@ -350,6 +364,7 @@ class StudySpec(Section):
     sampler: SamplerSection = SamplerSection()
     pruner: PrunerSection = PrunerSection()
     confirm: Confirm = Confirm()
+    resources: ResourcesSection = ResourcesSection()
     first: Annotated[
         tuple[First, ...],
         Field(strict=False, description="Points to try first, in this order, after ε = 0."),

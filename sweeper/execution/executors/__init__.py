@@ -1,1 +1,49 @@
 """Ways to start workers: one command line, N times, with the database in the environment."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from sweeper.errors import SweeperError, nearest
+from sweeper.execution.executors import kubernetes, slurm
+from sweeper.execution.executors.base import Executor, JobSpec, Resources
+from sweeper.execution.executors.inline import InlineExecutor
+from sweeper.execution.executors.kubernetes import KubernetesExecutor
+from sweeper.execution.executors.local import LocalExecutor
+from sweeper.execution.executors.ray import RayExecutor
+from sweeper.execution.executors.slurm import SlurmExecutor
+from sweeper.execution.executors.templates import Template
+
+ExecutorName = Literal["inline", "local", "ray", "slurm", "kubernetes"]
+__all__ = ["NAMES", "Executor", "ExecutorName", "JobSpec", "Resources", "make_executor"]
+
+NAMES: Final[tuple[str, ...]] = get_args(ExecutorName)
+
+
+def make_executor(
+    name: str = "local",
+    template: str | Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Executor:
+    """Return an executor by its name.
+
+    `template` replaces what slurm and kubernetes render; `settings` fill places in it, and say
+    at which `address` a Ray cluster is. Raises `SweeperError` for what an executor does not take.
+    """
+    settings = dict(settings or {})
+    match name:
+        case "slurm":
+            return SlurmExecutor(Template(Path(template or slurm.TEMPLATE), settings))
+        case "kubernetes":
+            return KubernetesExecutor(Template(Path(template or kubernetes.TEMPLATE), settings))
+    if name not in NAMES:
+        raise SweeperError(f"executor: {name!r}{nearest(name, NAMES)}; allowed: {', '.join(NAMES)}")
+    if template is not None:
+        raise SweeperError(f"template: {name} has none; allowed with slurm and kubernetes")
+    address = settings.pop("address", None) if name == "ray" else None
+    if settings:
+        takes = "address" if name == "ray" else "none"
+        raise SweeperError(f"--set {next(iter(settings))}: {name} takes {takes}")
+    if name == "ray":
+        return RayExecutor(address)
+    return InlineExecutor() if name == "inline" else LocalExecutor()

@@ -1,12 +1,17 @@
 """Workers as processes of this machine."""
 
 import os
+import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Final
 
-from sweeper.execution.executors.base import JobState
+from sweeper.execution.executors.base import JobSpec, JobState, Traits
+
+# Tells a worker which process it is not to outlive.
+PARENT: Final = "SWEEPER_PARENT"
 
 
 @dataclass(frozen=True)
@@ -37,37 +42,68 @@ class LocalJob:
 
     def log(self) -> str:
         """Return what the process printed so far."""
-        return self.output.read_text(encoding="utf-8", errors="replace")
+        return read_log(self.output)
 
 
 @dataclass(frozen=True)
 class LocalExecutor:
     """Starts processes on this machine."""
 
-    def start(
-        self, command: Sequence[str], env: Mapping[str, str], count: int, logs: Path
-    ) -> Sequence[LocalJob]:
+    traits: ClassVar[Traits] = Traits("local", most=256)
+
+    def check(self, spec: JobSpec, count: int) -> None:
+        """Do nothing: a process can always be started."""
+
+    def start(self, spec: JobSpec, count: int) -> Sequence[LocalJob]:
         """Start `count` processes of the command."""
-        logs.mkdir(parents=True, exist_ok=True)
-        return [self._start(command, env, logs) for _ in range(count)]
+        return [LocalJob(*started(spec)) for _ in range(count)]
 
-    def _start(self, command: Sequence[str], env: Mapping[str, str], logs: Path) -> LocalJob:
-        output = _unused(logs)
-        with output.open("wb") as stream:
-            process = subprocess.Popen(
-                list(command),
-                env={**os.environ, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
-            )
-        return LocalJob(process, output)
+    def preview(self, spec: JobSpec, count: int) -> str:
+        """Return the command line."""
+        return preview(spec, count, "processes of this machine")
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
-def _unused(logs: Path) -> Path:
-    taken = {path.name for path in logs.glob("worker-*.log")}
+def started(spec: JobSpec) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start the command as a process of this machine; return it and the file of its output."""
+    output = unused_log(spec.logs)
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            list(spec.command),
+            env={**os.environ, **spec.env, PARENT: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
+        )
+    return process, output
+
+
+def unused_log(folder: Path) -> Path:
+    """Make the folder and, in it, the empty file of the next log; two never get the same one."""
+    folder.mkdir(parents=True, exist_ok=True)
     number = 1
-    while f"worker-{number}.log" in taken:
-        number += 1
-    return logs / f"worker-{number}.log"
+    while True:
+        path = folder / f"worker-{number}.log"
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def read_log(path: Path) -> str:
+    """Return what is in the file of a log; nothing where it is not there (yet)."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def preview(spec: JobSpec, count: int, what: str) -> str:
+    """Return a command line with the names, not the values, of what its environment adds."""
+    needs = ", ".join(spec.env)
+    return f"{count} {what}, with {needs} in the environment:\n{shlex.join(spec.command)}\n"
