@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := sweeper tests benchmarks studies
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint types floors unit browser compose clock proxy format clean
+.PHONY: help sweep test lint types floors unit browser compose clock proxy slurm mariadb format clean
 
 help:
 	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -28,7 +28,7 @@ types: .venv/dev
 floors: .venv/dev
 	$(BIN)/lint-imports
 
-unit: .venv/dev browser compose clock proxy
+unit: .venv/dev browser compose clock proxy slurm mariadb
 	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
 
 format: .venv/dev
@@ -63,6 +63,21 @@ proxy:
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light >/dev/null; } || \
 	echo "no nginx here: the tests that need it will be skipped"
 
+# A cluster of this machine alone runs studies.
+slurm:
+	@command -v slurmctld >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	slurmctld slurmd slurm-client munge >/dev/null; } || \
+	echo "no Slurm here: the tests that need it will be skipped"
+
+# The tests start a server of their own from it.
+mariadb:
+	@[ -n "$$SWEEPER_TEST_MYSQL_URL" ] || command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mariadb-server >/dev/null; } || \
+	echo "no MariaDB here: the tests that need it will be skipped"
+
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=…")'
 	$(PYTHON) -m venv .venv
@@ -76,7 +91,7 @@ proxy:
 	@touch $@
 
 .venv/dev: .venv/ready
-	$(PIP) install --quiet -c constraints.txt -e ".[postgresql]" --group dev
+	$(PIP) install --quiet -c constraints.txt -e ".[postgresql,mysql,ray]" --group dev
 	@touch $@
 
 clean:

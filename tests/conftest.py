@@ -17,6 +17,7 @@ import pytest
 import torch
 from sqlalchemy import create_engine, make_url, text
 
+from tests.engines import running_slurm
 from tests.serving import stopped_after
 
 # A user's own loop, without training: logits whose NLL depends on ε, schedule and seed, so
@@ -235,3 +236,16 @@ def postgresql(postgresql_server: str) -> Iterator[str]:
     with engine.connect() as connection:
         connection.execute(text(f"drop database {name} with (force)"))
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def slurm_environment() -> Iterator[dict[str, str]]:
+    with running_slurm() as env:
+        yield env
+
+
+@pytest.fixture
+def slurm(slurm_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Slurm's commands find a cluster of this machine, which the tests share."""
+    for name, value in slurm_environment.items():
+        monkeypatch.setenv(name, value)

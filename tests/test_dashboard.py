@@ -124,7 +124,7 @@ def test_a_worker_alone_leaves_note_and_figures(tmp_path: Path) -> None:
     storage = database(tmp_path)
     spec = tomllib.loads(STUDY.replace("quick.py:train", "quick.py:tested"))
     api.submit(spec, [tmp_path], storage=storage)
-    assert api.run_worker(api.Terms("quick", tmp_path), storage) == "the study is finished"
+    assert api.run_worker(api.Terms("quick", tmp_path), storage)[0] == "the study is finished"
     detail = serve(storage).ask("/api/studies/1").json
     assert "Verdict:" in detail["note"]["body"]
     ids = sorted(one["id"] for one in detail["plotly_graph_objects"])

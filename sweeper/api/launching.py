@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,15 @@ def launch(
     check_place(storage)
     seconds = timeout or file.spec.budget.timeout
     job = crew.job(file.name, file.spec, Path(results), storage=storage, timeout=seconds)
-    crew.executor.check(job, crew.workers)
-    writer = open_writer(storage)
-    try:
-        record = register(writer, file)
-        opened = Study(file.name, storage)
-        if not detach:
-            _to_the_end(writer, opened, record, crew, seconds, Path(results), on_progress)
-        elif crew.executor.traits.survives:
-            crew.executor.start(job, crew.workers)
-    finally:
-        writer.close()
+    with closing(crew.executor):
+        crew.executor.check(job, crew.workers)
+        with closing(open_writer(storage)) as writer:
+            record = register(writer, file)
+            opened = Study(file.name, storage)
+            if not detach:
+                _to_the_end(writer, opened, record, crew, seconds, Path(results), on_progress)
+            elif crew.executor.traits.survives:
+                crew.executor.start(job, crew.workers)
     return opened
 
 
@@ -133,11 +132,8 @@ def submit(
     """
     file = offered_study(tables, folders)
     check_runs(file)
-    writer = open_writer(storage)
-    try:
+    with closing(open_writer(storage)) as writer:
         register(writer, file)
-    finally:
-        writer.close()
     return Study(file.name, storage)
 
 
@@ -161,16 +157,13 @@ def confirm(
     opened = open_study(name, storage)
     opened.check_confirmable()
     job = crew.job(name, opened.spec, Path(results), storage=storage, timeout=timeout)
-    crew.executor.check(job, crew.workers)
-    writer = open_writer(storage)
-    try:
-        record = get_study(writer, name)
-        record = update_spec(
-            writer, record, spec=stored_to_confirm(record.spec), folder=record.folder
-        )
-        _to_the_end(writer, opened, record, crew, timeout, Path(results), on_progress)
-    finally:
-        writer.close()
+    with closing(crew.executor):
+        crew.executor.check(job, crew.workers)
+        with closing(open_writer(storage)) as writer:
+            record = get_study(writer, name)
+            spec = stored_to_confirm(record.spec)
+            record = update_spec(writer, record, spec=spec, folder=record.folder)
+            _to_the_end(writer, opened, record, crew, timeout, Path(results), on_progress)
     return opened
 
 
@@ -184,11 +177,15 @@ def _to_the_end(
     on_progress: OnProgress,
 ) -> None:
     """Run what is left of a study, and write what was found."""
-    if not study.finished:
-        deadline = None if seconds is None else time.monotonic() + seconds
-        _run(writer, study, record, crew, deadline, results, on_progress)
-    show_in_dashboard(writer, study)
-    write_results(study, results)
+    try:
+        if not study.finished:
+            deadline = None if seconds is None else time.monotonic() + seconds
+            _run(writer, study, record, crew, deadline, results, on_progress)
+        show_in_dashboard(writer, study)
+        write_results(study, results)
+    except BaseException:
+        study._store.close()  # nobody will have the study
+        raise
 
 
 def show_in_dashboard(writer: Store, study: Study) -> None:

@@ -81,16 +81,13 @@ def run_launch(launch: Launch, on_progress: OnProgress) -> Ended:
     Raises `SweeperError` where workers refuse to work or keep dying.
     """
     free_dead(launch.writer, launch.record)
+    jobs = list(launch.executor.start(launch.job(), launch.workers))
     try:
-        jobs = list(launch.executor.start(launch.job(), launch.workers))
-        try:
-            return _watch(launch, jobs, on_progress)
-        except KeyboardInterrupt:
-            return Ended.STOPPED
-        finally:
-            _end(launch, jobs, on_progress)
+        return _watch(launch, jobs, on_progress)
+    except KeyboardInterrupt:
+        return Ended.STOPPED
     finally:
-        launch.executor.close()
+        _end(launch, jobs, on_progress)
 
 
 def _watch(launch: Launch, jobs: list[Job], on_progress: OnProgress) -> Ended:

@@ -86,7 +86,7 @@ class RayJob:
         try:
             status, said = self.ray.get(self.task)
         except self.ray.exceptions.RayError as error:
-            return 1, f"ray lost the task: {str(error).strip().splitlines()[0]}"
+            return 1, f"Ray: {type(error).__name__} {str(error).strip()}"
         return status, said
 
 

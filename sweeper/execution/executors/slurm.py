@@ -52,7 +52,7 @@ class SlurmJob:
 
     def kill(self) -> None:
         """Have Slurm send SIGKILL."""
-        self._scancel("--signal=KILL", "--full")
+        self._scancel("--signal=KILL", "--batch")
 
     def log(self) -> str:
         """Return what the job printed so far, or what Slurm says of one that printed nothing."""

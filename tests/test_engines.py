@@ -1,0 +1,492 @@
+"""Studies that engines run: whole sweeps, what is lost on the way, and what engines refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from sqlalchemy import create_engine, inspect
+
+import sweeper
+from sweeper.api import Study
+from sweeper.errors import SweeperError
+from sweeper.execution.executors import JobSpec, Resources, kubernetes, make_executor, tools
+from tests.conftest import StartSweeper
+from tests.engines import ROOT, fake_command, fake_kubectl
+from tests.test_launch import SLOW, check_exact, wait_until
+
+Write = Callable[..., Path]
+RECORDED = Path(__file__).parent / "recorded"
+
+
+@pytest.fixture
+def slow(write_study: Write, tmp_path: Path) -> Path:
+    return write_study(SLOW.format(trace=tmp_path / "trace"), "slow.toml")
+
+
+def logs(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "results" / "slow" / "logs").iterdir())
+
+
+# ---- Ray ---------------------------------------------------------------------------------
+
+
+class Nodes:
+    """A Ray cluster as a process of its own."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.ray_nodes"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.address = self._said("address")
+
+    def do(self, what: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        self._said(f"done {what}")
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+    def _said(self, first: str) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(first):
+                return line.removeprefix(first).strip()
+        raise AssertionError(f"the cluster ended with {self._process.wait()}")
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    pytest.importorskip("ray")
+    cluster = Nodes()
+    yield cluster
+    cluster.close()
+
+
+@pytest.mark.chaos
+def test_a_study_is_exact_though_a_node_of_ray_is_killed_in_mid_sweep(
+    nodes: Nodes, slow: Path, postgresql: str, start_sweeper: StartSweeper, tmp_path: Path
+) -> None:
+    launch = start_sweeper(
+        *("launch", slow, "--executor", "ray", "--set", f"address={nodes.address}"), url=postgresql
+    )
+    study = wait_until(launch, postgresql, 4)
+    assert len(logs(tmp_path)) == 2  # a worker on each node
+    nodes.do("kill")
+    nodes.do("add")
+    output = launch.communicate(timeout=120)[0]
+    assert launch.returncode == 0, output
+    assert len(logs(tmp_path)) == 3  # Ray has started the lost one again
+    check_exact(study, tmp_path, again=1)
+    assert (tmp_path / "results" / "slow" / "best.json").is_file()
+    study._store.close()
+
+
+@pytest.mark.chaos
+def test_ctrl_c_ends_what_ray_runs(slow: Path, storage: str, start_sweeper: StartSweeper) -> None:
+    pytest.importorskip("ray")
+    launch = start_sweeper("launch", slow, "--executor", "ray")
+    study = wait_until(launch, storage, 3)
+    launch.send_signal(2)
+    output = launch.communicate(timeout=90)[0]
+    assert launch.returncode == 130, output
+    counts = study.progress()
+    assert (counts.running, counts.retried) == (0, 0)
+
+
+def test_ray_says_what_no_node_has(slow: Path, storage: str) -> None:
+    pytest.importorskip("ray")
+    text = slow.read_text() + "[resources]\ngpus = 3\nmemory = 2.0\n"
+    slow.write_text(text)
+    with pytest.raises(SweeperError, match=r"no node has the 1 CPUs, 3 GPUs, 2 GiB of"):
+        sweeper.launch(slow, executor="ray", storage=storage)
+    assert nothing_launched(storage)
+
+
+def test_a_cluster_of_ray_that_does_not_answer_is_named(slow: Path, postgresql: str) -> None:
+    pytest.importorskip("ray")
+    ray = make_executor("ray", settings={"address": "127.0.0.1:1"})
+    with pytest.raises(SweeperError, match=r"no cluster at 127\.0\.0\.1:1: .*refused"):
+        sweeper.launch(slow, executor=ray, storage=postgresql)
+    assert nothing_launched(postgresql)
+
+
+def nothing_launched(storage: str) -> bool:
+    """Return whether nothing was written, not even tables."""
+    engine = create_engine(storage)
+    tables = inspect(engine).get_table_names()
+    engine.dispose()
+    return not tables
+
+
+# ---- Slurm -------------------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+def test_a_study_is_exact_though_slurm_loses_a_worker(
+    slurm: None, slow: Path, postgresql: str, start_sweeper: StartSweeper, tmp_path: Path
+) -> None:
+    launch = start_sweeper("launch", slow, "--executor", "slurm", url=postgresql)
+    study = wait_until(launch, postgresql, 4)
+    worker = study.workers()[0].pid
+    assert "sweeper worker slow" in " ".join(psutil.Process(worker).cmdline())
+    psutil.Process(worker).kill()
+    output = launch.communicate(timeout=150)[0]
+    assert launch.returncode == 0, output
+    check_exact(study, tmp_path, again=1)
+    assert len(logs(tmp_path)) == 3  # the launch has submitted another
+    study._store.close()
+
+
+@pytest.mark.chaos
+def test_a_detached_study_is_left_to_slurm(
+    slurm: None, slow: Path, postgresql: str, start_sweeper: StartSweeper, tmp_path: Path
+) -> None:
+    launch = start_sweeper("launch", slow, "--executor", "slurm", "--detach", url=postgresql)
+    output = launch.communicate(timeout=60)[0]
+    assert launch.returncode == 0, output
+    assert "slurm has its workers" in output
+    study = Study("slow", postgresql)
+    assert study.progress().ended < 24
+    queue = ["squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING", "--name=sweeper-slow"]
+    for _ in range(600):
+        if not subprocess.check_output(queue):
+            break
+        subprocess.run(["sleep", "0.1"], check=True)
+    assert study.finished
+    check_exact(study, tmp_path, again=0)
+    study._store.close()
+
+
+# ---- Kubernetes --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a cluster that a `kubectl` of ours serves."""
+    fake_kubectl(tmp_path / "bin")
+    folder = tmp_path / "bin" / "cluster"
+    (folder / "secrets.json").write_text(json.dumps({"mine": {"storage": postgresql}}))
+    path = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    return folder
+
+
+@pytest.fixture
+def local_results(tmp_path: Path) -> Path:
+    """Return a template whose pods write beside the tests and not into their machine's root."""
+    text = kubernetes.TEMPLATE.read_text()
+    path = tmp_path / "mine.yaml"
+    assert text.count('"/results"') == 1
+    path.write_text(text.replace('"/results"', json.dumps(str(tmp_path / "volume"))))
+    return path
+
+
+@pytest.mark.chaos
+def test_a_study_runs_in_the_pods_of_a_job(
+    cluster: Path, local_results: Path, slow: Path, postgresql: str, tmp_path: Path
+) -> None:
+    settings = {"image": "sweeper", "secret": "mine"}
+    study = sweeper.launch(
+        slow,
+        executor=make_executor("kubernetes", local_results, settings),
+        storage=postgresql,
+        results=tmp_path / "results",
+    )
+    assert study.finished
+    check_exact(study, tmp_path, again=0)
+    [job] = cluster.glob("sweeper-slow-*")
+    assert [path.read_text().strip() for path in sorted(job.glob("*.end"))] == ["0", "0"]
+    study._store.close()
+
+
+@pytest.mark.chaos
+def test_pods_that_refuse_end_the_launch_with_their_reason(
+    cluster: Path, local_results: Path, slow: Path, postgresql: str, tmp_path: Path
+) -> None:
+    settings = {"image": "sweeper", "secret": "mine", "folder": str(tmp_path / "nowhere")}
+    with pytest.raises(SweeperError, match="nowhere"):
+        sweeper.launch(
+            slow,
+            executor=make_executor("kubernetes", local_results, settings),
+            storage=postgresql,
+            results=tmp_path / "results",
+        )
+
+
+# ---- what is submitted -------------------------------------------------------------------
+
+
+ENV = {"SWEEPER_STORAGE": "postgresql://sweeper:secret@db/sweeper"}
+COMMAND = ("/opt/venv/bin/python", "-m", "sweeper", "worker", "digits", "--workers", "16")
+LOGS = Path("/shared/results/digits/logs")
+PLAIN = JobSpec("digits", COMMAND, LOGS, ENV)
+LARGE = JobSpec("digits", COMMAND, LOGS, ENV, Resources(cpus=4, gpus=1, memory=8.0))
+SUBMITTED: dict[str, tuple[str, JobSpec, dict[str, str]]] = {
+    "slurm": ("slurm", PLAIN, {}),
+    "slurm-large": (
+        "slurm",
+        LARGE,
+        {"partition": "gpu", "account": "lab 7", "time": "04:00:00"},
+    ),
+    "kubernetes": ("kubernetes", PLAIN, {"image": "sweeper"}),
+    "kubernetes-large": (
+        "kubernetes",
+        LARGE,
+        {
+            "image": "images.example.org/sweeper:1",
+            "namespace": "sweeps",
+            "secret": "database",
+            "claim": "results",
+            "folder": "/studies of mine",
+        },
+    ),
+}
+
+
+def submitted(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(os, "urandom", lambda count: b"\x01" * count)
+    executor, spec, settings = SUBMITTED[name]
+    return make_executor(executor, settings=settings).preview(spec, 16)
+
+
+@pytest.mark.parametrize("name", SUBMITTED)
+def test_what_is_submitted_is_as_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = submitted(name, monkeypatch)
+    assert shown == (RECORDED / f"{name}.txt").read_text()
+    assert "secret@" not in shown
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "kubernetes-large"])
+def test_a_manifest_is_one_by_the_published_schema(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = submitted(name, monkeypatch).partition("\n")[2].removesuffix("END\n")
+    manifest = yaml.safe_load(text)
+    check_kind(manifest, "V1Job")
+    manifest["spec"]["parallel"] = 3
+    with pytest.raises(AssertionError, match="spec: parallel is no key of V1JobSpec"):
+        check_kind(manifest, "V1Job")
+
+
+def check_kind(given: Any, kind: str, place: str = "") -> None:
+    """Check a value against a type of Kubernetes' published API, as its client package has it."""
+    models = pytest.importorskip("kubernetes.client.models")
+    kind = kind.replace("List[", "list[").replace("Dict[", "dict[").replace("dict(", "dict[")
+    if kind.startswith("list["):
+        assert isinstance(given, list), f"{place}: {kind}"
+        for one in given:
+            check_kind(one, kind.removeprefix("list[").removesuffix("]"), place)
+    elif kind.startswith("dict["):
+        assert isinstance(given, dict), f"{place}: {kind}"
+    elif kind in SCALARS:
+        assert isinstance(given, SCALARS[kind]), f"{place}: {given!r} is no {kind}"
+    else:
+        model = getattr(models, kind)
+        names = {published: own for own, published in model.attribute_map.items()}
+        for key, value in given.items():
+            assert key in names, f"{place}: {key} is no key of {kind}"
+            check_kind(value, model.openapi_types[names[key]], f"{place}.{key}".strip("."))
+        # The client's own check, of what is required and of patterns.
+        model(**{names[key]: value for key, value in given.items()})
+
+
+SCALARS: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": float, "object": object}
+
+
+# ---- what engines refuse -----------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the only folder in which commands are looked for."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return tmp_path / "bin"
+
+
+@pytest.mark.parametrize(("name", "command"), [("slurm", "sbatch"), ("kubernetes", "kubectl")])
+def test_an_engine_that_is_not_here_is_named(
+    name: str, command: str, bare: Path, slow: Path, postgresql: str
+) -> None:
+    executor = make_executor(name, settings=SUBMITTED[name][2])
+    with pytest.raises(SweeperError, match=f"executor {name}: there is no {command} on this mach"):
+        sweeper.launch(slow, executor=executor, storage=postgresql)
+    assert nothing_launched(postgresql)
+
+
+@pytest.mark.parametrize(("name", "command"), [("slurm", "sbatch"), ("kubernetes", "kubectl")])
+def test_an_engine_that_refuses_leaves_the_study_as_it_was(
+    name: str, command: str, bare: Path, slow: Path, postgresql: str, tmp_path: Path
+) -> None:
+    fake_command(bare, command, "echo first line >&2; echo 'no quota left' >&2; exit 1")
+    executor = make_executor(name, settings=SUBMITTED[name][2])
+    study = sweeper.launch(slow, storage=postgresql, detach=True)
+    slow.write_text(slow.read_text().replace("trials = 24", "trials = 48"))
+    with pytest.raises(SweeperError, match=f"executor {name}: {command} said: no quota left"):
+        sweeper.launch(slow, executor=executor, storage=postgresql)
+    assert study.progress().trials == 24
+    study._store.close()
+
+
+def test_an_engine_that_hangs_is_given_up(
+    bare: Path, slow: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "TOOL_SECONDS", 0.2)
+    fake_command(bare, "sbatch", "exec /bin/sleep 60")
+    with pytest.raises(SweeperError, match=r"executor slurm: sbatch gave no answer in 0\.2 s"):
+        sweeper.launch(slow, executor="slurm", storage=postgresql)
+    assert nothing_launched(postgresql)
+
+
+def test_an_engine_that_loses_its_jobs_ends_the_launch(
+    bare: Path, slow: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sweeper.execution.launcher.MAX_DEATHS", 1)
+    monkeypatch.setattr(tools, "LOOK_SECONDS", 0.0)
+    fake_command(bare, "sbatch", "echo 7")
+    fake_command(bare, "squeue", "echo 'error: Invalid job id specified' >&2; exit 1")
+    with pytest.raises(SweeperError, match=r"3 workers died .*: Slurm: it knows nothing of"):
+        sweeper.launch(slow, executor="slurm", storage=postgresql, results=tmp_path / "results")
+    study = sweeper.open_study("slow", postgresql)
+    assert (study.progress().ended, study.state) == (0, "unfinished")
+    study._store.close()
+
+
+def test_an_engine_that_is_silent_for_a_while_is_waited_for(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "LOOK_SECONDS", 0.0)
+    fake_command(bare, "sbatch", "echo 7")
+    fake_command(bare, "squeue", "echo '7_0 RUNNING (None)'")
+    [job] = make_executor("slurm").start(JobSpec("s", COMMAND, bare / "logs"), 1)
+    assert not job.state().ended
+    fake_command(bare, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    assert not job.state().ended
+    fake_command(bare, "squeue", "echo '7_0 COMPLETED (None)'")
+    assert job.state().ended
+    monkeypatch.setattr(tools, "SILENCE_SECONDS", -1.0)
+    fake_command(bare, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(SweeperError, match="Unable to contact slurm controller"):
+        job.state()
+
+
+WRONG: dict[str, tuple[str, str]] = {
+    "no command": ("#!/bin/bash\n# {{ log }}", "{{ command }} is missing; put it where the worker"),
+    "no log": ("exec {{ command }}", "{{ log }} is missing; put it where the file of what"),
+    "no value": (
+        "{{ command }} {{ log }} {{ partitoin }}",
+        "{{ partitoin }} has no value; give one with --set partitoin=VALUE, or take it out",
+    ),
+    "no syntax": ("{{ command }}\n{{ log }}\n{% if %}", ", line 3: "),
+}
+
+
+@pytest.mark.parametrize("problem", WRONG)
+def test_a_template_that_cannot_be_used_is_said_in_one_line(
+    problem: str, slow: Path, postgresql: str, tmp_path: Path
+) -> None:
+    text, expected = WRONG[problem]
+    template = tmp_path / "mine.sh"
+    template.write_text(text)
+    with pytest.raises(SweeperError) as caught:
+        sweeper.launch(slow, executor=make_executor("slurm", template), storage=postgresql)
+    assert str(caught.value).startswith(f"{template}{'' if expected[0] == ',' else ': '}{expected}")
+    assert len(str(caught.value).splitlines()) == 1
+    assert nothing_launched(postgresql)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{ name }}: [{{ command }} {{ count }}", "what it gives is no YAML"),
+        ("kind: Pod # {{ name }} {{ command }} {{ count }}", "what it gives is no Job with a name"),
+        ("[{{ name | json }}, {{ command }}, {{ count }}]", "what it gives is no Job with a name"),
+    ],
+)
+def test_a_manifest_that_is_no_job_is_refused(
+    text: str, expected: str, slow: Path, postgresql: str, tmp_path: Path
+) -> None:
+    template = tmp_path / "mine.yaml"
+    template.write_text(text)
+    with pytest.raises(SweeperError, match=expected):
+        sweeper.launch(slow, executor=make_executor("kubernetes", template), storage=postgresql)
+    assert nothing_launched(postgresql)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("slrum",), "executor: 'slrum' (did you mean 'slurm'?); allowed: inline, local, ray, "),
+        (("local", "x.sh"), "template: local has none; allowed with slurm and kubernetes"),
+        (("local", None, {"cpus": "2"}), "--set cpus: local takes none"),
+        (("ray", None, {"adress": "x"}), "--set adress: ray takes address"),
+    ],
+)
+def test_executors_take_what_they_know(given: Any, expected: str) -> None:
+    with pytest.raises(SweeperError) as caught:
+        make_executor(*given)
+    assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"partitoin": "gpu"}, "has no place for it (did you mean 'partition'?)"),
+        ({"cpus": "3"}, "--set cpus: the study and the launch say what that is"),
+        ({"partition": "gpu\nrm"}, "--set partition: 'gpu\\nrm'; allowed: one line of plain text"),
+    ],
+)
+def test_settings_of_a_template_are_checked(settings: dict[str, str], expected: str) -> None:
+    with pytest.raises(SweeperError) as caught:
+        make_executor("slurm", settings=settings).preview(PLAIN, 1)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_a_part_of_a_gpu_is_for_ray_alone(name: str) -> None:
+    part = JobSpec("digits", COMMAND, LOGS, ENV, Resources(gpus=0.5))
+    with pytest.raises(SweeperError, match=r"resources\.gpus: 0\.5; .* gives whole GPUs"):
+        make_executor(name, settings=SUBMITTED[name][2]).preview(part, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "expected"),
+    [
+        ("local", 1000, r"workers: 1000; allowed: 0 \(this process alone\) to 256"),
+        ("inline", 2, "workers: 2; allowed with inline: 1 to 1"),
+        ("slurm", 0, "workers: 0; allowed with slurm: 1 to 10000"),
+        ("ray", -1, "workers: -1; allowed with ray: 1 to 10000"),
+    ],
+)
+def test_how_many_workers_there_may_be(
+    name: str, workers: int, expected: str, slow: Path, postgresql: str
+) -> None:
+    with pytest.raises(SweeperError, match=expected):
+        sweeper.launch(slow, workers=workers, executor=name, storage=postgresql)
+    assert nothing_launched(postgresql)
+
+
+@pytest.mark.parametrize("name", ["slurm", "kubernetes", "ray"])
+def test_machines_do_not_share_an_sqlite_file(name: str, slow: Path, storage: str) -> None:
+    settings = {"address": "head:6379"} if name == "ray" else SUBMITTED[name][2]
+    with pytest.raises(SweeperError, match=f"executor {name}: workers on several machines cannot"):
+        sweeper.launch(slow, executor=make_executor(name, settings=settings), storage=storage)
+
+
+@pytest.mark.parametrize("name", ["inline", "ray"])
+def test_what_ends_with_the_launch_is_not_detached(name: str, slow: Path, storage: str) -> None:
+    with pytest.raises(SweeperError, match=f"detach: what {name} runs ends with the launch"):
+        sweeper.launch(slow, executor=name, storage=storage, detach=True)
