@@ -1,6 +1,8 @@
 """Studies to test with: small, real files on disk, run through the same code as a user's."""
 
+import getpass
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,8 +18,10 @@ from typing import Any
 import pytest
 import torch
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
-from tests.engines import running_slurm
+from sweeper.store.urls import parse_url
+from tests.engines import free_port, running_slurm
 from tests.serving import stopped_after
 
 # A user's own loop, without training: logits whose NLL depends on ε, schedule and seed, so
@@ -228,14 +232,125 @@ def own_server() -> Iterator[Server]:
 @pytest.fixture
 def postgresql(postgresql_server: str) -> Iterator[str]:
     """Yield the URL of an empty database on the tests' PostgreSQL."""
+    with empty_database(postgresql_server, "drop database {} with (force)") as url:
+        yield url
+
+
+class MysqlServer:
+    """A real MariaDB of the tests' own, that can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"mysql+pymysql://root@127.0.0.1:{self._port}/test"
+
+    def start(self) -> None:
+        """Start the server, with its data as they were."""
+        options = {
+            "datadir": self._folder / "data",
+            "tmpdir": self._folder,
+            "socket": self._folder / "socket",
+            "pid-file": self._folder / "pid",
+            "port": self._port,
+            "bind-address": "127.0.0.1",
+            "innodb-flush-log-at-trx-commit": 2,
+            "max-connections": 300,
+        }
+        given = [f"--{name}={value}" for name, value in options.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(MARIADBD), "--no-defaults", f"--user={getpass.getuser()}", *given],
+                stdout=log,
+                stderr=log,
+            )
+        self._until_it_answers()
+
+    def _until_it_answers(self) -> None:
+        engine = create_engine(self.url.removesuffix("/test"))
+        for _ in range(600):
+            try:
+                with engine.connect() as connection:
+                    connection.execute(text("create database if not exists test"))
+                break
+            except OperationalError:
+                assert self._process is not None
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0.1)
+                    break
+        else:
+            raise AssertionError((self._folder / "log").read_text())
+        engine.dispose()
+
+    def stop(self) -> None:
+        """Stop the server: every connection is cut."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+# Debian has it where only root looks.
+MARIADBD = shutil.which("mariadbd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+
+
+@contextmanager
+def running_mysql() -> Iterator[MysqlServer]:
+    if MARIADBD is None or shutil.which("mariadb-install-db") is None:
+        pytest.skip("there is no MariaDB here")
+    folder = Path(tempfile.mkdtemp(prefix="sweeper-mysql-"))
+    options = {
+        "datadir": folder / "data",
+        "tmpdir": folder,  # two servers made at once take each other's tables in /tmp
+        "auth-root-authentication-method": "normal",
+        "user": getpass.getuser(),
+    }
+    given = [f"--{name}={value}" for name, value in options.items()]
+    command = ["mariadb-install-db", "--no-defaults", "--skip-test-db", *given]
+    made = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    server = MysqlServer(folder)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[str]:
+    """Yield the URL of a server that all tests of this process share, or the one that is named."""
+    named = os.environ.get("SWEEPER_TEST_MYSQL_URL")
+    if named:
+        yield parse_url(named).render_as_string(hide_password=False)
+        return
+    with running_mysql() as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_mysql_server() -> Iterator[MysqlServer]:
+    """Yield a server for one test alone, which may stop it."""
+    with running_mysql() as server:
+        yield server
+
+
+@contextmanager
+def empty_database(server: str, drop: str = "drop database {}") -> Iterator[str]:
+    """Yield the URL of an empty database on a server."""
     name = f"test_{uuid.uuid4().hex}"
-    engine = create_engine(postgresql_server, isolation_level="AUTOCOMMIT")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"create database {name}"))
-    yield make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
     with engine.connect() as connection:
-        connection.execute(text(f"drop database {name} with (force)"))
+        connection.execute(text(drop.format(name)))
     engine.dispose()
+
+
+@pytest.fixture
+def mysql(mysql_server: str) -> Iterator[str]:
+    """Yield the URL of an empty database on the tests' MariaDB or MySQL."""
+    with empty_database(mysql_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -602,7 +602,7 @@ STORAGES = {
     "none/sweeper.db": "storage: none/sweeper.db: there is no folder none; make it first",
     "folder": "storage: folder is a folder; name a file in it",
     "text.db": "sqlite:///text.db: the database does not serve us: file is not a database",
-    "foo://x": "storage: 'foo' databases are not served; allowed: sqlite, postgresql",
+    "foo://x": "storage: 'foo' databases are not served; allowed: sqlite, postgresql, mysql",
     "mysql+pymysql://u:sekret@h/db": "storage: 'mysql+pymysql' databases are not served",
     "postgresql+asyncpg://u:sekret@h/db": "storage: 'postgresql+asyncpg' databases are not",
     "postgresql://u:sekret@h:port/db": "the storage is not a database URL; allowed: a file path",

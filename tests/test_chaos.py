@@ -7,12 +7,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, text
 
 import sweeper
 from sweeper.api import Study
@@ -26,7 +26,7 @@ from sweeper.store.records import write_epoch
 from sweeper.store.tickets import claim
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
-from tests.conftest import Server
+from tests.conftest import Server, empty_database
 from tests.test_checkpoints import RESUMABLE, steps
 from tests.test_outage import cut
 from tests.test_store import EPOCH
@@ -103,19 +103,20 @@ class TestStartsOnSqlite(Starts):
 
 class TestStartsOnPostgresql(Starts):
     @pytest.fixture
-    def urls(self, postgresql: str) -> Iterator[list[str]]:
-        server = make_url(postgresql)
-        assert server.database is not None
-        names = [f"{server.database}_{number}" for number in range(1 + ROUNDS)]
-        engine = create_engine(server, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for name in names:
-                connection.execute(text(f"create database {name}"))
-        yield [server.set(database=n).render_as_string(hide_password=False) for n in names]
-        with engine.connect() as connection:
-            for name in names:
-                connection.execute(text(f"drop database {name} with (force)"))
-        engine.dispose()
+    def urls(self, postgresql_server: str) -> Iterator[list[str]]:
+        with ExitStack() as stack:
+            drop = "drop database {} with (force)"
+            yield [
+                stack.enter_context(empty_database(postgresql_server, drop))
+                for _ in range(1 + ROUNDS)
+            ]
+
+
+class TestStartsOnMysql(Starts):
+    @pytest.fixture
+    def urls(self, mysql_server: str) -> Iterator[list[str]]:
+        with ExitStack() as stack:
+            yield [stack.enter_context(empty_database(mysql_server)) for _ in range(1 + ROUNDS)]
 
 
 # ---- clocks ------------------------------------------------------------------------------

@@ -160,3 +160,9 @@ class TestPostgresql(Killed):
     @pytest.fixture
     def url(self, postgresql: str) -> str:
         return postgresql
+
+
+class TestMysql(Killed):
+    @pytest.fixture
+    def url(self, mysql: str) -> str:
+        return mysql

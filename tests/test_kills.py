@@ -190,3 +190,11 @@ class TestPostgresql(Kills):
     @pytest.fixture
     def url(self, postgresql: str) -> str:
         return postgresql
+
+
+class TestMysql(Kills):
+    pack = "3"
+
+    @pytest.fixture
+    def url(self, mysql: str) -> str:
+        return mysql

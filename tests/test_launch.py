@@ -18,7 +18,7 @@ from sweeper.errors import SweeperError
 from sweeper.execution import launcher
 from sweeper.execution.watched import MAX_ATTEMPTS
 from sweeper.study.progress import Progress
-from tests.conftest import Server, StartSweeper
+from tests.conftest import StartSweeper
 
 Write = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -125,10 +125,14 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(
     check_exact(study, tmp_path, again=1)
 
 
-@pytest.mark.parametrize("seconds", [0, 20, 60])
-def test_postgresql_stopped_in_mid_sweep_loses_no_worker_and_no_result(
-    start: Start, own_server: Server, tmp_path: Path, seconds: float
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [("own_server", 0), ("own_server", 20), ("own_server", 60), ("own_mysql_server", 20)],
+)
+def test_a_server_stopped_in_mid_sweep_loses_no_worker_and_no_result(
+    start: Start, request: pytest.FixtureRequest, tmp_path: Path, kind: str, seconds: float
 ) -> None:
+    own_server = request.getfixturevalue(kind)
     process = start(url=own_server.url)
     study = wait_until(process, own_server.url, 5)
     own_server.stop()

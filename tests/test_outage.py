@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pymysql
 import pytest
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -23,9 +24,16 @@ from sweeper.study.registration import register
 Write = Callable[..., Path]
 
 
+@pytest.fixture(params=["postgresql", "mysql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database of a server, of each kind."""
+    found: str = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
-def store(postgresql: str) -> Iterator[Store]:
-    opened = open_writer(postgresql)
+def store(url: str) -> Iterator[Store]:
+    opened = open_writer(url)
     yield opened
     opened.close()
 
@@ -34,12 +42,19 @@ def cut(store: Store) -> None:
     """End every other connection to the store's database, as a failing network does."""
     engine = create_engine(store.url)
     with engine.connect() as connection:
-        connection.execute(
-            text(
+        if engine.dialect.name == "mysql":
+            others = text(
+                "select id from information_schema.processlist"
+                " where db = database() and id <> connection_id()"
+            )
+            for one in connection.execute(others).scalars().all():
+                connection.execute(text(f"kill {one}"))
+        else:
+            others = text(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where datname = current_database() and pid <> pg_backend_pid()"
             )
-        )
+            connection.execute(others)
     engine.dispose()
 
 
@@ -68,9 +83,9 @@ def test_what_does_not_pass_is_not_tried_again(store: Store) -> None:
     assert len(calls) == 1
 
 
-def test_a_reader_does_not_wait(postgresql: str) -> None:
-    open_writer(postgresql).close()
-    reader = open_reader(postgresql)
+def test_a_reader_does_not_wait(url: str) -> None:
+    open_writer(url).close()
+    reader = open_reader(url)
     calls = []
 
     def work(connection: Connection) -> None:
@@ -98,7 +113,11 @@ def losing_the_first_answer(function: Callable[..., Any], error: Exception) -> C
     return called
 
 
-CUT = psycopg.OperationalError("server closed the connection unexpectedly")
+def cut_of(store: Store) -> Exception:
+    """Return what the store's driver says of a connection that was cut."""
+    if store.engine.dialect.name == "mysql":
+        return pymysql.err.OperationalError(2013, "Lost connection to server during query")
+    return psycopg.OperationalError("server closed the connection unexpectedly")
 
 
 def lose_the_first_commit_of(name: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -118,7 +137,7 @@ def lose_the_first_commit_of(name: str, store: Store, monkeypatch: pytest.Monkey
         commit(connection)
         if within and not lost:
             lost.append(1)
-            raise CUT
+            raise cut_of(store)
 
     monkeypatch.setattr(attempt, name, called)
     monkeypatch.setattr(store.engine.dialect, "do_commit", commits)
@@ -131,7 +150,7 @@ def test_a_write_whose_answer_was_lost_is_there_once(
 ) -> None:
     record = register(store, read_study(write_study()))
     if name == "write_epoch":
-        cut = OperationalError("insert", None, CUT)
+        cut = OperationalError("insert", None, cut_of(store))
         run = losing_the_first_answer(Store._run_on_own, cut)
         monkeypatch.setattr(Store, "_run_on_own", run)
     else:

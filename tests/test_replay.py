@@ -256,6 +256,12 @@ class TestPostgresql(Replays):
         return postgresql
 
 
+class TestMysql(Replays):
+    @pytest.fixture
+    def url(self, mysql: str) -> str:
+        return mysql
+
+
 # ---- what is compared --------------------------------------------------------------------
 
 

@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from hashlib import sha256
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages._cached_storage import _CachedStorage
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from optuna.storages._rdb import models
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from sweeper.errors import DatabaseFailed, SweeperError
 from sweeper.store.migrate import Age, schema_age, upgrade
 from sweeper.store.retry import is_transient, reason, retried
-from sweeper.store.urls import masked, parse_url, sqlite_path
+from sweeper.store.urls import is_mysql, masked, parse_url, sqlite_path
 
 Role = Literal["writer", "reader"]
 T = TypeVar("T")
@@ -249,8 +251,20 @@ def ensure_schema(url: URL) -> None:
         engine = _engine(url)
         try:
             upgrade(engine)
+            _compare_exactly(engine)
         finally:
             engine.dispose()
+
+
+def _compare_exactly(engine: Engine) -> None:
+    """Let MySQL tell Optuna's texts apart as it does ours: see the end of the schema."""
+    if engine.dialect.name != "mysql":
+        return
+    with engine.connect() as connection:
+        for table in models.BaseModel.metadata.tables:
+            connection.exec_driver_sql(
+                f"alter table {table} convert to character set utf8mb4 collate utf8mb4_bin"
+            )
 
 
 def _use_wal(url: URL) -> None:
@@ -310,13 +324,32 @@ def _lock(url: URL) -> Iterator[None]:
     engine = _engine(url)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            _take_advisory_lock(connection, url)
-            try:
+            locked = _mysql_lock if is_mysql(url) else _postgresql_lock
+            with locked(connection, url):
                 yield
-            finally:
-                connection.execute(text("select pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _mysql_lock(connection: Connection, url: URL) -> Iterator[None]:
+    # Its locks are the server's, and not a database's.
+    key = f"sweeper-{sha256(str(url.database).encode()).hexdigest()[:32]}"
+    if not connection.execute(select(func.get_lock(key, LOCK_TIMEOUT_SECONDS))).scalar_one():
+        raise _locked(url, "its lock of launches")
+    try:
+        yield
+    finally:
+        connection.execute(select(func.release_lock(key)))
+
+
+@contextmanager
+def _postgresql_lock(connection: Connection, url: URL) -> Iterator[None]:
+    _take_advisory_lock(connection, url)
+    try:
+        yield
+    finally:
+        connection.execute(text("select pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
 
 
 def _take_advisory_lock(connection: Connection, url: URL) -> None:
@@ -339,14 +372,21 @@ def _locked(url: URL, what: str) -> SweeperError:
 def _engine_kwargs(url: URL, role: Role) -> dict[str, Any]:
     if sqlite_path(url) is not None:
         return {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS, "isolation_level": None}}
-    connect_args = {"options": "-c default_transaction_read_only=on"} if role == "reader" else {}
+    mysql = is_mysql(url)
+    read_only = (
+        {"init_command": "set session transaction read only"}
+        if mysql
+        else {"options": "-c default_transaction_read_only=on"}
+    )
     return {
         "pool_pre_ping": True,  # a restarted server costs a reconnect, not a worker
         # One for `run_alone`, one for everything else, one for the thread that renews leases.
         "pool_size": CONNECTIONS,
         "max_overflow": 2,
         "pool_recycle": 1800,
-        "connect_args": connect_args,
+        "connect_args": read_only if role == "reader" else {},
+        # PostgreSQL's default. MySQL's would show a worker what was there when it began.
+        **({"isolation_level": "READ COMMITTED"} if mysql else {}),
     }
 
 

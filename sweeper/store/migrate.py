@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 from sweeper.errors import DatabaseFailed
-from sweeper.store.schema import VERSION_TABLE
+from sweeper.store.schema import VERSION_TABLE, metadata
 
 Age = Literal["none", "older", "current"]
 
@@ -21,7 +21,13 @@ def upgrade(engine: Engine) -> None:
     config = _config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if engine.dialect.name == "mysql" and schema_age(connection) == "none":
+            # Each of its statements is a transaction of its own, so a creation that was killed
+            # has to be one that can be gone on with.
+            metadata.create_all(connection)
+            command.stamp(config, "head")
+        else:
+            command.upgrade(config, "head")
 
 
 def schema_age(connection: Connection) -> Age:

@@ -16,7 +16,8 @@ LONGEST_DELAY: Final = 5.0
 # starting up. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING_STATES: Final = ("08", "40001", "40P01", "53300", "57P01", "57P02", "57P03")
 # MySQL has numbers: too many connections, lock wait, deadlock, gone, lost, refused.
-_PASSING_NUMBERS: Final = (1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013)
+# 0: the connection was closed. 1020: another transaction was first.
+_PASSING_NUMBERS: Final = (0, 1020, 1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013)
 # psycopg gives no SQLSTATE where there is no connection, for whatever reason.
 _LASTING_REFUSALS: Final = ("authentication", "password", "does not exist", "no pg_hba.conf entry")
 
@@ -54,6 +55,8 @@ _HINTS: Final = {
     "readonly database": "it is read-only; make the file, its folder and its disk writable",
     "unable to open database file": "it cannot be opened; make the file, its folder and its disk "
     "readable and writable",
+    "Too many connections": "the server takes no more connections; run fewer workers, or raise its "
+    "max_connections to four a worker",
     "too many clients": "the server takes no more connections; run fewer workers, or raise its "
     "max_connections to four a worker",
     "remaining connection slots": "the server takes no more connections; run fewer workers, or "
@@ -67,11 +70,19 @@ def reason(error: BaseException, seconds: float = 0.0) -> str:
     `seconds` is how long a lock was waited for.
     """
     error = _cause(error)
-    text = str(getattr(error, "orig", None) or error).strip()
+    text = _said(getattr(error, "orig", None) or error)
     hint = next((hint for said, hint in _HINTS.items() if said in text), None)
     if hint is not None:
         return hint.format(seconds=seconds)
     return f"the database does not serve us: {text.splitlines()[0]}"
+
+
+def _said(error: BaseException) -> str:
+    """Return what a driver says: MySQL's gives a number and the words."""
+    match error.args:
+        case (int(), str(words)):
+            return words.strip()
+    return str(error).strip()
 
 
 def _cause(error: BaseException) -> BaseException:

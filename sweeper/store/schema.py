@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -24,14 +25,17 @@ VERSION_TABLE: Final = "sweeper_alembic_version"
 
 metadata: Final = MetaData()
 
+# MySQL's Text and Blob have 64 KiB, and a trial's output may be longer.
+LONG_TEXT: Final = Text().with_variant(LONGTEXT(), "mysql")
+
 studies: Final = Table(
     "sweeper_studies",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(255), nullable=False, unique=True),
-    Column("spec", Text, nullable=False),
+    Column("spec", LONG_TEXT, nullable=False),
     Column("spec_hash", String(64), nullable=False),
-    Column("folder", Text, nullable=False),  # where a task file named by the spec lies
+    Column("folder", LONG_TEXT, nullable=False),  # where a task file named by the spec lies
     Column("version", String(32), nullable=False),
     Column("created", Double, nullable=False),
     Column("state", String(8), nullable=False, server_default="running"),  # StudyState
@@ -104,10 +108,10 @@ results: Final = Table(
     Column("epochs", Integer, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("copied_from", Integer),  # ticket number
-    Column("failure", Text, nullable=False),
+    Column("failure", LONG_TEXT, nullable=False),
     Column("cause", String(16), nullable=False, server_default=""),
     Column("splits", String(32), nullable=False, server_default=""),  # beside validation
-    Column("log", Text, nullable=False),
+    Column("log", LONG_TEXT, nullable=False),
 )
 
 # A study's confirmations, numbered from 1; the tickets of each are a phase of their own.
@@ -124,7 +128,7 @@ confirmations: Final = Table(
     Column("ended", Integer, nullable=False),  # trials of the search that it was chosen from
     Column("settings", JSON, nullable=False),
     Column("candidates", JSON, nullable=False),
-    Column("reason", Text, nullable=False),  # why there is nothing to confirm; "" where there is
+    Column("reason", LONG_TEXT, nullable=False),  # why there is nothing to confirm, or ""
     Column("created", Double, nullable=False),
 )
 
@@ -135,7 +139,7 @@ replicates: Final = Table(
     *_ticket_key(),
     Column("scores", JSON, nullable=False),
     Column("rows", JSON, nullable=False),
-    Column("examples", LargeBinary(2**32 - 1), nullable=False),  # a length for MySQL's sake
+    Column("examples", LargeBinary().with_variant(LONGBLOB(), "mysql"), nullable=False),
 )
 
 # Who may sign in to the service: a token's secret is kept as its digest alone.
@@ -172,6 +176,10 @@ refusals: Final = Table(
     Column("last", Double, nullable=False),
 )
 
+# By its default MySQL may take Ann and ann for one, and know no ε.
+for _table in metadata.tables.values():
+    _table.dialect_kwargs.update(mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin")
+
 
 class now(FunctionElement[float]):  # noqa: N801  (a SQL function, written like sqlalchemy.func's)
     """Seconds since 1970 by the database's own clock, the only one that all workers share."""
@@ -183,6 +191,12 @@ class now(FunctionElement[float]):  # noqa: N801  (a SQL function, written like 
 @compiles(now)
 def _now(*_: Any, **__: Any) -> str:
     return "extract(epoch from clock_timestamp())"
+
+
+@compiles(now, "mysql")
+def _now_mysql(*_: Any, **__: Any) -> str:
+    # Not unix_timestamp(), which goes by the session's time zone and so by its summer time.
+    return "(timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) / 1e6)"
 
 
 @compiles(now, "sqlite")

@@ -16,6 +16,10 @@ DRIVERS: Final = {
     "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mysql+pymysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+    "mariadb+pymysql": "mysql+pymysql",
 }
 
 
@@ -28,14 +32,15 @@ def parse_url(text: str) -> URL:
         url = make_url(text if "://" in text else f"sqlite:///{text}")
     except (ArgumentError, ValueError):
         raise SweeperError(
-            "the storage is not a database URL; allowed: a file path, sqlite:///FILE or "
-            "postgresql://USER@HOST/DATABASE"
+            "the storage is not a database URL; allowed: a file path, sqlite:///FILE, "
+            "postgresql://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"
         ) from None
     if "@" in (url.host or ""):
         raise SweeperError("storage: a password with an @ in it is written with %40 in its place")
     if url.drivername not in DRIVERS:
         raise SweeperError(
-            f"storage: {url.drivername!r} databases are not served; allowed: sqlite, postgresql"
+            f"storage: {url.drivername!r} databases are not served; "
+            "allowed: sqlite, postgresql, mysql"
         )
     if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
         raise SweeperError(
@@ -71,6 +76,11 @@ def with_password(text: str, password: str) -> str:
 def masked(url: URL) -> str:
     """Return the URL as it may be printed: without its password or its query."""
     return url.set(query={}).render_as_string(hide_password=True)
+
+
+def is_mysql(url: URL) -> bool:
+    """Return whether the URL is of MySQL or MariaDB."""
+    return url.get_backend_name() == "mysql"
 
 
 def sqlite_path(url: URL) -> Path | None:
