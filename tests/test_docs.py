@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 import tomllib
 from inspect import signature
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from typer.main import get_command
 
 import sweeper
+from sweeper.cli import main
 from sweeper.cli.app import app
 from sweeper.smoothing import SCHEDULES, SmoothingLoss
 from sweeper.study.load import check_runs, read_study, ready_studies
@@ -19,6 +22,7 @@ from sweeper.study.registration import defaults_of
 from sweeper.study.spec import StudySpec
 from sweeper.tasks import READY
 from sweeper.training import Optimiser
+from tests.conftest import StartSweeper
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -119,3 +123,53 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), (page.name, target)
+
+
+# ---- engines -----------------------------------------------------------------------------
+
+ENGINES = ("engines", "ray", "slurm", "kubernetes", "mysql")
+
+
+def launches(page: str) -> list[str]:
+    """Return the launches that a page shows, without those of a template that it does not."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^    (sweeper launch .*)$", text, flags=re.MULTILINE)
+    return [line for line in shown if "mine.sh.j2" not in line]
+
+
+@pytest.mark.parametrize("line", [line for page in ENGINES for line in launches(page)])
+def test_every_launch_of_the_engines_pages_can_be_planned(
+    line: str,
+    mine: Path,
+    postgresql: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(ROOT / "studies", mine / "studies")
+    for file in ("mine.py", "mine.toml"):
+        (mine / file).rename(mine / "studies" / file)
+    words = [word for word in shlex.split(line) if word != "--dry-run"]
+    results = ["--results", "results"] if "/shared/results" in words else []
+    given = [*words, "--dry-run", "--storage", postgresql, *results]
+    monkeypatch.setattr("sys.argv", given)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code in (None, 0), capsys.readouterr().err
+    assert "Nothing was written." in capsys.readouterr().out
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("page", ["ray", "slurm", "mysql"])
+def test_the_first_launch_of_an_engines_page_runs(
+    page: str, request: pytest.FixtureRequest, start_sweeper: StartSweeper
+) -> None:
+    if page == "ray":
+        pytest.importorskip("ray")
+    if page == "slurm":
+        request.getfixturevalue("slurm")
+    url = request.getfixturevalue({"slurm": "postgresql", "mysql": "mysql"}.get(page, "storage"))
+    _, *words = shlex.split(launches(page)[0])
+    process = start_sweeper(*words, "--trials", 6, "--no-confirm", url=url)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert "best.json" in output
