@@ -51,7 +51,7 @@ def test_any_password_arrives_as_it_is_and_nothing_else_changes(password: str) -
         ("postgresql://u:other@h/d", "storage: the URL has a password already; leave that one"),
         ("postgresql://u@h/d?password=other", "storage: the URL has a password already"),
         ("postgresql://h/d", "storage: postgresql.psycopg://h/d names no user"),
-        ("mysql://u@h/d", "storage: 'mysql' databases are not served"),
+        ("mssql://u@h/d", "storage: 'mssql' databases are not served"),
     ],
 )
 def test_a_url_that_cannot_take_a_password(storage: str, reason: str) -> None:

@@ -288,7 +288,12 @@ def readable_errors(url: URL) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise DatabaseFailed(f"{masked(url)}: {reason(error, LOCK_TIMEOUT_SECONDS)}") from error
-    except (ImportError, OSError) as error:
+    except ImportError as error:
+        package = f"sweeper[{url.get_backend_name()}]"
+        raise DatabaseFailed(
+            f"{masked(url)} cannot be opened: {error}; pip install '{package}' brings its driver"
+        ) from error
+    except OSError as error:
         raise DatabaseFailed(f"{masked(url)} cannot be opened: {error}") from error
 
 
