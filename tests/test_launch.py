@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import sweeper
 from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.execution import launcher
+from sweeper.execution.executors import JobSpec
+from sweeper.execution.executors.local import LocalExecutor, LocalJob
 from sweeper.execution.watched import MAX_ATTEMPTS
 from sweeper.study.progress import Progress
 from tests.conftest import StartSweeper
@@ -211,6 +213,69 @@ def test_workers_that_refuse_end_the_launch_with_their_reason(
             slow, workers=1, storage=storage, results=tmp_path / "r", on_progress=break_task
         )
     assert Study("slow", storage).progress().running == 0
+
+
+def own_workers() -> list[psutil.Process]:
+    """Return the workers that this process has started, and nothing else that it has."""
+    children = psutil.Process().children()
+    return [child for child in children if "worker" in child.cmdline()]
+
+
+class Refusing(LocalExecutor):
+    """Takes no job the second time."""
+
+    asked = 0
+
+    def start(self, spec: JobSpec, count: int) -> Sequence[LocalJob]:
+        type(self).asked += 1
+        if self.asked == 2:
+            raise SweeperError("no room for another")
+        return super().start(spec, count)
+
+
+def test_a_worker_that_cannot_be_replaced_now_is_replaced_later(
+    slow: Path, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(Refusing, "asked", 0)
+    killed: list[int] = []
+
+    def kill_one(progress: Progress) -> None:
+        workers = own_workers()
+        if progress.ended > 2 and not killed and workers:
+            workers[0].kill()
+            killed.append(workers[0].pid)
+
+    study = sweeper.launch(
+        slow,
+        executor=Refusing(),
+        storage=storage,
+        results=tmp_path / "results",
+        on_progress=kill_one,
+    )
+    assert Refusing.asked == 3
+    assert killed
+    check_exact(study, tmp_path, again=1)
+
+
+def test_a_launch_whose_workers_cannot_be_replaced_ends(
+    slow: Path, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Refusing, "asked", 0)
+
+    def kill(_: Progress) -> None:
+        for worker in own_workers():
+            worker.kill()
+
+    with pytest.raises(SweeperError, match="no room for another"):
+        sweeper.launch(
+            slow,
+            workers=1,
+            executor=Refusing(),
+            storage=storage,
+            results=tmp_path / "results",
+            on_progress=kill,
+        )
 
 
 def test_workers_that_keep_dying_end_the_launch(

@@ -1,5 +1,6 @@
 """A launch: starts workers, watches the study until it is finished, and cleans up behind them."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ MAX_DEATHS: Final = 7
 # Before a dead worker is replaced.
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 5.0
+
+_log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
 
@@ -71,7 +74,8 @@ def worker_job(
         command += ["--results", str(results)]
     if timeout is not None:
         command += ["--timeout", f"{timeout:.1f}"]
-    env = {"SWEEPER_STORAGE": storage}
+    # The URL has its password: a machine that has a file of it in its environment is not to look.
+    env = {"SWEEPER_STORAGE": storage, "SWEEPER_PASSWORD_FILE": ""}
     return JobSpec(study, tuple(command), results / study / "logs", env, resources)
 
 
@@ -101,11 +105,28 @@ def _watch(launch: Launch, jobs: list[Job], on_progress: OnProgress) -> Ended:
             jobs.remove(job)
             deaths.count(job, progress.ended + progress.confirmed)
             free_dead(launch.writer, launch.record)
-        if count := deaths.replacements():
-            jobs.extend(launch.executor.start(launch.job(), count))
+        jobs.extend(_replaced(launch, jobs, deaths))
         if not deaths.waiting and all(job.state() is JobState.SUCCEEDED for job in jobs):
             return Ended.FINISHED
         time.sleep(POLL_SECONDS)
+
+
+def _replaced(launch: Launch, jobs: Sequence[Job], deaths: "_Deaths") -> Sequence[Job]:
+    """Start workers in place of dead ones; while others work, an engine may refuse to for a time.
+
+    Raises `SweeperError` where nobody is left.
+    """
+    count = deaths.replacements()
+    if count == 0:
+        return []
+    try:
+        return launch.executor.start(launch.job(), count)
+    except SweeperError as error:
+        if all(job.state().ended for job in jobs):
+            raise
+        _log.warning("%s; asking again", error)
+        deaths.postpone(count)
+        return []
 
 
 class _Deaths:
@@ -137,6 +158,10 @@ class _Deaths:
         count = len(self._due) - len(still)
         self._due = still
         return count
+
+    def postpone(self, count: int) -> None:
+        """Have so many started later, as they could not be now."""
+        self._due += [time.monotonic() + LONGEST_PAUSE] * count
 
 
 def _check_worth(job: Job, in_a_row: int, limit: int) -> None:

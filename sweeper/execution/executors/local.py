@@ -105,5 +105,5 @@ def read_log(path: Path) -> str:
 
 def preview(spec: JobSpec, count: int, what: str) -> str:
     """Return a command line with the names, not the values, of what its environment adds."""
-    needs = ", ".join(spec.env)
+    needs = ", ".join(name for name, value in spec.env.items() if value)
     return f"{count} {what}, with {needs} in the environment:\n{shlex.join(spec.command)}\n"

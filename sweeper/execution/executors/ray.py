@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Final
@@ -29,12 +29,16 @@ LOOK_SECONDS: Final = 0.2
 ANSWER_SECONDS: Final = 10.0
 
 
-def run_command(spec: JobSpec) -> tuple[int, str]:
-    """Run the command on this node; return its exit status and the end of what it printed.
+def run_command(
+    name: str, command: Sequence[str], env: Mapping[str, str], logs: str
+) -> tuple[int, str]:
+    """Run a command on this node; return its exit status and the end of what it printed.
 
-    Where the task is cancelled, and so interrupted, the command is sent SIGTERM.
+    Where the task is cancelled, and so interrupted, the command is sent SIGTERM. Texts are all
+    that is sent, and all that comes back.
     """
-    process, output = started(_here(spec))
+    here = (sys.executable, *command[1:])
+    process, output = started(JobSpec(name, here, _logs_here(name, Path(logs)), env))
     while process.poll() is None:
         try:
             time.sleep(LOOK_SECONDS)
@@ -43,14 +47,13 @@ def run_command(spec: JobSpec) -> tuple[int, str]:
     return process.returncode, read_log(output)[-TAIL:]
 
 
-def _here(spec: JobSpec) -> JobSpec:
-    """Return the command with this node's Python, and a folder for its log that this node has."""
-    command = (sys.executable, *spec.command[1:])
+def _logs_here(name: str, logs: Path) -> Path:
+    """Return the folder for logs, or another where this node cannot have it."""
     try:
-        spec.logs.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return replace(spec, command=command, logs=Path(gettempdir()) / "sweeper" / spec.name)
-    return replace(spec, command=command)
+        return Path(gettempdir()) / "sweeper" / name
+    return logs
 
 
 @dataclass
@@ -115,7 +118,8 @@ class RayExecutor:
             memory=spec.resources.memory and int(spec.resources.memory * 2**30),
             max_retries=-1,  # a lost node is Ray's to replace; a command that fails is ours
         )
-        return [RayJob(ray, run.remote(spec)) for _ in range(count)]
+        given = (spec.name, list(spec.command), dict(spec.env), str(spec.logs))
+        return [RayJob(ray, run.remote(*given)) for _ in range(count)]
 
     def preview(self, spec: JobSpec, count: int) -> str:
         """Return the command line."""
