@@ -13,7 +13,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY sweeper ./sweeper
 COPY studies ./studies
 COPY dashboards ./dashboards
-RUN pip install --no-cache-dir -c constraints.txt ".[postgresql]"
+RUN pip install --no-cache-dir -c constraints.txt ".[postgresql,mysql]"
 
 # A number, so that whoever runs the image can see that it is not root. A new volume on /results
 # takes over that folder's owner.

@@ -159,7 +159,7 @@ def test_the_image_has_torch_first_and_leaves_no_cache() -> None:
     installs = [line for line in instructions("RUN") if "pip install" in line]
     assert all("--no-cache-dir -c constraints.txt" in line for line in installs)
     assert installs[0].endswith('--extra-index-url "$TORCH_INDEX" torch')
-    assert installs[1].endswith('".[postgresql]"')
+    assert installs[1].endswith('".[postgresql,mysql]"')
     [index] = instructions("ARG")
     argument = COMPOSE["x-sweeper"]["build"]["args"]["TORCH_INDEX"]
     assert f"${{{index.replace('=', ':-')}}}" == argument

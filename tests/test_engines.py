@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -307,6 +309,14 @@ def check_kind(given: Any, kind: str, place: str = "") -> None:
 SCALARS: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": float, "object": object}
 
 
+@pytest.mark.parametrize("study", ["digits", "A.b_C-", "9" * 100, "x-" * 50, "Z"])
+def test_a_job_has_a_name_that_kubernetes_allows_and_no_other_has(study: str) -> None:
+    names = {kubernetes.job_name(study) for _ in range(20)}
+    assert len(names) == 20
+    # A label of DNS (RFC 1123), with room for what Kubernetes adds to the pods' names.
+    assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,55}[a-z0-9])?", name) for name in names)
+
+
 # ---- what engines refuse -----------------------------------------------------------------
 
 
@@ -315,6 +325,15 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the only folder in which commands are looked for."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path / "bin"
+
+
+def test_ray_that_is_not_installed_is_named(slow: Path, storage: str) -> None:
+    with (
+        patch.dict("sys.modules", {"ray": None}),
+        pytest.raises(SweeperError, match=r"Ray is not installed; pip install 'sweeper\[ray\]'"),
+    ):
+        sweeper.launch(slow, executor="ray", storage=storage)
+    assert nothing_launched(storage)
 
 
 @pytest.mark.parametrize(("name", "command"), [("slurm", "sbatch"), ("kubernetes", "kubectl")])
@@ -362,6 +381,29 @@ def test_an_engine_that_loses_its_jobs_ends_the_launch(
         sweeper.launch(slow, executor="slurm", storage=postgresql, results=tmp_path / "results")
     study = sweeper.open_study("slow", postgresql)
     assert (study.progress().ended, study.state) == (0, "unfinished")
+    study._store.close()
+
+
+def test_a_launch_whose_jobs_wait_in_a_queue_says_so_and_takes_them_back(
+    bare: Path,
+    slow: Path,
+    postgresql: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("sweeper.execution.launcher.QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr(tools, "LOOK_SECONDS", 0.0)
+    fake_command(bare, "sbatch", "echo 7")
+    state = f"$([ -e {tmp_path}/cancelled ] && echo CANCELLED || echo PENDING)"
+    fake_command(bare, "squeue", f'for n in 0 1; do echo "7_$n {state} (Resources)"; done')
+    fake_command(bare, "scancel", f"echo > {tmp_path}/cancelled")
+    with caplog.at_level("INFO"):
+        study = sweeper.launch(
+            slow, executor="slurm", storage=postgresql, results=tmp_path / "results", timeout=2
+        )
+    assert "slurm: its queue has not come to these jobs yet: 2" in caplog.text
+    assert study.progress().ended == 0
     study._store.close()
 
 

@@ -1,6 +1,7 @@
 """A launch: starts workers, watches the study until it is finished, and cleans up behind them."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 5.0
 
 _log = logging.getLogger(__name__)
+
+# A launch whose jobs still wait then says so.
+QUEUE_SECONDS: Final = 10.0
 
 OnProgress = Callable[[Progress], None]
 
@@ -96,6 +100,7 @@ def run_launch(launch: Launch, on_progress: OnProgress) -> Ended:
 
 def _watch(launch: Launch, jobs: list[Job], on_progress: OnProgress) -> Ended:
     deaths = _Deaths(MAX_DEATHS * launch.workers)
+    silent_until = time.monotonic() + QUEUE_SECONDS
     while True:
         progress = read_progress(launch.reader, launch.record, launch.trials)
         on_progress(progress)
@@ -106,6 +111,11 @@ def _watch(launch: Launch, jobs: list[Job], on_progress: OnProgress) -> Ended:
             deaths.count(job, progress.ended + progress.confirmed)
             free_dead(launch.writer, launch.record)
         jobs.extend(_replaced(launch, jobs, deaths))
+        if time.monotonic() > silent_until and jobs:
+            silent_until = math.inf
+            if all(job.state() is JobState.WAITING for job in jobs):
+                name = launch.executor.traits.name
+                _log.info("%s: its queue has not come to these jobs yet: %d", name, len(jobs))
         if not deaths.waiting and all(job.state() is JobState.SUCCEEDED for job in jobs):
             return Ended.FINISHED
         time.sleep(POLL_SECONDS)

@@ -93,11 +93,12 @@ class RayJob:
         return status, said
 
 
-@dataclass(frozen=True)
+@dataclass
 class RayExecutor:
     """Starts tasks in a cluster that runs at an address, or in one of this machine alone."""
 
     address: str | None = None
+    _connected_here: bool = field(default=False, init=False, repr=False)
 
     @property
     def traits(self) -> Traits:
@@ -130,9 +131,10 @@ class RayExecutor:
         return preview(spec, count, f"tasks of Ray at {at}, {each}")
 
     def close(self) -> None:
-        """Leave the cluster; one of this machine alone ends with that."""
-        if "ray" in sys.modules:
+        """Leave the cluster, if it was entered here; one of this machine alone ends with that."""
+        if self._connected_here:
             sys.modules["ray"].shutdown()
+            self._connected_here = False
 
     def _connected(self) -> Any:
         # Ray would otherwise report its use to its makers, and say so.
@@ -155,6 +157,7 @@ class RayExecutor:
                     logging_level=logging.ERROR,
                     include_dashboard=None if self.address else False,
                 )
+            self._connected_here = True
         return ray
 
 
