@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from filelock import FileLock
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import inspect, text, update
+from sqlalchemy import create_engine, inspect, text, update
 
 from sweeper.errors import SweeperError
 from sweeper.store import database
@@ -270,7 +270,7 @@ class DatabaseContract:
             seconds=0.125,
             copied_from=0,
             failure="line 1\nline 2: 50 %",
-            log="ε\n",
+            log="ε\n" * 100_000,  # more than MySQL's own text takes
         )
         write_result(store, ticket, given)
         found = read_result(store, study, 0)
@@ -521,6 +521,15 @@ class DatabaseContract:
         study.add_trial(create_trial(value=-99.0, params=point, distributions=space))
         return study
 
+    def test_names_that_differ_in_a_capital_are_of_two_studies(self, store: Store) -> None:
+        for name in ("Ann", "ann"):
+            new_study(store, name=name)
+            create_optuna_study(store, name)
+        assert {study.name for study in all_studies(store)} == {"Ann", "ann"}
+        assert get_study(store, "ann").name == "ann"
+        with pytest.raises(SweeperError, match="no study 'ANN'"):
+            get_study(store, "ANN")
+
     def test_tickets_are_counted(self, store: Store) -> None:
         study = new_study(store)
         dead = take(store, study, "dead")
@@ -562,6 +571,16 @@ class TestMysql(DatabaseContract):
     @pytest.fixture
     def url(self, mysql: str) -> str:
         return mysql
+
+    @pytest.mark.parametrize("made", [1, 5, len(metadata.tables)])
+    def test_a_creation_that_was_killed_is_gone_on_with(self, mysql: str, made: int) -> None:
+        engine = create_engine(mysql)
+        metadata.create_all(engine, tables=metadata.sorted_tables[:made])
+        engine.dispose()
+        store = open_writer(mysql)
+        new_study(store)
+        assert inspect(store.engine).has_table(VERSION_TABLE)
+        store.close()
 
 
 class TestPostgresql(DatabaseContract):
