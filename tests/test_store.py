@@ -526,6 +526,7 @@ class DatabaseContract:
             new_study(store, name=name)
             create_optuna_study(store, name)
         assert {study.name for study in all_studies(store)} == {"Ann", "ann"}
+        assert set(optuna.get_all_study_names(store.storage)) == {"Ann", "ann"}
         assert get_study(store, "ann").name == "ann"
         with pytest.raises(SweeperError, match="no study 'ANN'"):
             get_study(store, "ANN")
