@@ -43,6 +43,7 @@ def test_the_wheel_holds_what_is_read_at_run_time_and_no_tests(unpacked: Path) -
         "sweeper/py.typed",
         "sweeper/_shipped/studies/digits.toml",
         "sweeper/_shipped/dashboards/trade-offs.toml",
+        "sweeper/execution/executors/templates/slurm.sh.j2",
         "sweeper/report/templates/page.html",
         "sweeper/store/migrations/env.py",
     } <= held
