@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -217,8 +218,12 @@ def test_workers_that_refuse_end_the_launch_with_their_reason(
 
 def own_workers() -> list[psutil.Process]:
     """Return the workers that this process has started, and nothing else that it has."""
-    children = psutil.Process().children()
-    return [child for child in children if "worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            if "worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 class Refusing(LocalExecutor):
@@ -265,7 +270,8 @@ def test_a_launch_whose_workers_cannot_be_replaced_ends(
 
     def kill(_: Progress) -> None:
         for worker in own_workers():
-            worker.kill()
+            with suppress(psutil.Error):
+                worker.kill()
 
     with pytest.raises(SweeperError, match="no room for another"):
         sweeper.launch(
