@@ -271,20 +271,19 @@ class MysqlServer:
         self._until_it_answers()
 
     def _until_it_answers(self) -> None:
+        assert self._process is not None
         engine = create_engine(self.url.removesuffix("/test"))
         for _ in range(600):
             try:
                 with engine.connect() as connection:
                     connection.execute(text("create database if not exists test"))
-                break
+                engine.dispose()
+                return
             except OperationalError:
-                assert self._process is not None
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.1)
                     break
-        else:
-            raise AssertionError((self._folder / "log").read_text())
-        engine.dispose()
+        raise AssertionError((self._folder / "log").read_text())
 
     def stop(self) -> None:
         """Stop the server: every connection is cut."""

@@ -77,6 +77,8 @@ def running_slurm() -> Iterator[dict[str, str]]:
             log.close()
         _until_idle(env, folder)
         yield env
+        everyone = ["scancel", f"--user={getpass.getuser()}"]
+        subprocess.run(everyone, env={**os.environ, **env}, check=True)
     finally:
         for process in reversed(processes):
             process.terminate()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
 import psutil
@@ -17,8 +17,16 @@ from sqlalchemy import create_engine, inspect
 
 import sweeper
 from sweeper.api import Study
+from sweeper.cli import options
 from sweeper.errors import SweeperError
-from sweeper.execution.executors import JobSpec, Resources, kubernetes, make_executor, tools
+from sweeper.execution.executors import (
+    NAMES,
+    JobSpec,
+    Resources,
+    kubernetes,
+    make_executor,
+    tools,
+)
 from tests.conftest import StartSweeper
 from tests.engines import ROOT, fake_command, fake_kubectl
 from tests.test_launch import SLOW, check_exact, wait_until
@@ -466,6 +474,11 @@ def test_a_manifest_that_is_no_job_is_refused(
     with pytest.raises(SweeperError, match=expected):
         sweeper.launch(slow, executor=make_executor("kubernetes", template), storage=postgresql)
     assert nothing_launched(postgresql)
+
+
+def test_the_command_line_knows_every_executor_and_no_other() -> None:
+    choices, _ = get_args(options.ExecutorName)
+    assert get_args(choices) == NAMES
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 from sweeper.api.study import Study, open_study
 from sweeper.errors import SweeperError
 from sweeper.execution.executors import Executor, JobSpec, Resources, make_executor
-from sweeper.execution.launcher import Launch, run_launch, worker_job
+from sweeper.execution.launcher import Launch, limited, run_launch, worker_job
 from sweeper.report import small_figures
 from sweeper.store.database import (
     OUTAGE_SECONDS,
@@ -75,7 +75,8 @@ def plan_launch(
     crew = _crew(executor, workers, storage)
     points = plan(file.spec, defaults_of(file))
     ended = _ended(file, storage)
-    submission = crew.executor.preview(crew.job(file.name, file.spec, Path(results)), crew.workers)
+    job = crew.job(file.name, file.spec, Path(results), storage)
+    submission = crew.executor.preview(job, crew.workers)
     return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points, submission)
 
 
@@ -108,7 +109,7 @@ def launch(
     file = _read(study, trials, pack, confirm)
     check_place(storage)
     seconds = timeout or file.spec.budget.timeout
-    job = crew.job(file.name, file.spec, Path(results), storage=storage, timeout=seconds)
+    job = crew.job(file.name, file.spec, Path(results), storage)
     with closing(crew.executor):
         crew.executor.check(job, crew.workers)
         with closing(open_writer(storage)) as writer:
@@ -117,7 +118,7 @@ def launch(
             if not detach:
                 _to_the_end(writer, opened, record, crew, seconds, Path(results), on_progress)
             elif crew.executor.traits.survives:
-                crew.executor.start(job, crew.workers)
+                crew.executor.start(limited(job, seconds), crew.workers)
     return opened
 
 
@@ -156,7 +157,7 @@ def confirm(
     _check_launch(timeout, Path(results))
     opened = open_study(name, storage)
     opened.check_confirmable()
-    job = crew.job(name, opened.spec, Path(results), storage=storage, timeout=timeout)
+    job = crew.job(name, opened.spec, Path(results), storage)
     with closing(crew.executor):
         crew.executor.check(job, crew.workers)
         with closing(open_writer(storage)) as writer:
@@ -216,12 +217,10 @@ def _run(
             writer=writer,
             reader=replace(study._store, outage_seconds=OUTAGE_SECONDS),
             record=record,
-            storage=absolute(study.storage),
             trials=study.spec.budget.trials,
             workers=crew.workers,
             executor=crew.executor,
-            results=results.absolute(),
-            resources=_resources(study.spec),
+            job=crew.job(record.name, study.spec, results, study.storage),
             deadline=deadline,
         ),
         on_progress,
@@ -235,24 +234,12 @@ class _Crew:
     executor: Executor
     workers: int
 
-    def job(
-        self,
-        name: str,
-        spec: StudySpec,
-        results: Path,
-        *,
-        storage: str = DEFAULT_STORAGE,
-        timeout: float | None = None,
-    ) -> JobSpec:
+    def job(self, name: str, spec: StudySpec, results: Path, storage: str) -> JobSpec:
         """Return how one of them is started."""
+        asked = spec.resources
+        needs = Resources(asked.cpus or spec.task.threads, asked.gpus, asked.memory)
         return worker_job(
-            name,
-            self.workers,
-            results.absolute(),
-            self.executor,
-            _resources(spec),
-            storage=absolute(storage),
-            timeout=timeout,
+            name, self.workers, results.absolute(), self.executor, needs, absolute(storage)
         )
 
 
@@ -274,14 +261,10 @@ def _crew(
             f"executor {traits.name}: workers on several machines cannot share an SQLite file; "
             "name a server with --storage, postgresql://USER@HOST/DATABASE"
         )
-    if detach and traits.name in ("inline", "ray"):
+    # `local` starts nobody then: the workers are those that somebody starts elsewhere.
+    if detach and not traits.survives and traits.name != "local":
         raise SweeperError(f"detach: what {traits.name} runs ends with the launch; leave it out")
     return _Crew(chosen, count)
-
-
-def _resources(spec: StudySpec) -> Resources:
-    asked = spec.resources
-    return Resources(asked.cpus or spec.task.threads, asked.gpus, asked.memory)
 
 
 def _check_launch(timeout: float | None, results: Path) -> None:

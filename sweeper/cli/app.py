@@ -120,7 +120,7 @@ def launch(
             f"study {done.name} is launched: {plan.trials} trials, {plan.ended} ended. "
             + (
                 f"{executor} has its workers; sweeper status {done.name} says how far they are"
-                if executor in ("slurm", "kubernetes")
+                if chosen.traits.survives
                 else f"Workers take it up: sweeper worker {done.name}"
             )
         )

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -35,52 +35,42 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launch needs: `storage` is the database in full, for the workers' environment."""
+    """What a launch needs; `job` is how one of its workers is started."""
 
     writer: Store
     reader: Store
     record: StudyRecord
-    storage: str
     trials: int
     workers: int
     executor: Executor
-    results: Path  # absolute: workers keep their checkpoints there
-    resources: Resources = field(default_factory=Resources)
+    job: JobSpec
     deadline: float | None = None  # time.monotonic() seconds
 
-    def job(self) -> JobSpec:
-        """Return how a worker is started now."""
+    def start(self, count: int) -> Sequence[Job]:
+        """Start so many workers, for the time that is left."""
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-        return worker_job(
-            self.record.name,
-            self.workers,
-            self.results,
-            self.executor,
-            self.resources,
-            storage=self.storage,
-            timeout=left,
-        )
+        return self.executor.start(limited(self.job, left), count)
 
 
 def worker_job(
-    study: str,
-    workers: int,
-    results: Path,
-    executor: Executor,
-    resources: Resources,
-    *,
-    storage: str = "",
-    timeout: float | None = None,
+    study: str, workers: int, results: Path, executor: Executor, resources: Resources, storage: str
 ) -> JobSpec:
-    """Return how one of so many workers on a study is started, for `timeout` seconds at most."""
+    """Return how one of so many workers on a study is started.
+
+    `results`, absolute, is where they keep their checkpoints; `storage` is the database in full.
+    """
     command = [sys.executable, "-m", "sweeper", "worker", study, "--workers", str(workers)]
     if executor.traits.files:
         command += ["--results", str(results)]
-    if timeout is not None:
-        command += ["--timeout", f"{timeout:.1f}"]
     # The URL has its password: a machine that has a file of it in its environment is not to look.
     env = {"SWEEPER_STORAGE": storage, "SWEEPER_PASSWORD_FILE": ""}
     return JobSpec(study, tuple(command), results / study / "logs", env, resources)
+
+
+def limited(job: JobSpec, seconds: float | None) -> JobSpec:
+    """Return the job of a worker that leaves after so many seconds, None for no limit."""
+    limit = () if seconds is None else ("--timeout", f"{seconds:.1f}")
+    return replace(job, command=(*job.command, *limit))
 
 
 def run_launch(launch: Launch, on_progress: OnProgress) -> Ended:
@@ -89,7 +79,7 @@ def run_launch(launch: Launch, on_progress: OnProgress) -> Ended:
     Raises `SweeperError` where workers refuse to work or keep dying.
     """
     free_dead(launch.writer, launch.record)
-    jobs = list(launch.executor.start(launch.job(), launch.workers))
+    jobs = list(launch.start(launch.workers))
     try:
         return _watch(launch, jobs, on_progress)
     except KeyboardInterrupt:
@@ -130,7 +120,7 @@ def _replaced(launch: Launch, jobs: Sequence[Job], deaths: "_Deaths") -> Sequenc
     if count == 0:
         return []
     try:
-        return launch.executor.start(launch.job(), count)
+        return launch.start(count)
     except SweeperError as error:
         if all(job.state().ended for job in jobs):
             raise

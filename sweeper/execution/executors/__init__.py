@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 from sweeper.errors import SweeperError, nearest
 from sweeper.execution.executors import kubernetes, slurm
@@ -14,10 +14,9 @@ from sweeper.execution.executors.ray import RayExecutor
 from sweeper.execution.executors.slurm import SlurmExecutor
 from sweeper.execution.executors.templates import Template
 
-ExecutorName = Literal["inline", "local", "ray", "slurm", "kubernetes"]
-__all__ = ["NAMES", "Executor", "ExecutorName", "JobSpec", "Resources", "make_executor"]
+__all__ = ["NAMES", "Executor", "JobSpec", "Resources", "make_executor"]
 
-NAMES: Final[tuple[str, ...]] = get_args(ExecutorName)
+NAMES: Final = ("inline", "local", "ray", "slurm", "kubernetes")
 
 
 def make_executor(
