@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := sweeper tests benchmarks studies
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint types floors unit browser compose clock proxy slurm mariadb format clean
+.PHONY: help sweep test lint types layers unit browser compose clock proxy slurm mariadb format clean
 
 help:
 	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -16,7 +16,7 @@ help:
 sweep: .venv/ready
 	$(BIN)/sweeper launch studies/digits.toml
 
-test: lint types floors unit
+test: lint types layers unit
 
 lint: .venv/dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -25,7 +25,7 @@ lint: .venv/dev
 types: .venv/dev
 	$(BIN)/mypy
 
-floors: .venv/dev
+layers: .venv/dev
 	$(BIN)/lint-imports
 
 unit: .venv/dev browser compose clock proxy slurm mariadb

@@ -24,7 +24,7 @@ from sweeper.study.plan import plan
 from sweeper.study.space import smoothing_of
 from sweeper.tasks.digits import digits
 from sweeper.training import Evaluation, Task, TrainingRun, train
-from sweeper.training.pack import Pack
+from sweeper.training.packed.pack import Pack
 
 Floats = NDArray[np.float64]
 SIZE: Final = 16

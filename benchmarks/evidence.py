@@ -28,10 +28,10 @@ import pandas as pd
 import torch
 
 from benchmarks.simulation import Simulated, World, world
+from sweeper.confirmation.intervals import Floats, interval, two_way
 from sweeper.errors import SweeperError
 from sweeper.scoring import examples, score
 from sweeper.smoothing import Smoothing
-from sweeper.study.intervals import Floats, interval, two_way
 from sweeper.tasks.digits import digits
 from sweeper.training.loop import train
 from sweeper.training.run import TrainingRun

@@ -14,12 +14,12 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, insert, select, text, update
 
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
 from sweeper.store.database import Store
 from sweeper.store.schema import epochs, results, tickets
 from sweeper.store.studies import StudyRecord
 from sweeper.study.trials import TICKET
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 
 # How many trials are run, for the others to be copied from.
 REAL: Final = 32

@@ -21,12 +21,12 @@ from optuna.storages import RDBStorage
 from torch.nn import functional
 
 from benchmarks import surface
-from sweeper.execution import attempt, worker
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
 from sweeper.smoothing import SCHEDULES, Smoothing
 from sweeper.store.database import open_writer
 from sweeper.training.run import TrainingRun
+from sweeper.worker import attempt, worker
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 
 # One that takes longer to open the database has died, and is not waited for.
 OPEN_SECONDS: Final = 10.0

@@ -35,7 +35,7 @@ from sweeper.smoothing import SCHEDULES, Smoothing
 from sweeper.study.sampler import REPORTS
 from sweeper.tasks.digits import digits
 from sweeper.training import Evaluation, Task, TrainingRun, train
-from sweeper.training.pack import Pack
+from sweeper.training.packed.pack import Pack
 
 Floats = NDArray[np.float64]
 

@@ -45,9 +45,8 @@ def main() -> None:
         print(*(f"{value:.1f}" for value in runs[-1]), file=sys.stderr, flush=True)
     print(f"| {' | '.join(COLUMNS)} |")
     print(f"|{' --- |' * len(COLUMNS)}")
-    print(
-        f"| {' | '.join(f'{statistics.median(column):.1f}' for column in zip(*runs, strict=True))} |"
-    )
+    medians = [statistics.median(column) for column in zip(*runs, strict=True)]
+    print(f"| {' | '.join(f'{value:.1f}' for value in medians)} |")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ import torch
 from torch.nn import functional
 
 from sweeper.api import Study
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import open_writer
 from sweeper.study.load import read_study
@@ -32,6 +30,8 @@ from sweeper.study.registration import register
 from sweeper.tasks.digits import digits
 from sweeper.training.loop import train as train_task
 from sweeper.training.run import Evaluation, TrainingRun
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 
 STUDY = """
 [study]

@@ -25,8 +25,8 @@ from torch import nn
 from sweeper.smoothing import Smoothing
 from sweeper.tasks.digits import digits
 from sweeper.training import Splits, Task, TrainingRun, train
-from sweeper.training.pack import Pack
-from sweeper.training.stack import Member
+from sweeper.training.packed.pack import Pack
+from sweeper.training.packed.stack import Member
 from sweeper.training.task import Optimiser
 
 

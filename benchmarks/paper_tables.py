@@ -28,9 +28,9 @@ import torch
 from sklearn.datasets import make_classification
 from torch import Tensor, nn
 
+from sweeper.confirmation.intervals import Floats, Interval, redrawn
 from sweeper.scoring import examples, expected_calibration_error, fit_temperature, score
 from sweeper.smoothing import Smoothing
-from sweeper.study.intervals import Floats, Interval, redrawn
 from sweeper.tasks.digits import digits
 from sweeper.training import Optimiser, Splits, Task, TrainingRun, train
 

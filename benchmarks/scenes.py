@@ -13,12 +13,12 @@ from benchmarks import surface
 from benchmarks.databases import empty_database
 from benchmarks.filled import fill
 from sweeper.api import Study
-from sweeper.execution.worker import Terms
 from sweeper.store.database import Store, open_writer
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
+from sweeper.worker.worker import Terms
 
 NAME: Final = "scale"
 STUDY: Final = """

@@ -25,9 +25,9 @@ from torch.nn import functional
 
 from sweeper.scoring import score
 from sweeper.scoring.calibration import BINS, add_class_gaps
-from sweeper.scoring.inputs import blocks
 from sweeper.scoring.ranking import ranking
 from sweeper.scoring.samples import judged, spread
+from sweeper.scoring.score_inputs import blocks
 from sweeper.scoring.selective import ranked_area
 from sweeper.scoring.temperature import cross_fitted, fitted_beta, halved
 

@@ -18,10 +18,10 @@ import pandas as pd
 from optuna.trial import TrialState, create_trial
 
 from benchmarks.landscape import Columns, Floats, Landscape, rows
+from sweeper.confirmation.shortlist import shortlist
 from sweeper.study.plan import plan
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.sampler import REPORTS, make_pruner, propose, warmup_steps
-from sweeper.study.shortlist import shortlist
 from sweeper.study.space import Point, acting, canonical, distributions, smoothing_of
 from sweeper.study.spec import Metric, StudySpec
 from sweeper.study.trials import STATES, read_anew

@@ -24,15 +24,15 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sweeper.study.confirmation import Assignment, fresh
-from sweeper.study.evidence import Evidence, Replicate
-from sweeper.study.intervals import Floats, redrawn
+from sweeper.confirmation.design import Assignment, fresh
+from sweeper.confirmation.evidence import Evidence, Replicate
+from sweeper.confirmation.intervals import Floats, redrawn
+from sweeper.confirmation.shortlist import candidates, eligible
+from sweeper.confirmation.verdict import verdict
 from sweeper.study.plan import plan
 from sweeper.study.results import TRIAL_COLUMNS
-from sweeper.study.shortlist import candidates, eligible
 from sweeper.study.space import canonical, from_unit, smoothing_of
 from sweeper.study.spec import StudySpec
-from sweeper.study.verdict import verdict
 
 Point = Mapping[str, Any]
 Tail = Literal["none", "left", "right"]

@@ -11,13 +11,13 @@ from typing import Any, Final, Literal
 import pandas as pd
 import yaml
 
+from sweeper.confirmation.evidence import COMPARED, Evidence
+from sweeper.confirmation.verdict import Verdict
 from sweeper.errors import Conflict, SweeperError
 from sweeper.smoothing import to_uniform
-from sweeper.study.evidence import COMPARED, Evidence
 from sweeper.study.results import SCORES, baseline, best
 from sweeper.study.space import acting, hparams_of
 from sweeper.study.spec import canonical_json, digest
-from sweeper.study.verdict import Verdict
 
 Format = Literal["json", "yaml", "python"]
 FORMATS: Final[tuple[Format, ...]] = ("json", "yaml", "python")

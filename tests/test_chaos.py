@@ -17,15 +17,15 @@ from sqlalchemy import create_engine, text
 import sweeper
 from sweeper.api import Study
 from sweeper.errors import SweeperError
-from sweeper.execution import attempt
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
 from sweeper.store import database
 from sweeper.store.database import open_writer
 from sweeper.store.records import write_epoch
 from sweeper.store.tickets import claim
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
+from sweeper.worker import attempt
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 from tests.conftest import Server, empty_database
 from tests.test_checkpoints import RESUMABLE, steps
 from tests.test_outage import cut
@@ -40,8 +40,8 @@ ROUNDS, WORKERS = 20, 8
 STARTS = """
 import os, sys
 from pathlib import Path
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 from sweeper.store.database import open_writer
 from sweeper.study.load import read_study
 from sweeper.study.registration import register

@@ -17,9 +17,6 @@ from torch.nn import functional
 
 import sweeper
 from sweeper.api import Study
-from sweeper.execution import files
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
 from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import open_writer
@@ -39,6 +36,9 @@ from sweeper.training.checkpoints import (
 from sweeper.training.loop import load_splits, predict, train
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.task import Optimiser, Task
+from sweeper.worker import trial_files
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 from tests.test_worker import StopAfter
 
 Write = Callable[..., Path]
@@ -338,8 +338,8 @@ def test_a_folder_that_takes_no_checkpoint_costs_no_trial(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(files, "SECONDS", 0.0)
-    monkeypatch.setattr(files, "TIMES", 0)
+    monkeypatch.setattr(trial_files, "SECONDS", 0.0)
+    monkeypatch.setattr(trial_files, "TIMES", 0)
     folder = tmp_path / "results" / "quick"
     folder.mkdir(parents=True)
     (folder / "checkpoints").write_text("a file in its place")
@@ -352,7 +352,7 @@ def test_a_folder_that_takes_no_checkpoint_costs_no_trial(
 def test_a_state_that_cannot_be_kept_fails_its_trial_by_name(
     write_study: Write, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "SECONDS", 0.0)
+    monkeypatch.setattr(trial_files, "SECONDS", 0.0)
     file = write_study(RESUMABLE.format(trace=tmp_path / "trace", trials=1))
     task = tmp_path / "quick.py"
     task.write_text(task.read_text().replace('"epoch": epoch, "model"', '"bad": {1}, "model"'))
@@ -369,10 +369,10 @@ def test_a_confirmation_goes_on_from_no_trials_checkpoint(tmp_path: Path) -> Non
     evaluation = Evaluation(torch.eye(2), labels, 0.5, state=lambda: {"epochs": 2})
     epoch = Epoch(2, evaluation, score(torch.eye(2), labels), 0.1, 1.0)
     trial, again = (Ticket(1, phase, 3, None, "w", 1, 1) for phase in ("search", "confirm-1"))
-    of_studies = files.TrialFiles(tmp_path, "study")
-    files.Checkpoints(of_studies, trial).write(epoch)
-    assert files.Checkpoints(of_studies, trial).load() is not None
-    assert files.Checkpoints(of_studies, again).load() is None
+    of_studies = trial_files.TrialFiles(tmp_path, "study")
+    trial_files.Checkpoints(of_studies, trial).write(epoch)
+    assert trial_files.Checkpoints(of_studies, trial).load() is not None
+    assert trial_files.Checkpoints(of_studies, again).load() is None
     # Not even from a file that has its name.
     of_studies.checkpoint(trial).rename(of_studies.checkpoint(again))
-    assert files.Checkpoints(of_studies, again).load() is None
+    assert trial_files.Checkpoints(of_studies, again).load() is None

@@ -19,9 +19,9 @@ import pytest
 from sweeper import api
 from sweeper.cli import main, options
 from sweeper.cli.progress import Clock, words
-from sweeper.execution import watched
 from sweeper.store.urls import DEFAULT_STORAGE
 from sweeper.study.progress import Progress
+from sweeper.worker import watched
 from tests.conftest import STUDY
 
 Write = Callable[..., Path]
@@ -406,7 +406,7 @@ import sys
 from sweeper.execution import worker
 from sweeper.smoothing import Smoothing
 from sweeper.training import Optimiser, Splits, Task, TrainingRun, train
-from sweeper.training.pack import train_packed
+from sweeper.training.packed.pack import train_packed
 import torch
 
 rows = torch.rand(4, 2), torch.tensor([0, 1, 0, 1])

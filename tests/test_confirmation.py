@@ -14,10 +14,8 @@ from sqlalchemy import select, update
 
 from sweeper import api
 from sweeper.api import Study
+from sweeper.confirmation.design import Assignment, examined, replicate_of, to_confirm
 from sweeper.errors import SweeperError
-from sweeper.execution.opened import open_for_work
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Ended, Terms, work
 from sweeper.export import digest_of
 from sweeper.scoring import score
 from sweeper.smoothing import SCHEDULES
@@ -26,11 +24,13 @@ from sweeper.store.records import read_results
 from sweeper.store.schema import confirmations, replicates, studies, tickets
 from sweeper.store.studies import get_study
 from sweeper.store.tickets import laid_points, ticket_states
-from sweeper.study.confirmation import Assignment, examined, replicate_of, to_confirm
 from sweeper.study.load import read_study
 from sweeper.study.objective import Epoch, Failed
 from sweeper.study.registration import register
 from sweeper.training.run import Evaluation
+from sweeper.worker.open_study import open_for_work
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Ended, Terms, work
 from tests.conftest import QUICK
 from tests.test_cli import run as command
 

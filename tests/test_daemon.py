@@ -16,15 +16,15 @@ import sweeper
 from sweeper.api import Study
 from sweeper.cli import main
 from sweeper.errors import SweeperError
-from sweeper.execution import lease
-from sweeper.execution.lease import GAVE_UP, Pace
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Ended, Terms, work
 from sweeper.store.database import Store, open_writer
 from sweeper.store.schema import studies
 from sweeper.store.tickets import Ticket, ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
+from sweeper.worker import leases
+from sweeper.worker.leases import GAVE_UP, Pace
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Ended, Terms, work
 from tests.conftest import StartSweeper
 from tests.test_checkpoints import steps
 
@@ -303,10 +303,10 @@ def test_an_epoch_may_take_ten_times_the_median() -> None:
 
 
 def test_waiting_for_the_database_is_not_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "FIRST_EPOCH_SECONDS", 0.0)
-    monkeypatch.setattr(lease, "HUNG_SECONDS", 0.0)
-    monkeypatch.setattr(lease, "HUNG_EPOCHS", 0)
-    vigil = lease.Vigil(Ticket(1, "search", 0, None, "w", 1, 1), Pace())
+    monkeypatch.setattr(leases, "FIRST_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "HUNG_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "HUNG_EPOCHS", 0)
+    vigil = leases.Vigil(Ticket(1, "search", 0, None, "w", 1, 1), Pace())
     seen = [vigil.hung]
     for happens in (vigil.epoch_begins, vigil.epoch_ended, vigil.epoch_begins, vigil.rests):
         happens()

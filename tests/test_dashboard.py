@@ -14,8 +14,8 @@ from optuna_dashboard._app import create_app
 
 import sweeper
 from sweeper import Study, SweeperError, api, service
+from sweeper.report.optuna_dashboard import note
 from sweeper.store.database import open_reader
-from sweeper.study.note import note
 from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
 from tests.conftest import QUICK, STUDY
 from tests.serving import Answer, Site, database, serve

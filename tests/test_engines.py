@@ -19,7 +19,7 @@ import sweeper
 from sweeper.api import Study
 from sweeper.cli import options
 from sweeper.errors import SweeperError
-from sweeper.execution.executors import (
+from sweeper.executors import (
     NAMES,
     JobSpec,
     Resources,
@@ -381,7 +381,7 @@ def test_an_engine_that_hangs_is_given_up(
 def test_an_engine_that_loses_its_jobs_ends_the_launch(
     bare: Path, slow: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sweeper.execution.launcher.MAX_DEATHS", 1)
+    monkeypatch.setattr("sweeper.worker.launcher.MAX_DEATHS", 1)
     monkeypatch.setattr(tools, "LOOK_SECONDS", 0.0)
     fake_command(bare, "sbatch", "echo 7")
     fake_command(bare, "squeue", "echo 'error: Invalid job id specified' >&2; exit 1")
@@ -400,7 +400,7 @@ def test_a_launch_whose_jobs_wait_in_a_queue_says_so_and_takes_them_back(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("sweeper.execution.launcher.QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr("sweeper.worker.launcher.QUEUE_SECONDS", 0.0)
     monkeypatch.setattr(tools, "LOOK_SECONDS", 0.0)
     fake_command(bare, "sbatch", "echo 7")
     state = f"$([ -e {tmp_path}/cancelled ] && echo CANCELLED || echo PENDING)"

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.simulation import Simulated, World, world
-from sweeper.study.intervals import two_way
+from sweeper.confirmation.intervals import two_way
 
 CHANCE = 0.001
 RUN_SD = 0.015

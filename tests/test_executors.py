@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from sweeper.execution.executors import Executor, JobSpec, Resources, make_executor
-from sweeper.execution.executors.base import Job, JobState
+from sweeper.executors import Executor, JobSpec, Resources, make_executor
+from sweeper.executors.base import Job, JobState
 from tests.engines import ROOT, fake_kubectl
 
 pytestmark = pytest.mark.chaos

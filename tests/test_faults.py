@@ -41,9 +41,9 @@ import os, sys, threading
 from dataclasses import replace
 from pathlib import Path
 from sweeper.execution import files
-from sweeper.execution.presence import free_dead
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
+from sweeper.worker.presence import free_dead
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 from sweeper.store.database import Store, open_writer
 from sweeper.study.load import read_study
 from sweeper.study.registration import register

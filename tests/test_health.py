@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sweeper.study.evidence import Evidence
-from sweeper.study.health import health
+from sweeper.confirmation.diagnostics import health
+from sweeper.confirmation.evidence import Evidence
+from sweeper.confirmation.verdict import verdict
 from sweeper.study.spec import Range, Space
-from sweeper.study.verdict import verdict
 from tests.test_report_evidence import make_evidence
 from tests.test_report_frames import FAILED, frame, make_trial
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.study.intervals import (
+from sweeper.confirmation.intervals import (
     LEVEL,
     POWER,
     Floats,

@@ -15,16 +15,16 @@ import pytest
 
 import sweeper
 from sweeper.api import Study
+from sweeper.confirmation.evidence import Evidence
 from sweeper.errors import SweeperError
 from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
 from sweeper.store.records import read_epochs
 from sweeper.store.studies import get_study
-from sweeper.study.evidence import Evidence
 from sweeper.study.load import read_study
 from sweeper.study.results import SCORES
 from sweeper.training.loop import train
-from sweeper.training.pack import train_packed
+from sweeper.training.packed.pack import train_packed
 from sweeper.training.run import TrainingRun
 from tests.conftest import StartSweeper
 

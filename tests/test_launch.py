@@ -16,11 +16,11 @@ import pytest
 import sweeper
 from sweeper.api import Study
 from sweeper.errors import SweeperError
-from sweeper.execution import launcher
-from sweeper.execution.executors import JobSpec
-from sweeper.execution.executors.local import LocalExecutor, LocalJob
-from sweeper.execution.watched import MAX_ATTEMPTS
+from sweeper.executors import JobSpec
+from sweeper.executors.local import LocalExecutor, LocalJob
 from sweeper.study.progress import Progress
+from sweeper.worker import launcher
+from sweeper.worker.watched import MAX_ATTEMPTS
 from tests.conftest import StartSweeper
 
 Write = Callable[..., Path]

@@ -12,14 +12,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from sweeper.api import Study
 from sweeper.errors import SweeperError
-from sweeper.execution import attempt
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms
-from sweeper.execution.worker import work as run_worker
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.retry import is_transient
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
+from sweeper.worker import attempt
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms
+from sweeper.worker.worker import work as run_worker
 
 Write = Callable[..., Path]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from sweeper import Smoothing
 from sweeper.smoothing import SCHEDULES
 from sweeper.training import Evaluation, Optimiser, Splits, Task, TrainingRun, train
-from sweeper.training.pack import Pack
-from sweeper.training.stack import Member
-from sweeper.training.stacking import Unstackable
+from sweeper.training.packed.pack import Pack
+from sweeper.training.packed.stack import Member
+from sweeper.training.packed.stacking import Unstackable
 
 CLASSES, ROWS = 5, 44
 # One of each schedule, adaptive ones too, and ε = 0.

@@ -9,15 +9,15 @@ import pytest
 
 import sweeper
 from sweeper.api import Study, replay
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Ended, Terms, work
 from sweeper.store.database import Store, open_writer
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import claim, count_open, free_leases
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
-from sweeper.training.pack import Given, Pack
-from sweeper.training.stack import Member
+from sweeper.training.packed.pack import Given, Pack
+from sweeper.training.packed.stack import Member
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Ended, Terms, work
 
 Write = Callable[..., Path]
 

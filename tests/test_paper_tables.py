@@ -37,9 +37,9 @@ from benchmarks.paper_tables import (
     table_text,
     task_of,
 )
+from sweeper.confirmation.intervals import Interval
 from sweeper.scoring import fit_temperature
 from sweeper.smoothing import Smoothing
-from sweeper.study.intervals import Interval
 from sweeper.training import derive_seed
 from sweeper.training.loop import load_splits
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from sweeper import api
-from sweeper.shipped import shipped
+from sweeper.bundled import bundled_folder
 from tests.conftest import StartSweeper
 from tests.serving import Answer, Site
 from tests.test_serve import serving
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 def written(folder: Path, ports: list[int], plain: int, tls: int) -> Path:
     """Write the file that ships into an nginx of its own, with these ports, names and files."""
-    text = (shipped("dashboards") / "nginx.conf").read_text()
+    text = (bundled_folder("dashboards") / "nginx.conf").read_text()
     for old, new in (
         ("127.0.0.1:8081", f"127.0.0.1:{ports[0]}"),
         ("127.0.0.1:8082", f"127.0.0.1:{ports[1]}"),

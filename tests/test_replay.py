@@ -18,11 +18,11 @@ import sweeper
 from sweeper.api import Study, replay
 from sweeper.cli import main
 from sweeper.errors import SweeperError
-from sweeper.execution.comparison import Difference, Given, compare, unlike
-from sweeper.execution.stopping import StopRequest
+from sweeper.replaying.comparison import Difference, Given, compare, unlike
 from sweeper.store.database import open_reader, open_writer
 from sweeper.store.schema import epochs, results, studies
 from sweeper.store.tickets import SEARCH
+from sweeper.worker.stopping import StopRequest
 from tests.test_worker import StopAfter, registered, run, text, work
 
 Write = Callable[..., Path]

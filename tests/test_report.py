@@ -13,10 +13,11 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
+from sweeper.bundled import bundled_folder
 from sweeper.errors import SweeperError
-from sweeper.report import ReportInput, figures, render, write_report
+from sweeper.report import ReportInput, render, write_report
+from sweeper.report.figures.registry import figures
 from sweeper.report.page import for_script, read_page
-from sweeper.shipped import shipped
 from sweeper.study.results import EPOCH_COLUMNS, TRIAL_COLUMNS
 from tests.test_report_frames import FAILED, PRUNED, frame, make_report, make_trial, make_trials
 
@@ -141,7 +142,7 @@ def test_the_library_is_there_once_and_nothing_comes_from_outside() -> None:
 
 
 def test_sections_come_in_the_order_of_the_page_file() -> None:
-    page = read_page(shipped("dashboards") / "trade-offs.toml")
+    page = read_page(bundled_folder("dashboards") / "trade-offs.toml")
     found = re.findall(r"<section id=\"(\w+)\"", render(make_report()))
     absent = {*CONFIRMED, *OTHERS}
     assert found == [panel.figure for panel in page.panels if panel.figure not in absent]
@@ -268,16 +269,16 @@ def test_a_page_can_have_other_panels(tmp_path: Path) -> None:
     assert "Short" in html
 
 
-def test_shipped_folders_are_the_wheels_or_else_the_checkouts(
+def test_bundled_folders_are_the_wheels_or_else_the_checkouts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.shipped._PACKAGE", tmp_path / "sweeper")
+    monkeypatch.setattr("sweeper.bundled._PACKAGE", tmp_path / "sweeper")
     with pytest.raises(SweeperError, match="studies: not found"):
-        shipped("studies")
+        bundled_folder("studies")
     (tmp_path / "studies").mkdir()
-    assert shipped("studies") == tmp_path / "studies"
-    (tmp_path / "sweeper" / "_shipped" / "studies").mkdir(parents=True)
-    assert shipped("studies") == tmp_path / "sweeper" / "_shipped" / "studies"
+    assert bundled_folder("studies") == tmp_path / "studies"
+    (tmp_path / "sweeper" / "_bundled" / "studies").mkdir(parents=True)
+    assert bundled_folder("studies") == tmp_path / "sweeper" / "_bundled" / "studies"
 
 
 def test_the_made_up_frames_have_the_columns_of_real_ones() -> None:

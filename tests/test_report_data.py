@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.report import look, scales, wording
-from sweeper.report.calibrated import calibrated_data, calibrated_notes
-from sweeper.report.history import history_data, history_notes
-from sweeper.report.importance import importance_data
-from sweeper.report.inputs import finished, prepared
-from sweeper.report.response import response_data, response_notes
-from sweeper.report.schedules import Courses, schedules_data, schedules_notes
+from sweeper.report import wording
+from sweeper.report.figures import scales, style
+from sweeper.report.figures.calibrated import calibrated_data, calibrated_notes
+from sweeper.report.figures.history import history_data, history_notes
+from sweeper.report.figures.importance import importance_data
+from sweeper.report.figures.response import response_data, response_notes
+from sweeper.report.figures.schedules import Courses, schedules_data, schedules_notes
+from sweeper.report.figures.trade_off import trade_off_data, trade_off_notes
+from sweeper.report.report_input import finished, prepared
 from sweeper.report.summary import summarise
-from sweeper.report.table import trials_table
-from sweeper.report.trade_off import trade_off_data, trade_off_notes
+from sweeper.report.trial_table import trials_table
 from sweeper.study.spec import Space
 from tests.test_report_frames import (
     EPOCHS,
@@ -460,19 +461,19 @@ def test_numbers_in_words(spoken: str, text: str) -> None:
 
 
 def test_a_ready_schedule_looks_the_same_in_every_study() -> None:
-    assert look.styles(["mine.py:slow", "fixed"])["fixed"] == look.styles(["step"])["fixed"]
+    assert style.styles(["mine.py:slow", "fixed"])["fixed"] == style.styles(["step"])["fixed"]
 
 
 def test_every_schedule_has_a_colour_and_a_marker_of_its_own() -> None:
-    styles = look.styles(f"mine.py:{letter}" for letter in "abcd").values()
+    styles = style.styles(f"mine.py:{letter}" for letter in "abcd").values()
     assert len({style.colour for style in styles}) == len(styles) == 11
     assert len({style.symbol for style in styles}) == 11
 
 
 def test_every_colour_has_one_for_dark_ground() -> None:
     own = [f"mine.py:{letter}" for letter in "abcd"]
-    colours = {style.colour for style in look.styles(own).values()} | {look.INK, look.FAINT}
-    dark = look.dark_colours()
+    colours = {style.colour for style in style.styles(own).values()} | {style.INK, style.FAINT}
+    dark = style.dark_colours()
     assert colours == dark.keys()
     assert len(set(dark.values())) == len(dark)
 

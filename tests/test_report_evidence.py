@@ -9,21 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.report import ReportInput, figures, render, wording
-from sweeper.report.confirmed import confirmed
-from sweeper.report.forest import forest_data, forest_figure, forest_notes
-from sweeper.report.inputs import finished, prepared
-from sweeper.report.reliability import reliability_data, reliability_figure
-from sweeper.report.response import response_data, response_figure, response_notes
-from sweeper.report.sides import sides
+from sweeper.confirmation.evidence import Evidence, Replicate
+from sweeper.confirmation.intervals import Interval
+from sweeper.confirmation.shortlist import Candidate
+from sweeper.confirmation.surrogate import Smoothed
+from sweeper.confirmation.verdict import verdict
+from sweeper.report import ReportInput, render, wording
+from sweeper.report.figures.forest import forest_data, forest_figure, forest_notes
+from sweeper.report.figures.registry import figures
+from sweeper.report.figures.reliability import reliability_data, reliability_figure
+from sweeper.report.figures.response import response_data, response_figure, response_notes
+from sweeper.report.report_input import finished, prepared
+from sweeper.report.score_table import sides
 from sweeper.report.summary import summarise
-from sweeper.report.table import trials_table
-from sweeper.study.evidence import Evidence, Replicate
-from sweeper.study.intervals import Interval
-from sweeper.study.shortlist import Candidate
-from sweeper.study.smoothed import Smoothed
+from sweeper.report.trial_table import trials_table
+from sweeper.report.verdict_section import confirmed
 from sweeper.study.spec import Confirm, Space
-from sweeper.study.verdict import verdict
 from tests.test_report import CONFIRMED, HOSTILE, own_part, words
 from tests.test_report_frames import make_report, make_trials
 

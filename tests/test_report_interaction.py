@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.report import figures, render
-from sweeper.report.inputs import ReportInput, finished, prepared
-from sweeper.report.interaction import (
+from sweeper.report import render
+from sweeper.report.figures.interaction import (
     Facet,
     Interaction,
     best_of,
@@ -18,6 +17,8 @@ from sweeper.report.interaction import (
     interaction_figure,
     interaction_notes,
 )
+from sweeper.report.figures.registry import figures
+from sweeper.report.report_input import ReportInput, finished, prepared
 from tests.test_report_frames import frame, make_report, make_trial, make_trials
 
 RNG = np.random.default_rng(0)

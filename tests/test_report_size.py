@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from sweeper.report import ReportInput, ready_page, render
-from sweeper.report.figures import FIGURES, draw
-from sweeper.report.inputs import prepared
+from sweeper.report.figures.registry import FIGURES, draw
+from sweeper.report.figures.scales import MOST_DRAWN, told_apart
 from sweeper.report.page import Options
-from sweeper.report.scales import MOST_DRAWN, told_apart
-from sweeper.report.table import MOST_ROWS, trials_table
+from sweeper.report.report_input import prepared
+from sweeper.report.trial_table import MOST_ROWS, trials_table
 from sweeper.study import results
 from tests.test_report_frames import make_report, make_trials
 

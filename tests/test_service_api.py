@@ -14,7 +14,7 @@ import yaml
 
 import sweeper
 from sweeper import Study
-from sweeper.service import models
+from sweeper.service.api import models
 from sweeper.study.results import SCORES
 from tests.conftest import QUICK, STUDY
 from tests.serving import Answer, Site, database, serve

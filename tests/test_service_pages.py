@@ -16,8 +16,8 @@ import sweeper
 from sweeper import Study, SweeperError
 from sweeper.report import Page, ready_page, ready_pages
 from sweeper.report.page import Panel
-from sweeper.service import drawings
-from sweeper.service.forms import filled, form, refilled, tables_of
+from sweeper.service.pages import figure_cache
+from sweeper.service.pages.forms import filled, form, refilled, tables_of
 from sweeper.study.load import parse_spec, parse_toml
 from sweeper.study.ready import ready_studies
 from tests.conftest import STUDY
@@ -209,7 +209,7 @@ def test_a_page_is_fetched_again_as_the_one_that_it_was(template: World) -> None
 def test_figures_of_a_finished_study_are_drawn_without_waiting_their_turn(
     own: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawings, "SECONDS", 1e9)
+    monkeypatch.setattr(figure_cache, "SECONDS", 1e9)
 
     def version() -> str:
         page = own.site.page("/studies/fresh?shown=running").text

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sweeper.service.recent import Recent
+from sweeper.service.cache import Recent
 
 
 class Clock:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 import sweeper
 from sweeper import SweeperError, api, service
 from sweeper.service.app import create_app
-from sweeper.service.identity import COOKIE
+from sweeper.service.auth.identity import COOKIE
 from sweeper.service.settings import LARGEST_BODY
 from tests.conftest import STUDY
 from tests.serving import LOCAL, Browser, Site, database, serve
@@ -60,7 +60,7 @@ def guarded(template: World, tmp_path: Path) -> Guarded:
 ROUTES = sorted(
     {
         (method, re.sub(r"\{[^}]*\}", "1", route.path))
-        for route in (*service.v1.router.routes, *service.pages.router.routes)
+        for route in (*service.api.v1.router.routes, *service.pages.routes.router.routes)
         if isinstance(route, Route)
         for method in route.methods or ()
     }
@@ -503,7 +503,8 @@ def test_a_foreign_name_is_refused_before_anything_else(guarded: Guarded, host: 
 
 
 @pytest.mark.parametrize(
-    "name", ["../gate.py", "..%2fgate.py", "%2e%2e/gate.py", "service.css/", "page.html", "x" * 500]
+    "name",
+    ["../routes.py", "..%2froutes.py", "%2e%2e/routes.py", "service.css/", "page.html", "x" * 500],
 )
 def test_assets_are_those_of_the_list(guarded: Guarded, name: str) -> None:
     answer = guarded.operator.ask(f"/assets/{name}")

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sweeper.confirmation.evidence import Comparison
+from sweeper.confirmation.intervals import Interval
+from sweeper.confirmation.shortlist import APART, Candidate, candidates, knee, shortlist
+from sweeper.confirmation.surrogate import Smoothed, distances, embedded, one_row
 from sweeper.errors import SweeperError
 from sweeper.study.constraint import parse_constraint
-from sweeper.study.evidence import Comparison
-from sweeper.study.intervals import Interval
 from sweeper.study.load import parse_spec
 from sweeper.study.results import TRIAL_COLUMNS
-from sweeper.study.shortlist import APART, Candidate, candidates, knee, shortlist
-from sweeper.study.smoothed import Smoothed, distances, embedded, one_row
 from sweeper.study.spec import Space, StudySpec
 
 Rows = list[dict[str, Any]]

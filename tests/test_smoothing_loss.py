@@ -15,7 +15,8 @@ from torch.func import grad, jacrev, vmap
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sweeper.smoothing import CONVENTIONS, eager, smooth_targets, smoothing_loss, to_uniform
+from sweeper.smoothing import CONVENTIONS, smooth_targets, smoothing_loss, to_uniform
+from sweeper.smoothing.kernels import eager
 
 MASKED = -math.inf
 

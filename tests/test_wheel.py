@@ -41,9 +41,9 @@ def test_the_wheel_holds_what_is_read_at_run_time_and_no_tests(unpacked: Path) -
     held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     assert {
         "sweeper/py.typed",
-        "sweeper/_shipped/studies/digits.toml",
-        "sweeper/_shipped/dashboards/trade-offs.toml",
-        "sweeper/execution/executors/templates/slurm.sh.j2",
+        "sweeper/_bundled/studies/digits.toml",
+        "sweeper/_bundled/dashboards/trade-offs.toml",
+        "sweeper/executors/templates/slurm.sh.j2",
         "sweeper/report/templates/page.html",
         "sweeper/store/migrations/env.py",
     } <= held

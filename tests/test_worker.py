@@ -17,15 +17,6 @@ from sqlalchemy import update
 
 import sweeper
 from sweeper.api import Study
-from sweeper.execution import attempt
-from sweeper.execution.attempt import run_ticket
-from sweeper.execution.identity import worker_name
-from sweeper.execution.lease import Vigil
-from sweeper.execution.opened import open_for_work
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.watched import MAX_ATTEMPTS
-from sweeper.execution.worker import Ended, Terms
-from sweeper.execution.worker import work as work_on
 from sweeper.store.database import Store, open_writer
 from sweeper.store.schema import now, tickets
 from sweeper.store.studies import StudyRecord
@@ -34,6 +25,15 @@ from sweeper.study.load import read_study
 from sweeper.study.objective import train_alone
 from sweeper.study.registration import register
 from sweeper.study.trials import TICKET
+from sweeper.worker import attempt
+from sweeper.worker.attempt import run_ticket
+from sweeper.worker.identity import worker_name
+from sweeper.worker.leases import Vigil
+from sweeper.worker.open_study import open_for_work
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.watched import MAX_ATTEMPTS
+from sweeper.worker.worker import Ended, Terms
+from sweeper.worker.worker import work as work_on
 
 Write = Callable[..., Path]
 QUICK = """

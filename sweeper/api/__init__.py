@@ -15,8 +15,8 @@ from sweeper.api.replaying import replay
 from sweeper.api.study import Study, TrialPage, open_study, studies
 from sweeper.api.trial import Trial
 from sweeper.api.verifying import verify
-from sweeper.execution.executors import make_executor
-from sweeper.execution.worker import Terms
+from sweeper.executors import make_executor
+from sweeper.worker.worker import Terms
 
 __all__ = [
     "LaunchPlan",

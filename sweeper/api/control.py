@@ -7,15 +7,15 @@ from typing import Final
 
 from sweeper.api.launching import show_in_dashboard
 from sweeper.api.study import Study
+from sweeper.confirmation.design import finished
 from sweeper.errors import Conflict
-from sweeper.execution.stopping import StopRequest
-from sweeper.execution.worker import Terms, work
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.studies import StudyState, delete_study, get_study, set_state
 from sweeper.store.urls import DEFAULT_STORAGE, check_place
-from sweeper.study.confirmation import finished
 from sweeper.study.load import read_stored
 from sweeper.study.trials import delete_optuna_study, open_optuna_study
+from sweeper.worker.stopping import StopRequest
+from sweeper.worker.worker import Terms, work
 
 # Between the first SIGTERM and the end of a worker: less than what pre-emptible machines give.
 GRACE_SECONDS: Final = 20.0

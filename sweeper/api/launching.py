@@ -11,9 +11,8 @@ from typing import Any
 
 from sweeper.api.study import Study, open_study
 from sweeper.errors import SweeperError
-from sweeper.execution.executors import Executor, JobSpec, Resources, make_executor
-from sweeper.execution.launcher import Launch, limited, run_launch, worker_job
-from sweeper.report import small_figures
+from sweeper.executors import Executor, JobSpec, Resources, make_executor
+from sweeper.report.optuna_dashboard import note, small_figures, write_note
 from sweeper.store.database import (
     OUTAGE_SECONDS,
     NothingLaunched,
@@ -31,13 +30,13 @@ from sweeper.study.load import (
     read_study,
     stored_to_confirm,
 )
-from sweeper.study.note import note, write_note
 from sweeper.study.plan import plan
-from sweeper.study.problems import found_in
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.registration import check_same, defaults_of, register
+from sweeper.study.schema_errors import found_in
 from sweeper.study.space import Point
 from sweeper.study.spec import StudySpec
+from sweeper.worker.launcher import Launch, limited, run_launch, worker_job
 
 OnProgress = Callable[[Progress], None]
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sweeper.execution.original import read_original
-from sweeper.execution.replay import OnReplayed, Replay, replay_trial
+from sweeper.replaying.replay import OnReplayed, Replay, replay_trial
+from sweeper.replaying.stored_trial import read_original
 from sweeper.store.database import open_reader
 from sweeper.store.studies import get_study
 from sweeper.store.urls import DEFAULT_STORAGE

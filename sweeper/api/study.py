@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pandas as pd
 
 from sweeper.api.trial import Trial
+from sweeper.confirmation.design import (
+    check_confirmable,
+    finished,
+    read_evidence,
+    search_ended,
+)
+from sweeper.confirmation.diagnostics import health
+from sweeper.confirmation.evidence import Evidence
+from sweeper.confirmation.verdict import Verdict, verdict
 from sweeper.errors import SweeperError, UnknownName, nearest
-from sweeper.execution.files import files_of
-from sweeper.execution.presence import WorkerState, read_workers
 from sweeper.export import Format, StudyFacts, best_document, render, write_text
-from sweeper.report import Page, ReportInput, figures, write_report
-from sweeper.report.schedules import drawn
+from sweeper.report import Page, ReportInput, write_report
+from sweeper.report.figures.registry import figures
+from sweeper.report.figures.schedules import drawn
 from sweeper.store.confirmations import last_confirmation
 from sweeper.store.database import Store, open_reader
 from sweeper.store.records import Result, read_environment, read_epochs_of, read_result
 from sweeper.store.studies import StudyRecord, all_studies, get_study
 from sweeper.store.trials import TrialQuery, find_number, page_of_trials
 from sweeper.store.urls import DEFAULT_STORAGE
-from sweeper.study.confirmation import (
-    check_confirmable,
-    finished,
-    read_evidence,
-    search_ended,
-)
-from sweeper.study.evidence import Evidence
 from sweeper.study.frames import (
     STATE_WORDS,
     epochs_frame,
@@ -37,15 +38,15 @@ from sweeper.study.frames import (
     some_trials,
     trials_frame,
 )
-from sweeper.study.health import health
 from sweeper.study.importance import importance
 from sweeper.study.load import StoredStudy, read_stored
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.results import SCORES, baseline, best
 from sweeper.study.spec import StudySpec
 from sweeper.study.trials import open_optuna_study
-from sweeper.study.verdict import Verdict, verdict
 from sweeper.training.checkpoints import export_weights
+from sweeper.worker.presence import WorkerState, read_workers
+from sweeper.worker.trial_files import files_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.api.study import open_study
+from sweeper.confirmation.design import Assignment, Examined, examined, fresh, replicate_of
+from sweeper.confirmation.evidence import Comparison, Evidence, Replicate
+from sweeper.confirmation.shortlist import Candidate
 from sweeper.errors import SweeperError
-from sweeper.execution.watched import replicate_run
 from sweeper.export import digest_of
 from sweeper.store.urls import DEFAULT_STORAGE
-from sweeper.study.confirmation import Assignment, Examined, examined, fresh, replicate_of
-from sweeper.study.evidence import Comparison, Evidence, Replicate
 from sweeper.study.load import StudyFile, stored_study
 from sweeper.study.objective import Epoch, run_trial
-from sweeper.study.shortlist import Candidate
 from sweeper.study.spec import Confirm
 from sweeper.training.device import pick_device, torch_threads
+from sweeper.worker.watched import replicate_run
 
 # Called after each training with how many are done, and of how many.
 OnTraining = Callable[[int, int], None]

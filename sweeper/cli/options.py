@@ -31,7 +31,7 @@ Workers = Annotated[
     int | None,
     typer.Option(show_default=False, help="How many; 0: this process alone [2; inline: 1]"),
 ]
-# As in sweeper.execution.executors, which brings the engines' modules with it.
+# As in sweeper.executors, which brings the engines' modules with it.
 ExecutorName = Annotated[
     Literal["inline", "local", "ray", "slurm", "kubernetes"],
     typer.Option("--executor", help="Where the workers run."),

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from sweeper.execution.comparison import Difference
-from sweeper.execution.replay import OnReplayed, Replay
+from sweeper.replaying.comparison import Difference
+from sweeper.replaying.replay import OnReplayed, Replay
 from sweeper.store.records import EpochRow
 from sweeper.study.space import acting, hparams_of
 

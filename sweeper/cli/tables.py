@@ -7,14 +7,14 @@ import pandas as pd
 from rich.table import Table
 
 from sweeper.api import Study
-from sweeper.execution.presence import WorkerState
+from sweeper.confirmation.evidence import Comparison, Evidence
+from sweeper.confirmation.shortlist import Candidate
+from sweeper.confirmation.verdict import METRICS
 from sweeper.store.accounts import Account
 from sweeper.store.tickets import SEARCH
-from sweeper.study.evidence import Comparison, Evidence
 from sweeper.study.results import baseline, best_by_schedule
-from sweeper.study.shortlist import Candidate
 from sweeper.study.space import acting
-from sweeper.study.verdict import METRICS
+from sweeper.worker.presence import WorkerState
 
 
 def summary(trials: pd.DataFrame) -> Table:

@@ -19,18 +19,19 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sweeper.bundled import bundled_folder
+from sweeper.confirmation.diagnostics import health
+from sweeper.confirmation.verdict import METRICS
 from sweeper.errors import SweeperError, UnknownName, nearest
-from sweeper.report import look, wording
-from sweeper.report.confirmed import confirmed
-from sweeper.report.figures import FIGURES, draw
-from sweeper.report.inputs import ReportInput, prepared, usable
-from sweeper.report.sides import sides
+from sweeper.report import wording
+from sweeper.report.figures import style
+from sweeper.report.figures.registry import FIGURES, draw
+from sweeper.report.report_input import ReportInput, prepared, usable
+from sweeper.report.score_table import sides
 from sweeper.report.summary import summarise
-from sweeper.report.table import MOST_ROWS, trials_table
-from sweeper.shipped import shipped
+from sweeper.report.trial_table import MOST_ROWS, trials_table
+from sweeper.report.verdict_section import confirmed
 from sweeper.study import results
-from sweeper.study.health import health
-from sweeper.study.verdict import METRICS
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 DEFAULT_PAGE: Final = "trade-offs"
@@ -110,7 +111,7 @@ def context(report: ReportInput, page: Page) -> dict[str, Any]:
         "table": trials_table(
             ready.trials, None if best is None else int(best["number"]), _pick(ready), _rows(page)
         ),
-        "own": sorted(set(ready.trials["schedule"]) - set(look.styles(()))),
+        "own": sorted(set(ready.trials["schedule"]) - set(style.styles(()))),
         "chance": wording.nll(math.log(ready.classes or 1)),
     }
 
@@ -132,7 +133,9 @@ def write_report(path: Path | str, report: ReportInput, page: Page | None = None
 @cache
 def ready_pages() -> Mapping[str, Page]:
     """Return the pages that ship with the package, by name, the default one first."""
-    found = {path.stem: read_page(path) for path in sorted(shipped("dashboards").glob("*.toml"))}
+    found = {
+        path.stem: read_page(path) for path in sorted(bundled_folder("dashboards").glob("*.toml"))
+    }
     return {DEFAULT_PAGE: found.pop(DEFAULT_PAGE), **found}
 
 
@@ -235,8 +238,8 @@ def figure_json(figure: go.Figure) -> Markup:
 
 def themes() -> Markup:
     """Return what page.js needs to draw figures on light and on dark ground, as JSON."""
-    both = {"light": look.template(), "dark": look.template(dark=True)}
-    return for_script(json.dumps({**both, "colours": look.dark_colours()}))
+    both = {"light": style.template(), "dark": style.template(dark=True)}
+    return for_script(json.dumps({**both, "colours": style.dark_colours()}))
 
 
 @cache

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from sweeper.confirmation.verdict import Verdict
 from sweeper.report import wording
-from sweeper.report.inputs import ReportInput, finished, usable
+from sweeper.report.report_input import ReportInput, finished, usable
 from sweeper.study import results
-from sweeper.study.verdict import Verdict
 
 
 class Tile(NamedTuple):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sweeper.study.intervals import Interval
+from sweeper.confirmation.intervals import Interval
 
 METRICS: Final[Mapping[str, str]] = {
     "nll": "validation NLL",

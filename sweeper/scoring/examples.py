@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeper.scoring.inputs import blocks, checked
 from sweeper.scoring.samples import judged
+from sweeper.scoring.score_inputs import blocks, checked
 from sweeper.scoring.temperature import margins, softened
 
 

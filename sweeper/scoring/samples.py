@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sweeper.scoring.calibration import add_class_gaps
-from sweeper.scoring.inputs import MASKED
+from sweeper.scoring.score_inputs import MASKED
 
 _TOP = 5
 FEWEST_CLASSES_FOR_TOP = 10

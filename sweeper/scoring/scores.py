@@ -17,9 +17,9 @@ from sweeper.scoring.calibration import (
     ece_of,
     equal_mass_error,
 )
-from sweeper.scoring.inputs import blocks, checked
 from sweeper.scoring.ranking import ranking
 from sweeper.scoring.samples import FEWEST_CLASSES_FOR_TOP, Samples, Spread, joined, judged, spread
+from sweeper.scoring.score_inputs import blocks, checked
 from sweeper.scoring.selective import least_area, ranked_area
 from sweeper.scoring.temperature import cross_fitted, fitted_beta, halved
 

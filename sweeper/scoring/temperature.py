@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sweeper.scoring.inputs import MASKED, blocks, checked
+from sweeper.scoring.score_inputs import MASKED, blocks, checked
 
 LOWEST, HIGHEST = 0.01, 100.0
 _STEPS = 100

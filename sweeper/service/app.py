@@ -14,18 +14,19 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sweeper.bundled import bundled_folder
 from sweeper.errors import SweeperError, UnknownName
-from sweeper.service import pages, v1
+from sweeper.service.api import v1
+from sweeper.service.auth.gate import Gate, wants_page
+from sweeper.service.cache import Recent
 from sweeper.service.dashboard import Dashboard
-from sweeper.service.drawings import Drawings
-from sweeper.service.gate import Gate, wants_page
-from sweeper.service.library import Library
-from sweeper.service.problems import Refused, problem, title_of
-from sweeper.service.recent import Recent
+from sweeper.service.pages import routes
+from sweeper.service.pages.figure_cache import Drawings
+from sweeper.service.pages.templates import ASSETS, Views
+from sweeper.service.pages.trials import Asked, trials_page
+from sweeper.service.problem_details import Refused, problem, title_of
 from sweeper.service.settings import Settings, path_of
-from sweeper.service.trialing import Asked, trials_page
-from sweeper.service.views import ASSETS, Views
-from sweeper.shipped import shipped
+from sweeper.service.study_reader import Library
 
 # Of people who wait for the database some wait longer: it has fewer connections.
 THREADS = 32
@@ -45,7 +46,7 @@ def create_app(settings: Settings) -> Gate:
         openapi_url=None,
         lifespan=_lifespan,
     )
-    folders = (*settings.folders, shipped("studies"))
+    folders = (*settings.folders, bundled_folder("studies"))
     app.state.settings = Settings(**{**vars(settings), "folders": folders})
     app.state.library = library
     app.state.views = views = Views(settings)
@@ -54,7 +55,7 @@ def create_app(settings: Settings) -> Gate:
     app.add_api_route("/assets/{name}", asset, include_in_schema=False)
     app.add_api_route("/metrics", v1.metrics, include_in_schema=False)
     app.include_router(v1.router)
-    app.include_router(pages.router)
+    app.include_router(routes.router)
     app.mount("/", _rest(Dashboard(library, writes=settings.dashboard_writes)))
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
@@ -120,10 +121,10 @@ def _http(request: Request, error: Exception) -> Response:
 
 def _rest(dashboard: ASGIApp) -> ASGIApp:
     """Return what answers where no route of ours does: optuna-dashboard, but for our own paths."""
-    routes = (*v1.router.routes, *pages.router.routes)
+    ours = (*v1.router.routes, *routes.router.routes)
 
     async def rest(scope: Scope, receive: Receive, send: Send) -> None:
-        found = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+        found = [route for route in ours if route.matches(scope)[0] is not Match.NONE]
         methods = sorted({method for route in found for method in getattr(route, "methods", ())})
         if methods:
             words = f"{scope['method']} is not for this path; allowed: {', '.join(methods)}"

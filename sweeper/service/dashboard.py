@@ -16,9 +16,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from sweeper.service.library import Library
-from sweeper.service.problems import Refused
+from sweeper.service.problem_details import Refused
 from sweeper.service.settings import root_of
+from sweeper.service.study_reader import Library
 from sweeper.store.database import Store, open_writer
 
 READING: Final = re.compile(r"/(favicon\.ico|(dashboard|static|api|csv|artifacts)(/.*)?)")

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from sweeper.errors import SweeperError
-from sweeper.service.hosts import EVERYWHERE, spelt
+from sweeper.service.auth.hosts import EVERYWHERE, spelt
 
 _PORT_ERRORS: Final = (errno.EADDRINUSE, errno.EACCES)
 # How long answers under way have when it is told to stop.

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sweeper.smoothing.checks import check_epsilons, check_labels, may_look
 from sweeper.smoothing.conventions import (
     UNIFORM,
     check_classes,
     check_convention,
     check_epsilon,
 )
-from sweeper.smoothing.eager import finite_rows, is_plain, may_fuse, plain_loss, row_sums
-from sweeper.smoothing.values import check_epsilons, check_labels, may_look
+from sweeper.smoothing.kernels.eager import finite_rows, is_plain, may_fuse, plain_loss, row_sums
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -67,7 +67,7 @@ def _fused(
     ignore_index: int,
     reduction: str,
 ) -> Tensor:
-    from sweeper.smoothing.fused import fused_loss  # Triton is there on a GPU alone
+    from sweeper.smoothing.kernels.fused import fused_loss  # Triton is there on a GPU alone
 
     def general(logits: Tensor) -> Tensor:
         return _any_loss(

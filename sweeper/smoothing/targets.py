@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sweeper.smoothing.checks import check_epsilons, check_labels, may_look
 from sweeper.smoothing.conventions import (
     UNIFORM,
     check_classes,
     check_convention,
     check_epsilon,
 )
-from sweeper.smoothing.values import check_epsilons, check_labels, may_look
 
 
 def smooth_targets(

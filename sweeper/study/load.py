@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from sweeper.errors import SweeperError, nearest
 from sweeper.smoothing import SCHEDULES, Smoothing, register_schedule
-from sweeper.study.problems import found_in, problems, shown
 from sweeper.study.ready import find_study_file as find_study_file
 from sweeper.study.ready import ready_studies as ready_studies
+from sweeper.study.schema_errors import found_in, problems, shown
 from sweeper.study.spec import (
     SMOOTHING_KEYS,
     Budget,

@@ -20,9 +20,9 @@ from sweeper.scoring import Scores, score
 from sweeper.study.spec import Metric
 from sweeper.training.checkpoints import Checkpoint
 from sweeper.training.device import is_out_of_memory, memory_at_hand
-from sweeper.training.pack import is_packed
+from sweeper.training.packed.pack import is_packed
+from sweeper.training.packed.stacking import Unstackable
 from sweeper.training.run import Evaluation, Trainer, TrainingRun
-from sweeper.training.stacking import Unstackable
 
 # The end of what a loop printed; a runaway loop must not fill the database.
 LOG_CHARACTERS = 64_000

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from sweeper.bundled import bundled_folder
 from sweeper.errors import SweeperError, nearest
-from sweeper.shipped import shipped
 
 
 def ready_studies() -> dict[str, Path]:
     """Return the studies that ship with the package, by name."""
-    found = {path.stem: path for path in shipped("studies").glob("*.toml")}
+    found = {path.stem: path for path in bundled_folder("studies").glob("*.toml")}
     return dict(sorted(found.items()))
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 from sweeper.errors import nearest
 from sweeper.smoothing import SCHEDULES
 from sweeper.study.constraint import parse_constraint
-from sweeper.study.problems import CHOICES, RANGE, KeyErrors, shown
+from sweeper.study.schema_errors import CHOICES, RANGE, KeyErrors, shown
 
 SMOOTHING_KEYS: Final = ("epsilon", "schedule", "rate")
 Metric = Literal["nll", "nll_calibrated"]

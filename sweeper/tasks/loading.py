@@ -15,7 +15,7 @@ from typing import Any
 
 from sweeper.errors import SweeperError, nearest
 from sweeper.tasks import READY
-from sweeper.training.pack import train_as_begun
+from sweeper.training.packed.pack import train_as_begun
 from sweeper.training.run import Trainer
 from sweeper.training.task import Task
 

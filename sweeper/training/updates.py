@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from sweeper.training.stacking import Layout, Named
+from sweeper.training.layout import Layout, Named
 from sweeper.training.task import Optimiser
 
 # What is remembered of each parameter, by its number, as torch's optimisers write it.

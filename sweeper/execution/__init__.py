@@ -1,1 +1,0 @@
-"""Running studies: the worker, the launcher, and the executors that start workers."""

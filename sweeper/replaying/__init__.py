@@ -1,0 +1,1 @@
+"""Replay: train a stored trial again and compare it to the last bit."""

@@ -1,0 +1,1 @@
+"""Who may ask the service, and under which host names."""

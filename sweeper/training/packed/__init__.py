@@ -1,0 +1,1 @@
+"""Packs: many runs of a task trained in one vectorized step."""

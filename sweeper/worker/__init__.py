@@ -1,0 +1,1 @@
+"""The worker: claims tickets, trains their trials and stores the results."""
