@@ -12,56 +12,10 @@ import pytest
 from sweeper import api
 from sweeper.errors import SweeperError
 from sweeper.store import database
-from tests.conftest import STUDY
-from tests.test_cli import Done, process, run
+from tests.support.processes import Done, process, run
+from tests.support.studies import STUDY, copy_task
 
 Write = Callable[..., Path]
-
-TASKS = """
-import math, torch
-from sweeper import Optimiser, Splits, Task
-
-SOURCE = {"train": "here", "valid": "here", "test": "here"}
-
-def make(data=None, model=None, classes=3):
-    return Task(
-        name="tiny", classes=classes, model=model or linear, data=data or good,
-        optimiser=Optimiser(), epochs=2, batch_size=4, label_source=SOURCE,
-    )
-
-def linear(hparams):
-    return torch.nn.Linear(2, 3)
-
-def rows():
-    return torch.zeros(6, 2), torch.arange(6) % 3
-
-def good(seed):
-    return Splits(rows(), rows(), rows(), classes=3)
-
-def nan(seed):
-    inputs, labels = rows()
-    inputs[4, 1] = math.nan
-    return Splits(rows(), (inputs, labels), rows(), classes=3)
-
-def label(seed):
-    inputs, labels = rows()
-    labels[2] = 7
-    return Splits((inputs, labels), rows(), rows(), classes=3)
-
-def missing(seed):
-    return open("/no/such/data.csv")
-
-fine = make()
-with_nan = make(nan)
-with_label = make(label)
-with_missing = make(missing)
-other_classes = make(classes=4)
-narrow = make(model=lambda hparams: torch.nn.Linear(2, 5))
-wide = make(model=lambda hparams: torch.nn.Linear(9, 3))
-
-def optional(depth: int = 2):
-    return fine
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -459,18 +413,18 @@ DATA = {
 
 @pytest.mark.parametrize("task", DATA)
 def test_a_task_whose_data_or_model_do_not_fit(task: str, write_study: Write) -> None:
-    study(f'[task]\nuse = "tasks.py:{task}"', write_study)
-    Path("tasks.py").write_text(TASKS)
+    study(f'[task]\nuse = "tiny.py:{task}"', write_study)
+    copy_task(Path(), "tiny.py")
     [line] = refused("launch", "quick.toml")
     assert line.startswith("quick.toml: task.use: ")
     assert DATA[task] in line
 
 
 def test_an_option_that_a_users_task_does_not_take(write_study: Write) -> None:
-    study('[task]\nuse = "tasks.py:optional"\noptions = { dept = 3 }', write_study)
-    Path("tasks.py").write_text(TASKS)
+    study('[task]\nuse = "tiny.py:optional"\noptions = { dept = 3 }', write_study)
+    copy_task(Path(), "tiny.py")
     assert refused("launch", "quick.toml") == [
-        "quick.toml: task.options.dept: tasks.py:optional takes no such option (did you mean "
+        "quick.toml: task.options.dept: tiny.py:optional takes no such option (did you mean "
         "'depth'?); allowed: depth"
     ]
 

@@ -26,52 +26,15 @@ from sweeper.study.registration import register
 from sweeper.worker import attempt
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms, work
-from tests.conftest import Server, empty_database
-from tests.test_checkpoints import RESUMABLE, steps
-from tests.test_outage import cut
-from tests.test_store import EPOCH
+from tests.support.databases import Server, cut, empty_database
+from tests.support.processes import run_module
+from tests.support.store_rows import EPOCH
+from tests.support.studies import RESUMABLE, steps
 
 Write = Callable[..., Path]
 pytestmark = pytest.mark.chaos
 
 ROUNDS, WORKERS = 20, 8
-
-# Imports once, then forks the workers of each round and lets them go all at once.
-STARTS = """
-import os, sys
-from pathlib import Path
-from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
-from sweeper.store.database import open_writer
-from sweeper.study.load import read_study
-from sweeper.study.registration import register
-
-study, results, workers = read_study(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-
-
-def work_once(storage):
-    store = open_writer(storage)
-    record = register(store, study)
-    work(store, Terms(record.name, results, trials=1), StopRequest())
-    store.close()
-
-
-work_once(sys.argv[4])  # what is cached from here on is cached in every child: they race harder
-for storage in sys.argv[5:]:
-    gate, children = os.pipe(), []
-    for _ in range(workers):
-        child = os.fork()
-        if child == 0:
-            os.close(gate[1])
-            os.read(gate[0], 1)  # until the gate is closed
-            work_once(storage)
-            os._exit(0)
-        children.append(child)
-    os.close(gate[0])
-    os.close(gate[1])
-    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert ends == [0] * workers, (storage, ends)
-"""
 
 
 class Starts:
@@ -85,14 +48,13 @@ class Starts:
         self, urls: list[str], write_study: Write, tmp_path: Path
     ) -> None:
         file = write_study("[study]\nname='s'\n[task]\nuse='quick.py:train'\n[budget]\ntrials=8")
-        command = [sys.executable, "-c", STARTS, str(file), str(tmp_path / "r"), str(WORKERS)]
-        done = subprocess.run([*command, *urls], capture_output=True, text=True, check=False)
+        done = run_module("simultaneous_starts", file, tmp_path / "r", WORKERS, *urls)
         assert done.returncode == 0, done.stderr
         for url in urls[1:]:
             study = Study("s", url)
             assert study.frame()["number"].tolist() == list(range(WORKERS))
             assert study.finished
-            study._store.close()
+            study.close()
 
 
 class TestStartsOnSqlite(Starts):
@@ -150,7 +112,7 @@ def test_clocks_an_hour_apart_do_not_pass_a_lease_on(
     assert steps(trace) == [(0.0, epoch) for epoch in range(1, 9)]
     study = Study(record.name, postgresql)
     assert study.progress().retried == 0
-    study._store.close()
+    study.close()
     store.close()
 
 
@@ -190,7 +152,7 @@ def test_a_full_disk_is_said_and_the_study_goes_on_when_there_is_room(
         assert study.frame()["number"].tolist() == list(range(12))
         assert set(study.frame()["state"]) <= {"complete", "pruned"}
         assert study.epochs().groupby("number").size().tolist() == study.frame()["epochs"].tolist()
-        study._store.close()
+        study.close()
 
 
 def fill(path: Path) -> None:
@@ -222,7 +184,7 @@ def test_a_read_only_database_is_said_and_the_study_goes_on_when_it_may(
         study = sweeper.launch(file, workers=0, storage=storage, results=tmp_path / "r")
         assert study.finished
         assert study.frame()["number"].tolist() == list(range(12))
-        study._store.close()
+        study.close()
 
 
 # ---- connections -------------------------------------------------------------------------
@@ -249,7 +211,7 @@ def test_a_connection_cut_between_tell_and_close_costs_nothing(
     assert len(trained) == len(set(trained)) == 24
     study = Study("quick", postgresql)
     assert study.finished
-    study._store.close()
+    study.close()
 
 
 def test_a_forked_process_leaves_its_parents_connections_alone(

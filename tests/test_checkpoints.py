@@ -39,7 +39,8 @@ from sweeper.training.task import Optimiser, Task
 from sweeper.worker import trial_files
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms, work
-from tests.test_worker import StopAfter
+from tests.support.studies import RESUMABLE, steps
+from tests.support.studies_run import StopAfter
 
 Write = Callable[..., Path]
 STATE = {"epochs": 2, "model": {"w": torch.arange(3.0)}, "list": [1, 0.5, None, "ε"]}
@@ -199,15 +200,6 @@ def test_the_ready_loop_of_ones_own_goes_on_too(tmp_path: Path) -> None:
 
 # ---- studies -----------------------------------------------------------------------------
 
-RESUMABLE = """
-[study]
-name = "quick"
-[task]
-use = "quick.py:resumable"
-options = {{ trace = '{trace}' }}
-[budget]
-trials = {trials}
-"""
 DIGITS = """
 [study]
 name = "digits"
@@ -223,12 +215,6 @@ name = "none"
 
 def run(file: Path, storage: str) -> Study:
     return sweeper.launch(file, workers=0, storage=storage, results=file.parent / "results")
-
-
-def steps(trace: Path) -> list[tuple[float, int]]:
-    """Return (epsilon, epoch) of each epoch that was trained."""
-    lines = [line.split() for line in trace.read_text().splitlines()]
-    return [(float(epsilon), int(epoch)) for epsilon, epoch in lines]
 
 
 def test_a_stopped_trial_trains_no_epoch_twice(

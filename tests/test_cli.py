@@ -11,66 +11,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
+import optuna
 import pytest
 
 from sweeper import api
-from sweeper.cli import main, options
+from sweeper.cli import options
 from sweeper.cli.progress import Clock, words
 from sweeper.store.urls import DEFAULT_STORAGE
 from sweeper.study.progress import Progress
 from sweeper.worker import watched
-from tests.conftest import STUDY
+from tests.support.processes import process, run, run_module
+from tests.support.studies import STUDY
 
 Write = Callable[..., Path]
 ANSI = re.compile(r"\x1b\[")
 COLOUR = re.compile(r"\x1b\[(\d+;)*[349]\d(;\d+)*m")
-
-
-class Done(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What stands on stdout, which is JSON and nothing else."""
-        return json.loads(self.out, parse_constant=_no_constant)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def run(*arguments: object) -> Done:
-    """Run a command in this process, as `sweeper ARGUMENTS` would."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with (
-        patch.object(sys, "argv", ["sweeper", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-    return Done(status, out.getvalue(), err.getvalue())
-
-
-def process(*arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "sweeper", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **kwargs,
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -192,8 +150,8 @@ def test_a_study_without_a_finished_trial_says_why(write_study: Write) -> None:
 
 
 def test_the_note_says_what_was_found(finished: Path) -> None:
-    store = api.open_study("quick")._store
-    attrs = store.storage.get_study_system_attrs(store.storage.get_study_id_from_name("quick"))
+    storage = optuna.storages.RDBStorage(DEFAULT_STORAGE)
+    attrs = storage.get_study_system_attrs(storage.get_study_id_from_name("quick"))
     [note] = [value for key, value in attrs.items() if key.startswith("dashboard:note_str")]
     assert note.startswith("### Best so far: ε = 0.1")
     assert "NLL" in note
@@ -376,63 +334,17 @@ def test_shell_completion_is_offered() -> None:
 
 # ---- how soon it answers -----------------------------------------------------------------
 
-HEAVY = ("torch", "optuna", "sqlalchemy", "pandas", "sklearn", "scipy", "plotly", "alembic")
-CHECK = """
-import sys
-from sweeper.cli import main
-sys.argv = ["sweeper", *{arguments!r}]
-try:
-    main()
-except SystemExit:
-    pass
-print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)
-"""
+SMALL = ("--help", "launch --help", "studies", "launch digts", "status --jsn")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["launch", "--help"], ["studies"], ["launch", "digts"], ["status", "--jsn"]],
-)
-def test_small_questions_load_nothing_heavy(arguments: list[str]) -> None:
-    code = CHECK.format(arguments=arguments, heavy=HEAVY)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stderr.splitlines()[-1] == "[]"
+def test_small_questions_load_nothing_heavy() -> None:
+    done = run_module("heavy_imports", *SMALL)
+    assert json.loads(done.stdout) == {command: [] for command in SMALL}
 
 
-WORKER = """
-import sys
-from sweeper.execution import worker
-from sweeper.smoothing import Smoothing
-from sweeper.training import Optimiser, Splits, Task, TrainingRun, train
-from sweeper.training.packed.pack import train_packed
-import torch
-
-rows = torch.rand(4, 2), torch.tensor([0, 1, 0, 1])
-task = Task(
-    "small", 2, lambda _: torch.nn.Linear(2, 2), lambda _: Splits(rows, rows, rows, 2),
-    Optimiser(), epochs=1, batch_size=2,
-)
-run = TrainingRun(Smoothing(0.1), 0, 0)
-assert all(len(list(way(task, run))) == 1 for way in (train, train_packed))
-print([name for name in ("torch._dynamo", "scipy.stats", "sklearn") if name in sys.modules])
-"""
-
-
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        ("import sys, sweeper.api; print('optuna_dashboard' in sys.modules)", "False\n"),
-        (WORKER, "[]\n"),
-    ],
-    ids=["the api and the dashboard", "a worker and what only a launch needs"],
-)
-def test_what_is_seldom_used_is_loaded_late(code: str, said: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == said
+def test_what_is_seldom_used_is_loaded_late() -> None:
+    done = run_module("worker_imports")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 # ---- progress ----------------------------------------------------------------------------

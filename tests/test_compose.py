@@ -27,7 +27,7 @@ from typer.main import get_command
 from sweeper import Study
 from sweeper.cli.app import app
 from sweeper.store.urls import with_password
-from tests.conftest import QUICK, STUDY
+from tests.support.studies import STUDY, copy_task
 
 ROOT: Final = Path(__file__).parent.parent
 FILE: Final = ROOT / "docker-compose.yml"
@@ -355,7 +355,7 @@ class Stack:
         storage = self.environment("worker")["SWEEPER_STORAGE"]
         study = Study(name, with_password(storage, PASSWORD))
         yield study
-        study._store.close()
+        study.close()
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ def stack(postgresql_server: str, tmp_path: Path) -> Iterator[Stack]:
     (tmp_path / "results").mkdir()
     (tmp_path / "run" / "secrets").mkdir(parents=True)
     (tmp_path / "run" / "secrets" / "db_password").write_text(PASSWORD + "\n")
-    (tmp_path / "studies" / "quick.py").write_text(QUICK)
+    copy_task(tmp_path / "studies")
     server = make_url(postgresql_server).set(drivername="postgresql")
     with made_database(server, SERVICES["db"]["environment"]):
         stack = Stack(tmp_path, server)

@@ -31,8 +31,8 @@ from sweeper.training.run import Evaluation
 from sweeper.worker.open_study import open_for_work
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Ended, Terms, work
-from tests.conftest import QUICK
-from tests.test_cli import run as command
+from tests.support.processes import run as command
+from tests.support.studies import copy_task
 
 Write = Callable[..., Path]
 
@@ -75,7 +75,7 @@ class Confirmed(NamedTuple):
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Confirmed:
     """Return a confirmed study that all tests of this module share."""
     folder = tmp_path_factory.mktemp("confirmed")
-    (folder / "quick.py").write_text(QUICK)
+    copy_task(folder)
     (folder / "quick.toml").write_text(text())
     storage, results = f"sqlite:///{folder}/sweeper.db", folder / "results"
     study = api.launch(folder / "quick.toml", workers=0, storage=storage, results=results)

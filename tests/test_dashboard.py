@@ -16,9 +16,9 @@ import sweeper
 from sweeper import Study, SweeperError, api, service
 from sweeper.report.optuna_dashboard import note
 from sweeper.store.database import open_reader
-from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
-from tests.conftest import QUICK, STUDY
-from tests.serving import Answer, Site, database, serve
+from tests.support.browser import ARGUMENTS, CHROMIUM, needs_chromium
+from tests.support.serving import Answer, Site, database, serve
+from tests.support.studies import STUDY, copy_task
 
 
 class Quick(NamedTuple):
@@ -48,7 +48,7 @@ class Quick(NamedTuple):
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Quick:
     folder = tmp_path_factory.mktemp("dashboard")
-    (folder / "quick.py").write_text(QUICK)
+    copy_task(folder)
     (folder / "quick.toml").write_text(STUDY)
     storage = database(folder)
     study = sweeper.launch(folder / "quick.toml", workers=0, storage=storage, results=folder)
@@ -120,7 +120,7 @@ def test_a_few_small_figures_of_ours_are_on_the_studys_page(quick: Quick) -> Non
 
 def test_a_worker_alone_leaves_note_and_figures(tmp_path: Path) -> None:
     """A study that no launch waits for, as one from the browser: its last worker shows it."""
-    (tmp_path / "quick.py").write_text(QUICK)
+    copy_task(tmp_path)
     storage = database(tmp_path)
     spec = tomllib.loads(STUDY.replace("quick.py:train", "quick.py:tested"))
     api.submit(spec, [tmp_path], storage=storage)

@@ -22,7 +22,7 @@ from sweeper.study.registration import defaults_of
 from sweeper.study.spec import StudySpec
 from sweeper.tasks import READY
 from sweeper.training import Optimiser
-from tests.conftest import StartSweeper
+from tests.support.processes import StartSweeper
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

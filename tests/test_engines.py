@@ -27,9 +27,9 @@ from sweeper.executors import (
     make_executor,
     tools,
 )
-from tests.conftest import StartSweeper
-from tests.engines import ROOT, fake_command, fake_kubectl
-from tests.test_launch import SLOW, check_exact, wait_until
+from tests.support.clusters import ROOT, fake_command, fake_kubectl
+from tests.support.launches import SLOW, check_exact, wait_until
+from tests.support.processes import StartSweeper
 
 Write = Callable[..., Path]
 RECORDED = Path(__file__).parent / "recorded"
@@ -52,7 +52,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ray_nodes"],
+            [sys.executable, "-m", "tests.support.ray_nodes"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -102,7 +102,7 @@ def test_a_study_is_exact_though_a_node_of_ray_is_killed_in_mid_sweep(
     assert len(logs(tmp_path)) == 3  # Ray has started the lost one again
     check_exact(study, tmp_path, again=1)
     assert (tmp_path / "results" / "slow" / "best.json").is_file()
-    study._store.close()
+    study.close()
 
 
 @pytest.mark.chaos
@@ -158,7 +158,7 @@ def test_a_study_is_exact_though_slurm_loses_a_worker(
     assert launch.returncode == 0, output
     check_exact(study, tmp_path, again=1)
     assert len(logs(tmp_path)) == 3  # the launch has submitted another
-    study._store.close()
+    study.close()
 
 
 @pytest.mark.chaos
@@ -178,7 +178,7 @@ def test_a_detached_study_is_left_to_slurm(
         subprocess.run(["sleep", "0.1"], check=True)
     assert study.finished
     check_exact(study, tmp_path, again=0)
-    study._store.close()
+    study.close()
 
 
 # ---- Kubernetes --------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_study_runs_in_the_pods_of_a_job(
     check_exact(study, tmp_path, again=0)
     [job] = cluster.glob("sweeper-slow-*")
     assert [path.read_text().strip() for path in sorted(job.glob("*.end"))] == ["0", "0"]
-    study._store.close()
+    study.close()
 
 
 @pytest.mark.chaos
@@ -365,7 +365,7 @@ def test_an_engine_that_refuses_leaves_the_study_as_it_was(
     with pytest.raises(SweeperError, match=f"executor {name}: {command} said: no quota left"):
         sweeper.launch(slow, executor=executor, storage=postgresql)
     assert study.progress().trials == 24
-    study._store.close()
+    study.close()
 
 
 def test_an_engine_that_hangs_is_given_up(
@@ -389,7 +389,7 @@ def test_an_engine_that_loses_its_jobs_ends_the_launch(
         sweeper.launch(slow, executor="slurm", storage=postgresql, results=tmp_path / "results")
     study = sweeper.open_study("slow", postgresql)
     assert (study.progress().ended, study.state) == (0, "unfinished")
-    study._store.close()
+    study.close()
 
 
 def test_a_launch_whose_jobs_wait_in_a_queue_says_so_and_takes_them_back(
@@ -412,7 +412,7 @@ def test_a_launch_whose_jobs_wait_in_a_queue_says_so_and_takes_them_back(
         )
     assert "slurm: its queue has not come to these jobs yet: 2" in caplog.text
     assert study.progress().ended == 0
-    study._store.close()
+    study.close()
 
 
 def test_an_engine_that_is_silent_for_a_while_is_waited_for(

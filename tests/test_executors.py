@@ -15,13 +15,13 @@ import pytest
 
 from sweeper.executors import Executor, JobSpec, Resources, make_executor
 from sweeper.executors.base import Job, JobState
-from tests.engines import ROOT, fake_kubectl
+from tests.support.clusters import ROOT, fake_kubectl
 
 pytestmark = pytest.mark.chaos
 
 # What a shell, a template, Slurm's file names or YAML would make something else of.
 HOSTILE = "a b; rm -rf \"x\" 'y' $HOME `id` {{ z }} %j \\ #\n- & é"
-SECRET = "JOB_SECRET"  # as in tests/job.py, which is run and not imported
+SECRET = "JOB_SECRET"  # as in tests/support/job.py, which is run and not imported
 URL = "postgresql://somebody:secret@host/database"
 
 
@@ -40,7 +40,7 @@ def ended(job: Job) -> JobState:
 
 
 def said(job: Job) -> list[Any]:
-    """Return what `tests.job say` printed: its arguments, its secret and its process."""
+    """Return what `tests.support.job say` printed: its arguments, its secret and its process."""
     until(lambda: "\n" in job.log(), "what the job says")
     found: list[Any] = json.loads(job.log().splitlines()[0])
     return found
@@ -62,7 +62,7 @@ class Contract:
 
     @pytest.fixture
     def spec(self, tmp_path: Path) -> JobSpec:
-        command = (sys.executable, "-m", "tests.job", "say")
+        command = (sys.executable, "-m", "tests.support.job", "say")
         env = {SECRET: URL, "PYTHONPATH": str(ROOT)}
         return JobSpec("study.of_Mine", command, tmp_path / "logs", env)
 
@@ -96,7 +96,7 @@ class Contract:
 
     def test_what_would_be_submitted_has_no_secret(self, executor: Executor, spec: JobSpec) -> None:
         shown = executor.preview(spec, 1)
-        assert "tests.job" in shown
+        assert "tests.support.job" in shown
         assert "secret@" not in shown
         assert "secret@" not in repr(spec)
 
@@ -148,7 +148,7 @@ class Outside(Contract):
     def test_no_command_line_has_the_secret(self, executor: Executor, spec: JobSpec) -> None:
         job = self.running(executor, spec, "wait")
         lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-        assert any("tests.job wait" in line for line in lines)
+        assert any("tests.support.job wait" in line for line in lines)
         assert not any(URL in line for line in lines)
         job.kill()
         ended(job)
@@ -194,7 +194,7 @@ class TestRay(Outside):
     @pytest.fixture
     def spec(self, tmp_path: Path) -> JobSpec:
         pytest.importorskip("ray")
-        command = (sys.executable, "-m", "tests.job", "say")
+        command = (sys.executable, "-m", "tests.support.job", "say")
         env = {SECRET: URL, "PYTHONPATH": str(ROOT)}
         return JobSpec("quick", command, tmp_path / "logs", env)
 

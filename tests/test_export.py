@@ -19,7 +19,7 @@ from sweeper.export import FORMATS, StudyFacts, best_document, digest_of, render
 from sweeper.smoothing import to_uniform
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.space import smoothing_of
-from tests.conftest import STUDY
+from tests.support.studies import STUDY
 
 Write = Callable[..., Path]
 KEYS = {
@@ -95,10 +95,10 @@ def losses(loss: SmoothingLoss) -> list[float]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    from tests.conftest import QUICK
+    from tests.support.studies import copy_task
 
     folder = tmp_path_factory.mktemp("exported")
-    (folder / "quick.py").write_text(QUICK)
+    copy_task(folder)
     (folder / "quick.toml").write_text(STUDY + "[space]\nlr = { low = 0.1, high = 1.0 }\n")
     storage = f"sqlite:///{folder}/sweeper.db"
     return sweeper.launch(

@@ -11,8 +11,8 @@ from sweeper.confirmation.diagnostics import health
 from sweeper.confirmation.evidence import Evidence
 from sweeper.confirmation.verdict import verdict
 from sweeper.study.spec import Range, Space
-from tests.test_report_evidence import make_evidence
-from tests.test_report_frames import FAILED, frame, make_trial
+from tests.support.report_evidence import make_evidence
+from tests.support.report_frames import FAILED, frame, make_trial
 
 SPACE = Space()
 

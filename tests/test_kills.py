@@ -19,6 +19,7 @@ from sweeper.confirmation.evidence import Evidence
 from sweeper.errors import SweeperError
 from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
+from sweeper.store.database import open_reader
 from sweeper.store.records import read_epochs
 from sweeper.store.studies import get_study
 from sweeper.study.load import read_study
@@ -26,22 +27,16 @@ from sweeper.study.results import SCORES
 from sweeper.training.loop import train
 from sweeper.training.packed.pack import train_packed
 from sweeper.training.run import TrainingRun
-from tests.conftest import StartSweeper
+from tests.support.processes import StartSweeper
+from tests.support.studies import copy_task
 
 pytestmark = pytest.mark.chaos
 
-TASK = """
-from dataclasses import replace
-from sweeper.tasks.digits import digits
-
-def wide():
-    return replace(digits(), epochs=12, hparams={"width": 512, "dropout": 0.2})
-"""
 STUDY = """
 [study]
 name = "killed"
 [task]
-use = "task.py:wide"
+use = "digits_variants.py:wide"
 [budget]
 trials = 12
 pack = {pack}
@@ -77,8 +72,14 @@ class Watched:
             assert last[number] >= epoch, f"trial {number} went back from {epoch}"
         assert epochs.groupby("number").size().to_dict() == last  # and none is left out
         self.seen = last
-        record = get_study(self.study._store, "killed")
-        return len(epochs) + len(read_epochs(self.study._store, record, "confirm-1"))
+        return len(epochs) + self._epochs_of_the_confirmation()
+
+    def _epochs_of_the_confirmation(self) -> int:
+        reader = open_reader(self.study.storage)
+        try:
+            return len(read_epochs(reader, get_study(reader, "killed"), "confirm-1"))
+        finally:
+            reader.close()
 
 
 def kill_again_and_again(process: subprocess.Popen[str], watched: Watched) -> int:
@@ -122,7 +123,7 @@ class Kills:
 
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
-        (tmp_path / "task.py").write_text(TASK)
+        copy_task(tmp_path, "digits_variants.py")
         path = tmp_path / "killed.toml"
         path.write_text(STUDY.format(pack=self.pack))
         return path
@@ -159,7 +160,7 @@ class Kills:
                 name: getattr(row, name) for name in SCORES
             }
         self.check_undisturbed(frame, watched.study.evidence(), file, tmp_path)
-        watched.study._store.close()
+        watched.study.close()
 
     def check_undisturbed(
         self, frame: pd.DataFrame, confirmed: Evidence | None, file: Path, tmp_path: Path

@@ -21,21 +21,12 @@ from sweeper.executors.local import LocalExecutor, LocalJob
 from sweeper.study.progress import Progress
 from sweeper.worker import launcher
 from sweeper.worker.watched import MAX_ATTEMPTS
-from tests.conftest import StartSweeper
+from tests.support.launches import SLOW, check_exact, wait_until
+from tests.support.processes import StartSweeper
 
 Write = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.chaos
-
-SLOW = """
-[study]
-name = "slow"
-[task]
-use = "quick.py:slow"
-options = {{ trace = '{trace}', pause = 0.06 }}
-[budget]
-trials = 24
-"""
 
 
 @pytest.fixture
@@ -49,36 +40,8 @@ def start(slow: Path, start_sweeper: StartSweeper) -> Start:
     return partial(start_sweeper, "launch", slow, "--workers", 2)
 
 
-def wait_until(process: subprocess.Popen[str], storage: str, ended: int) -> Study:
-    """Wait until so many trials have ended, by looking, for as long as the launch lives."""
-    study = Study("slow", storage)
-    for _ in range(3000):
-        try:
-            if study.progress().ended >= ended:
-                return study
-        except SweeperError:
-            pass  # the launch has not made the database yet
-        try:
-            process.wait(0.02)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    raise AssertionError(f"the launch ended too early: {process.communicate()[0]}")
-
-
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
-
-
-def check_exact(study: Study, tmp_path: Path, *, again: int) -> None:
-    """Check that every trial ended once, and that at most `again` were started anew."""
-    frame = study.frame()
-    assert frame["number"].tolist() == list(range(24))
-    assert sorted(frame["ticket"]) == list(range(24))
-    assert set(frame["state"]) <= {"complete", "pruned"}
-    started = (tmp_path / "trace").read_text().split()
-    assert 24 <= len(started) <= 24 + again
-    assert len(set(started)) == 24
 
 
 def test_a_killed_launcher_leaves_nothing_behind_and_the_next_one_goes_on(
@@ -145,7 +108,7 @@ def test_a_server_stopped_in_mid_sweep_loses_no_worker_and_no_result(
     assert process.returncode == 0, output
     assert len(list((tmp_path / "results" / "slow" / "logs").glob("worker-*.log"))) == 2
     check_exact(study, tmp_path, again=2)
-    study._store.close()
+    study.close()
 
 
 def test_ctrl_c_hands_running_trials_back_and_a_launch_continues(

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pymysql
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from sweeper.api import Study
@@ -20,6 +20,7 @@ from sweeper.worker import attempt
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms
 from sweeper.worker.worker import work as run_worker
+from tests.support.databases import cut
 
 Write = Callable[..., Path]
 
@@ -36,26 +37,6 @@ def store(url: str) -> Iterator[Store]:
     opened = open_writer(url)
     yield opened
     opened.close()
-
-
-def cut(store: Store) -> None:
-    """End every other connection to the store's database, as a failing network does."""
-    engine = create_engine(store.url)
-    with engine.connect() as connection:
-        if engine.dialect.name == "mysql":
-            others = text(
-                "select id from information_schema.processlist"
-                " where db = database() and id <> connection_id()"
-            )
-            for one in connection.execute(others).scalars().all():
-                connection.execute(text(f"kill {one}"))
-        else:
-            others = text(
-                "select pg_terminate_backend(pid) from pg_stat_activity"
-                " where datname = current_database() and pid <> pg_backend_pid()"
-            )
-            connection.execute(others)
-    engine.dispose()
 
 
 def test_work_is_done_again_when_its_connection_is_cut(store: Store) -> None:
@@ -161,7 +142,7 @@ def test_a_write_whose_answer_was_lost_is_there_once(
     assert study.frame()["ticket"].tolist() == list(range(12))
     assert set(study.frame()["state"]) <= {"complete", "pruned"}
     assert study.epochs().groupby("number").size().tolist() == study.frame()["epochs"].tolist()
-    study._store.close()
+    study.close()
 
 
 class Numbered(Exception):

@@ -18,34 +18,10 @@ from sweeper.training.packed.pack import Given, Pack
 from sweeper.training.packed.stack import Member
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Ended, Terms, work
+from tests.support.studies import copy_task
 
 Write = Callable[..., Path]
 
-TASK = """
-import torch
-from torch import nn
-from sweeper.training import Optimiser, Splits, Task
-
-class Branching(nn.Module):
-    def forward(self, x):
-        return x if x.sum() > 0 else -x
-
-def model(hparams):
-    width = int(hparams["width"])
-    if width == 13:
-        raise RuntimeError("no model of 13")
-    bent = Branching() if width == 11 else nn.Tanh()
-    return nn.Sequential(nn.Linear(6, width), bent, nn.Dropout(0.3), nn.Linear(width, 4))
-
-def data(seed):
-    def split(rows):
-        labels = torch.arange(rows) % 4
-        return torch.randn(rows, 6) + labels.unsqueeze(1) * torch.linspace(-1, 1, 6), labels
-    return Splits(split(60), split(40), split(40), 4)
-
-small = Task("small", 4, model, data, Optimiser(lr=0.02), epochs=6, batch_size=20,
-             hparams={"width": 8})
-"""
 STUDY = """
 [study]
 name = "small"
@@ -75,7 +51,7 @@ def small(tmp_path: Path) -> Write:
     def write(
         pack: object, width: str = "[8]", lr: str = "[0.02, 0.03]", pruner: str = "none"
     ) -> Path:
-        (tmp_path / "small.py").write_text(TASK)
+        copy_task(tmp_path, "small.py")
         path = tmp_path / "small.toml"
         path.write_text(STUDY.format(pack=pack, width=width, lr=lr, pruner=pruner))
         return path

@@ -1,8 +1,6 @@
 """The password of the storage from a file: where it goes, and what is said where it cannot."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from sweeper import SweeperError
 from sweeper.cli.app import app
 from sweeper.cli.password import with_password_file
 from sweeper.store.urls import parse_url, with_password
-from tests.test_cli import CHECK, HEAVY, run
+from tests.support.processes import run, run_module
 
 SERVER = "postgresql://user@127.0.0.1:1/db?sslmode=prefer"
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
@@ -133,8 +131,5 @@ def test_what_is_started_from_here_is_not_told_of_the_file(file: Path) -> None:
 
 
 def test_help_does_not_read_it(file: Path) -> None:
-    code = CHECK.format(arguments=["launch", "--help"], heavy=HEAVY)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stderr.splitlines() == ["[]"]
+    done = run_module("heavy_imports", "launch --help")
+    assert (done.stdout, done.stderr) == ('{"launch --help": []}\n', "")

@@ -19,10 +19,9 @@ import pytest
 
 from sweeper import api
 from sweeper.bundled import bundled_folder
-from tests.conftest import StartSweeper
-from tests.serving import Answer, Site
-from tests.test_serve import serving
-from tests.test_service_api import World, copied, template
+from tests.support.processes import StartSweeper, serving
+from tests.support.service_world import World, copied, template
+from tests.support.serving import Answer, Site
 
 __all__ = ["template"]
 

@@ -23,52 +23,12 @@ from sweeper.store.database import open_reader, open_writer
 from sweeper.store.schema import epochs, results, studies
 from sweeper.store.tickets import SEARCH
 from sweeper.worker.stopping import StopRequest
-from tests.test_worker import StopAfter, registered, run, text, work
+from tests.support.studies import copy_task
+from tests.support.studies_run import StopAfter, registered, run, text, work
 
 Write = Callable[..., Path]
 Launch = Callable[[Path], Study]
 
-LOOPS = '''
-import math, random, pathlib
-import torch
-from dataclasses import replace
-from quick import train as quick
-from sweeper.tasks.digits import digits
-
-def short():
-    return replace(digits(), epochs=4)
-
-def drawn(run):
-    """Draws, from its third epoch on, what does not follow from the seed."""
-    for number, evaluation in enumerate(quick(run), start=1):
-        if number > 2:
-            evaluation = replace(evaluation, logits=evaluation.logits + 1e-9 * random.random())
-            evaluation.logits[0, 0] += 1e-4 * (1 + random.random())
-        yield evaluation
-
-def counting(run):
-    """Says with how many threads it trains, and has a training loss at first."""
-    for number, evaluation in enumerate(quick(run)):
-        extra = {"threads": torch.get_num_threads(), "nothing": math.inf}
-        yield replace(evaluation, train_loss=1.0 if number < 4 else math.nan, extra=extra)
-
-def timed(run):
-    """Yields a metric that is never the same."""
-    for evaluation in quick(run):
-        yield replace(evaluation, extra={"luck": random.random()})
-
-def fragile(run):
-    """Raises in its third epoch for as long as there is a file."""
-    for number, evaluation in enumerate(quick(run), start=1):
-        if number == 3 and pathlib.Path(run.options["trace"]).exists():
-            raise RuntimeError("there is a file")
-        yield evaluation
-
-def unkept(run):
-    """Has a state that cannot be written."""
-    for evaluation in quick(run):
-        yield replace(evaluation, state=lambda: {"model": {1, 2}})
-'''
 PRUNING = "[pruner]\nname = 'percentile'\npercentile = 1.0\nstartup = 1\nwarmup = 0.0"
 
 
@@ -77,9 +37,8 @@ def write(write_study: Write, tmp_path: Path) -> Write:
     """Return a function that writes a study of one of the loops."""
 
     def written(function: str, options: str = "", trials: int = 2, rest: str = "") -> Path:
-        (tmp_path / "loops.py").write_text(LOOPS)
-        named = text(function, options, trials, rest).replace("quick.py:", "loops.py:")
-        return write_study(named)
+        copy_task(tmp_path, "digits_variants.py")
+        return write_study(text(function, options, trials, rest))
 
     return written
 
@@ -195,13 +154,15 @@ class Replays:
 
         yield launched
         for study in opened:
-            study._store.close()
+            study.close()
 
     @pytest.mark.usefixtures("one_thread")
     def test_a_real_training_gives_the_same_bits(
         self, url: str, launch: Launch, write: Write
     ) -> None:
-        study = launch(write("short", rest="[confirm]\nshortlist = 1\nreplicates = 2"))
+        study = launch(
+            write("digits_variants.py:short", rest="[confirm]\nshortlist = 1\nreplicates = 2")
+        )
         for number in (0, 1):
             again = replay("quick", number, url)
             assert again.same, again
@@ -497,7 +458,7 @@ def test_a_loop_that_is_not_deterministic_is_found(
     assert not again.same
     assert (first.epoch, first.name) == (3, "nll")
     assert again.reason.startswith("packages, processor type, threads and device are the same")
-    assert "loops.py:drawn is likely not deterministic" in again.reason
+    assert "quick.py:drawn is likely not deterministic" in again.reason
     status, out, _ = command(capsys, "quick", 1, "--storage", storage)
     assert status == 1
     said = out.splitlines()

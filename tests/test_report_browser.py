@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sweeper.report import ReportInput, write_report
-from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
-from tests.test_report import HOSTILE, NAMES, ODD, renamed
-from tests.test_report_evidence import confirmed_report, make_evidence
-from tests.test_report_frames import make_report, make_trials
+from tests.support.browser import ARGUMENTS, CHROMIUM, needs_chromium
+from tests.support.report_evidence import confirmed_report, make_evidence
+from tests.support.report_frames import make_report, make_trials
+from tests.support.report_pages import HOSTILE, NAMES, ODD, renamed
 
 WIDTHS = (1280, 400)
 

@@ -19,7 +19,7 @@ from sweeper.report.report_input import finished, prepared
 from sweeper.report.summary import summarise
 from sweeper.report.trial_table import trials_table
 from sweeper.study.spec import Space
-from tests.test_report_frames import (
+from tests.support.report_frames import (
     EPOCHS,
     SCHEDULES,
     frame,

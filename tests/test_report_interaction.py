@@ -19,7 +19,7 @@ from sweeper.report.figures.interaction import (
 )
 from sweeper.report.figures.registry import figures
 from sweeper.report.report_input import ReportInput, finished, prepared
-from tests.test_report_frames import frame, make_report, make_trial, make_trials
+from tests.support.report_frames import frame, make_report, make_trial, make_trials
 
 RNG = np.random.default_rng(0)
 DROPOUT, WIDTHS = RNG.uniform(0, 0.5, 64), RNG.choice(["narrow", "wide"], 64)

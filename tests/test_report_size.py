@@ -13,7 +13,7 @@ from sweeper.report.page import Options
 from sweeper.report.report_input import prepared
 from sweeper.report.trial_table import MOST_ROWS, trials_table
 from sweeper.study import results
-from tests.test_report_frames import make_report, make_trials
+from tests.support.report_frames import make_report, make_trials
 
 MANY = 8_000
 

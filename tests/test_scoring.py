@@ -16,15 +16,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, top_k_ac
 from torch import Tensor
 
 from sweeper.scoring import Scores, expected_calibration_error, fit_temperature, score
-
-
-def batch(samples: int, classes: int, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return logits that are right about half the time, and their labels."""
-    source = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (samples,), generator=source)
-    logits = torch.randn(samples, classes, generator=source, dtype=torch.float64)
-    logits[torch.arange(samples), labels] += 1.5
-    return scale * logits, labels
+from tests.support.logits import batch
 
 
 def nll_at(temperature: float, logits: Tensor, labels: Tensor) -> float:

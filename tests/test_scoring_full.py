@@ -23,7 +23,7 @@ from sweeper.scoring import (
     reliability,
     score,
 )
-from tests.test_scoring import batch
+from tests.support.logits import batch
 
 Floats = NDArray[np.float64]
 Pairs = list[tuple[float, bool]]

@@ -6,8 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,25 +13,8 @@ import pytest
 
 from sweeper import service
 from sweeper.report import ready_page, ready_pages
-from tests.conftest import StartSweeper
-from tests.serving import LOCAL, Browser, Site, database
-from tests.test_cli import run
-
-ADDRESS = re.compile(r"sweeper: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n")
-
-
-@contextmanager
-def serving(start: StartSweeper, *options: object, url: str) -> Iterator[tuple[Site, Any]]:
-    """Run the command; yield where it serves, and its process."""
-    process = start("serve", "--no-browser", "--port", 0, *options, url=url)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = ADDRESS.fullmatch(line)
-    assert found, line
-    yield Site(found[1]), process
-    if process.poll() is None:
-        process.terminate()
-        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+from tests.support.processes import ADDRESS, StartSweeper, run, serving
+from tests.support.serving import LOCAL, Browser, Site, database
 
 
 def test_a_port_is_served_once(start_sweeper: StartSweeper, storage: str) -> None:

@@ -2,12 +2,11 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
@@ -16,8 +15,9 @@ import sweeper
 from sweeper import Study
 from sweeper.service.api import models
 from sweeper.study.results import SCORES
-from tests.conftest import QUICK, STUDY
-from tests.serving import Answer, Site, database, serve
+from tests.support.service_world import World, copied
+from tests.support.serving import Answer
+from tests.support.studies import STUDY
 
 SPEC: dict[str, Any] = {
     "study": {"name": "fresh", "seed": 3},
@@ -26,40 +26,10 @@ SPEC: dict[str, Any] = {
 }
 
 
-class World(NamedTuple):
-    """A service, its database with a finished study "quick", and the folder of its tasks."""
-
-    site: Site
-    study: Study
-    folder: Path
-
-
-def world(folder: Path) -> World:
-    (folder / "quick.py").write_text(QUICK)
-    tested = STUDY.replace("quick.py:train", "quick.py:tested")
-    (folder / "quick.toml").write_text(f"{tested}[task.options]\nhelp = 4.0\n")
-    storage = database(folder)
-    study = sweeper.launch(folder / "quick.toml", workers=0, storage=storage, results=folder)
-    return World(serve(storage, folders=(folder,)), study, folder)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A world that nothing is changed in."""
-    return world(tmp_path_factory.mktemp("api"))
-
-
 @pytest.fixture
 def own(template: World, tmp_path: Path) -> World:
     """A world to change."""
     return copied(template, tmp_path)
-
-
-def copied(template: World, folder: Path) -> World:
-    """Return a world with a database of its own."""
-    shutil.copytree(template.folder, folder, dirs_exist_ok=True)
-    storage = database(folder)
-    return World(serve(storage, folders=(folder,)), Study("quick", storage), folder)
 
 
 def said(answer: Answer, status: int) -> str:

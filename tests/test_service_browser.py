@@ -13,10 +13,11 @@ import torch
 
 from sweeper import Study, api
 from sweeper.smoothing import SmoothingLoss
-from tests.browser import ARGUMENTS, CHROMIUM, needs_chromium
-from tests.conftest import QUICK, STUDY, StartSweeper
-from tests.serving import Site, database, serve
-from tests.test_service_api import World, copied, template
+from tests.support.browser import ARGUMENTS, CHROMIUM, needs_chromium
+from tests.support.processes import StartSweeper
+from tests.support.service_world import World, copied, template
+from tests.support.serving import Site, database, serve
+from tests.support.studies import STUDY, copy_task
 
 __all__ = ["template"]
 
@@ -307,7 +308,7 @@ def test_what_a_person_opened_stays_open(
     """News do not close what is open, nor take the focus away."""
     from playwright.sync_api import expect
 
-    (tmp_path / "quick.py").write_text(QUICK)
+    copy_task(tmp_path)
     spec = STUDY.replace("quick.py:train", "quick.py:slow")
     trace = f"[task.options]\ntrace = '{tmp_path}/trace'\npause = 0.2\n"
     (tmp_path / "quick.toml").write_text(spec + trace)

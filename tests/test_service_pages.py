@@ -20,9 +20,9 @@ from sweeper.service.pages import figure_cache
 from sweeper.service.pages.forms import filled, form, refilled, tables_of
 from sweeper.study.load import parse_spec, parse_toml
 from sweeper.study.ready import ready_studies
-from tests.conftest import STUDY
-from tests.serving import Answer, Site, database, serve
-from tests.test_service_api import World, copied, template
+from tests.support.service_world import World, copied, template
+from tests.support.serving import Answer, Site, database, serve
+from tests.support.studies import STUDY
 
 __all__ = ["template"]
 

@@ -16,10 +16,11 @@ from sweeper import SweeperError, api, service
 from sweeper.service.app import create_app
 from sweeper.service.auth.identity import COOKIE
 from sweeper.service.settings import LARGEST_BODY
-from tests.conftest import STUDY
-from tests.serving import LOCAL, Browser, Site, database, serve
-from tests.test_cli import run
-from tests.test_service_api import World, copied, template
+from tests.support.processes import run
+from tests.support.service_world import World, copied, template
+from tests.support.serving import LOCAL, Browser, Site, database, serve
+from tests.support.studies import STUDY, copy_task
+from tests.tasks.nasty import HOSTILE
 
 __all__ = ["template"]
 
@@ -417,25 +418,10 @@ def test_every_answer_is_guarded(guarded: Guarded) -> None:
     assert "'unsafe-inline'" not in policy.split("style-src")[0]
 
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 191 }}"
-NASTY = f"""
-import torch
-from sweeper import Evaluation
-
-def train(run):
-    print({HOSTILE!r})
-    if run.smoothing.epsilon > 0.1:
-        raise RuntimeError({HOSTILE!r})
-    labels = torch.arange(120) % 12
-    logits = torch.nn.functional.one_hot(labels, 12) * (1.0 + run.smoothing.epsilon)
-    yield Evaluation(logits, labels, 1.0)
-"""
-
-
 @pytest.fixture
 def nasty(tmp_path: Path) -> Site:
     """A service with a study whose task prints and raises HTML."""
-    (tmp_path / "nasty.py").write_text(NASTY)
+    copy_task(tmp_path, "nasty.py")
     spec = STUDY.replace('"quick"', '"nasty"').replace("quick.py", "nasty.py")
     (tmp_path / "nasty.toml").write_text(spec)
     storage = database(tmp_path)

@@ -15,7 +15,7 @@ from sweeper.errors import SweeperError
 from sweeper.smoothing import SCHEDULES
 from sweeper.study.load import read_study, ready_studies
 from sweeper.study.spec import StudySpec, differences, json_schema
-from tests.conftest import STUDY
+from tests.support.studies import STUDY
 
 Write = Callable[..., Path]
 DIGITS = ready_studies()["digits"]

@@ -24,7 +24,6 @@ from sweeper.store import database
 from sweeper.store.confirmations import Confirmation, last_confirmation, lay_confirmation
 from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.records import (
-    EpochRow,
     Result,
     close_ticket,
     read_epochs,
@@ -66,16 +65,7 @@ from sweeper.store.trials import (
 )
 from sweeper.store.urls import masked, parse_url
 from sweeper.study.trials import create_optuna_study
-
-EPOCH = EpochRow(1, 0.5, 0.1, 1.0, 0.3, 0.9, 0.1, 0.02, 0.05)
-OPEN_AND_ADD = """
-import sys
-from sweeper.store.database import open_writer
-from sweeper.store.studies import add_study, all_studies
-store = open_writer(sys.argv[1])
-add_study(store, sys.argv[2], spec="{}", spec_hash="", folder="", version="0")
-assert sys.argv[2] in [study.name for study in all_studies(store)]
-"""
+from tests.support.store_rows import EPOCH
 
 
 def new_study(store: Store, points: int = 3, name: str = "s") -> StudyRecord:
@@ -114,7 +104,7 @@ class DatabaseContract:
         store.close()
 
     def test_six_processes_may_start_on_an_empty_database(self, url: str) -> None:
-        command = [sys.executable, "-c", OPEN_AND_ADD, url]
+        command = [sys.executable, "-m", "tests.support.add_study", url]
         started = [
             subprocess.Popen([*command, f"study-{n}"], stderr=subprocess.PIPE) for n in range(6)
         ]

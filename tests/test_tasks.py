@@ -19,54 +19,16 @@ from sweeper.tasks import READY
 from sweeper.tasks.digits import augment, digits, replace_labels
 from sweeper.tasks.loading import LoadedTask, load_function, load_task
 from sweeper.training import Evaluation, Task, TrainingRun, derive_seed, train
+from tests.support.studies import copy_task
 
 STUDIES = Path(__file__).parent.parent / "studies"
 ACCEPTED = {"lr", "weight_decay", "l1", "dropout", "width", "shift", "noise"}
 
-OWN_TASK = """
-import torch
-from torch import nn
-from sweeper.training import Optimiser, Splits, Task
-
-def data(seed):
-    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))
-    part = x, (x[:, 0] > 0).long()
-    return Splits(part, part, part, classes=2)
-
-def make(*, width=8, depth=1):
-    if width < 1:
-        raise ValueError(f"width is {width}; allowed: whole numbers from 1")
-    model = lambda h: nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
-    return Task("own", 2, model, data, Optimiser(lr=0.1), epochs=2, batch_size=16)
-
-def needs(*, path, width=1): ...
-def anything(**options): return make(width=options["width"])
-def returns_none(): ...
-def broken(*, width=1): return {}["no such key"]
-
-fixed = make()
-number = 3
-"""
-
-OWN_LOOP = """
-import torch
-from sweeper.training import Evaluation
-
-def train(run):
-    yield Evaluation(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), 1.0, extra=dict(run.options))
-
-def train_two(run, other):
-    yield None
-
-def not_a_loop(run):
-    return []
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "own.py").write_text(OWN_TASK)
-    (tmp_path / "loop.py").write_text(OWN_LOOP)
+    copy_task(tmp_path, "own.py")
+    copy_task(tmp_path, "loop.py")
     return tmp_path
 
 
@@ -456,7 +418,7 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
         (
             "own.py:broken",
             {},
-            "task.options: {folder}/own.py:20: KeyError: 'no such key'",
+            "task.options: {folder}/own.py:40: KeyError: 'no such key'",
         ),
         (
             "loop.py:train_two",
@@ -551,10 +513,8 @@ def test_the_shipped_loop_smooths_as_the_run_says() -> None:
 
 
 def test_splits_are_checked_in_a_users_file_too(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
-        OWN_TASK.replace("(x[:, 0] > 0).long()", "(x[:, 0] > 0).long() + 1")
-    )
-    loaded = load_task("own.py:fixed", {}, tmp_path)
+    copy_task(tmp_path, "own.py")
+    loaded = load_task("own.py:from_1", {}, tmp_path)
     with pytest.raises(
         SweeperError, match=r"^train: the label of row \d+ is 2; allowed are 0 to 1"
     ):

@@ -17,13 +17,9 @@ from sqlalchemy import update
 
 import sweeper
 from sweeper.api import Study
-from sweeper.store.database import Store, open_writer
 from sweeper.store.schema import now, tickets
-from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import LEASE_SECONDS, claim, free_leases, ticket_states
-from sweeper.study.load import read_study
 from sweeper.study.objective import train_alone
-from sweeper.study.registration import register
 from sweeper.study.trials import TICKET
 from sweeper.worker import attempt
 from sweeper.worker.attempt import run_ticket
@@ -32,54 +28,15 @@ from sweeper.worker.leases import Vigil
 from sweeper.worker.open_study import open_for_work
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.watched import MAX_ATTEMPTS
-from sweeper.worker.worker import Ended, Terms
-from sweeper.worker.worker import work as work_on
+from sweeper.worker.worker import Ended
+from tests.support.studies_run import StopAfter, registered, run, text, work
 
 Write = Callable[..., Path]
-QUICK = """
-[study]
-name = "quick"
-[task]
-use = "quick.py:{function}"
-{options}
-[budget]
-trials = {trials}
-{rest}
-"""
-
-
-def text(function: str = "train", options: str = "", trials: int = 12, rest: str = "") -> str:
-    return QUICK.format(function=function, options=options, trials=trials, rest=rest)
-
-
-def run(study: Path, storage: str) -> Study:
-    return sweeper.launch(study, workers=0, storage=storage, results=study.parent / "results")
 
 
 def raw(storage: str) -> list[optuna.trial.FrozenTrial]:
     """Read the trials as any Optuna program would."""
     return optuna.load_study(study_name="quick", storage=storage).get_trials()
-
-
-def registered(study: Path, storage: str) -> tuple[Store, StudyRecord]:
-    store = open_writer(storage)
-    return store, register(store, read_study(study))
-
-
-def work(store: Store, record: StudyRecord, stop: StopRequest) -> Ended:
-    return work_on(store, Terms(record.name, Path(record.folder) / "results"), stop)
-
-
-class StopAfter(StopRequest):
-    """Asks for a stop at the n-th look: in the middle of a trial, exactly."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
 
 
 def test_the_budget_is_exact_and_epsilon_0_is_trial_0(write_study: Write, storage: str) -> None:

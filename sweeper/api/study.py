@@ -75,6 +75,12 @@ class Study:
     def _store(self) -> Store:
         return self._reader or open_reader(self.storage)
 
+    def close(self) -> None:
+        """Close the connections to the database. They are opened again when they are needed."""
+        store = self.__dict__.pop("_store", None)
+        if store is not None and store is not self._reader:
+            store.close()
+
     @property
     def _record(self) -> StudyRecord:
         return get_study(self._store, self.name)

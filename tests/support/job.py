@@ -1,4 +1,4 @@
-"""What executors are tested with: `python -m tests.job MODE …` does one thing that can be seen."""
+"""A job for the tests of executors: `python -m tests.support.job MODE …`."""
 
 import json
 import os

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
 
 # https://slurm.schedmd.com/slurm.conf.html, for one node that says it has four cores.
@@ -132,8 +132,8 @@ def fake_command(folder: Path, name: str, script: str) -> None:
 
 
 def fake_kubectl(folder: Path) -> None:
-    """Put a `kubectl` into a folder whose cluster is a folder too: see tests/kubectl.py."""
-    program = ROOT / "tests" / "kubectl.py"
+    """Put a `kubectl` into a folder whose cluster is a folder too: see tests/support/kubectl.py."""
+    program = ROOT / "tests" / "support" / "kubectl.py"
     cluster = folder / "cluster"
     cluster.mkdir(parents=True)
     command = shlex.join([sys.executable, str(program), str(cluster)])

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes of one core each: `python -m tests.ray_nodes`.
+"""A Ray cluster of two nodes of one core each: `python -m tests.support.ray_nodes`.
 
 It prints its address, then does as each line of its standard input says: `kill` the second node
 with all that runs there, as when its machine goes down, or `add` another.

@@ -1,4 +1,4 @@
-"""A `kubectl` for a cluster that is a folder: `python tests/kubectl.py CLUSTER ARGUMENTS …`.
+"""A `kubectl` whose cluster is a folder: `python tests/support/kubectl.py CLUSTER ARGUMENTS …`.
 
 It knows what the executor asks, and answers in kubectl's words. A Job is a folder, and each of its
 indexes a process of this machine that runs the command of the pod, with the secrets that it names.

@@ -1,0 +1,158 @@
+"""Training loops without training: logits whose NLL depends on ε, schedule and seed.
+
+A study of them takes a moment. Tests copy this file beside their study files.
+"""
+
+import dataclasses
+import functools
+import math
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from sweeper import Evaluation, TrainingRun
+
+EPOCHS = 8
+
+
+def train(run: TrainingRun) -> Iterator[Evaluation]:
+    """A closed-form surface: the NLL is lowest near epsilon = 0.12."""
+    generator = torch.Generator().manual_seed(run.data_seed)
+    labels = torch.arange(120) % 12
+    noise = torch.randn(120, 12, generator=generator)
+    print("quick training begins")
+    for epoch in range(1, EPOCHS + 1):
+        progress = epoch / EPOCHS
+        epsilon = run.smoothing.at(progress)
+        quality = 3.0 * progress - 20.0 * (run.smoothing.epsilon - 0.12) ** 2 - epsilon
+        logits = noise + quality * one_hot(labels, 12)
+        yield Evaluation(logits, labels, progress, extra={"quality": quality})
+
+
+def diverge(run: TrainingRun) -> Iterator[Evaluation]:
+    """Diverges at large epsilon, raises at middling ones."""
+    for evaluation in train(run):
+        if run.smoothing.epsilon > 0.3:
+            yield Evaluation(evaluation.logits * math.nan, evaluation.labels, evaluation.progress)
+        elif run.smoothing.epsilon > 0.2:
+            raise RuntimeError("no luck with this one")
+        else:
+            yield evaluation
+
+
+def resumable(run: TrainingRun) -> Iterator[Evaluation]:
+    """Goes on from its state; leaves a line per epoch that it trains."""
+    options = run.options
+    state: Mapping[str, Any] = run.state or {"epoch": 0, "model": {"sum": torch.zeros(1)}}
+    for epoch, evaluation in enumerate(train(run), start=1):
+        if epoch <= state["epoch"]:
+            continue
+        # sleep() does not work under a clock that is set apart
+        threading.Event().wait(options.get("pause", 0.0))
+        while epoch > 1 and Path(options["trace"] + ".hold").exists():
+            threading.Event().wait(0.02)
+        state = {"epoch": epoch, "model": {"sum": state["model"]["sum"] + evaluation.logits.sum()}}
+        with Path(options["trace"]).open("a") as trace:
+            trace.write(f"{run.smoothing.epsilon} {epoch}\n")
+        extra = {"sum": state["model"]["sum"].item()}
+        yield dataclasses.replace(evaluation, extra=extra, state=_constant(state))
+
+
+def _constant(state: Mapping[str, Any]) -> Any:
+    return lambda: state
+
+
+def tested(run: TrainingRun) -> Iterator[Evaluation]:
+    """Gives a test split too; each seed has some luck, and `help` says what ε does."""
+    if run.seed in run.options.get("unlucky", []) and run.smoothing.epsilon > 0:
+        raise RuntimeError("no luck with this seed")
+    luck: float = 0.2 * torch.randn((), generator=torch.Generator().manual_seed(run.seed)).item()
+    gain: float = run.options.get("help", 0.0) * min(run.smoothing.epsilon, 0.1)
+
+    def better(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits + (luck + gain) * one_hot(labels, 12)
+
+    def test(quality: float) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(240) % 12
+        noise = torch.Generator().manual_seed(run.data_seed + 1)
+        logits = torch.randn(240, 12, generator=noise)
+        return better(logits + quality * one_hot(labels, 12), labels), labels
+
+    for evaluation in train(run):
+        logits = better(evaluation.logits, evaluation.labels)
+        split = functools.partial(test, evaluation.extra["quality"])
+        yield dataclasses.replace(evaluation, logits=logits, splits={"train": split, "test": split})
+
+
+def slow(run: TrainingRun) -> Iterator[Evaluation]:
+    """Takes long enough to be killed in the middle; leaves a line per started trial."""
+    with Path(run.options["trace"]).open("a") as trace:
+        trace.write(f"{run.smoothing.epsilon}\n")
+    for evaluation in train(run):
+        time.sleep(run.options.get("pause", 0.05))
+        yield evaluation
+
+
+def trouble(run: TrainingRun) -> Iterator[Evaluation]:
+    """Hangs in its second epoch at epsilon 0, unless somebody has been here before."""
+    first = run.smoothing.epsilon == 0 and not run.state
+    once = Path(run.options["trace"] + ".once")
+    for number, evaluation in enumerate(resumable(run), start=1):
+        if first and number == 2 and not once.exists():
+            if run.options["pause"] == 0:
+                once.touch()
+            time.sleep(run.options.get("hang", 600))
+        yield evaluation
+
+
+def greedy(run: TrainingRun) -> Iterator[Evaluation]:
+    """Asks for more memory than there is."""
+    for evaluation in train(run):
+        if run.smoothing.epsilon == 0:
+            torch.empty(1 << 50)
+        yield evaluation
+
+
+def drawn(run: TrainingRun) -> Iterator[Evaluation]:
+    """Draws, from its third epoch on, what does not follow from the seed."""
+    for number, evaluation in enumerate(train(run), start=1):
+        logits = evaluation.logits
+        if number > 2:
+            logits = logits + 1e-9 * random.random()
+            logits[0, 0] += 1e-4 * (1 + random.random())
+        yield dataclasses.replace(evaluation, logits=logits)
+
+
+def counting(run: TrainingRun) -> Iterator[Evaluation]:
+    """Reports how many threads it trains with; has a training loss at first."""
+    for number, evaluation in enumerate(train(run)):
+        extra = {"threads": torch.get_num_threads(), "nothing": math.inf}
+        loss = 1.0 if number < 4 else math.nan
+        yield dataclasses.replace(evaluation, train_loss=loss, extra=extra)
+
+
+def timed(run: TrainingRun) -> Iterator[Evaluation]:
+    """Yields a metric that is never the same."""
+    for evaluation in train(run):
+        yield dataclasses.replace(evaluation, extra={"luck": random.random()})
+
+
+def fragile(run: TrainingRun) -> Iterator[Evaluation]:
+    """Raises in its third epoch for as long as there is a file."""
+    for number, evaluation in enumerate(train(run), start=1):
+        if number == 3 and Path(run.options["trace"]).exists():
+            raise RuntimeError("there is a file")
+        yield evaluation
+
+
+def unkept(run: TrainingRun) -> Iterator[Evaluation]:
+    """Has a state that cannot be written."""
+    for evaluation in train(run):
+        yield dataclasses.replace(evaluation, state=lambda: {"model": {1, 2}})
