@@ -21,6 +21,7 @@ from tests.support.databases import (
     running_postgresql,
 )
 from tests.support.processes import StartSweeper
+from tests.support.service_world import World, world
 from tests.support.serving import stopped_after
 from tests.support.studies import STUDY, copy_task
 
@@ -152,3 +153,9 @@ def slurm(slurm_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
     """Let Slurm's commands find a cluster of this machine, which the tests share."""
     for name, value in slurm_environment.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Return a service with a finished study. Tests do not change it."""
+    return world(tmp_path_factory.mktemp("service"))

@@ -20,10 +20,8 @@ import pytest
 from sweeper import api
 from sweeper.bundled import bundled_folder
 from tests.support.processes import StartSweeper, serving
-from tests.support.service_world import World, copied, template
+from tests.support.service_world import World, copied
 from tests.support.serving import Answer, Site
-
-__all__ = ["template"]
 
 NGINX: Final = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 NAME: Final = "sweeps.example.org"

@@ -15,11 +15,9 @@ from sweeper import Study, api
 from sweeper.smoothing import SmoothingLoss
 from tests.support.browser import ARGUMENTS, CHROMIUM, needs_chromium
 from tests.support.processes import StartSweeper
-from tests.support.service_world import World, copied, template
+from tests.support.service_world import World, copied
 from tests.support.serving import Site, database, serve
 from tests.support.studies import STUDY, copy_task
-
-__all__ = ["template"]
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 

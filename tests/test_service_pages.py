@@ -20,11 +20,9 @@ from sweeper.service.pages import figure_cache
 from sweeper.service.pages.forms import filled, form, refilled, tables_of
 from sweeper.study.load import parse_spec, parse_toml
 from sweeper.study.ready import ready_studies
-from tests.support.service_world import World, copied, template
+from tests.support.service_world import World, copied
 from tests.support.serving import Answer, Site, database, serve
 from tests.support.studies import STUDY
-
-__all__ = ["template"]
 
 
 @pytest.fixture

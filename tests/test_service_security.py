@@ -17,12 +17,10 @@ from sweeper.service.app import create_app
 from sweeper.service.auth.identity import COOKIE
 from sweeper.service.settings import LARGEST_BODY
 from tests.support.processes import run
-from tests.support.service_world import World, copied, template
+from tests.support.service_world import World, copied
 from tests.support.serving import LOCAL, Browser, Site, database, serve
 from tests.support.studies import STUDY, copy_task
 from tests.tasks.nasty import HOSTILE
-
-__all__ = ["template"]
 
 SECRET = re.compile(r"swp_[0-9a-f]{16}_[A-Za-z0-9_-]{43}")
 

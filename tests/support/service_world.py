@@ -4,8 +4,6 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 import sweeper
 from sweeper import Study
 from tests.support.serving import Site, database, serve
@@ -27,12 +25,6 @@ def world(folder: Path) -> World:
     storage = database(folder)
     study = sweeper.launch(folder / "quick.toml", workers=0, storage=storage, results=folder)
     return World(serve(storage, folders=(folder,)), study, folder)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A world that nothing is changed in."""
-    return world(tmp_path_factory.mktemp("api"))
 
 
 def copied(template: World, folder: Path) -> World:
