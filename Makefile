@@ -1,14 +1,21 @@
 # make sweep   the digits study, from nothing
-# make test    everything that .ci/run runs
+# make test    everything that .ci/run runs: lint, types, layers and all tests
+#              FAST=1    without the slow tests, in under three minutes
+#              TOOLS=no  without installing Debian packages; the tests that need them are skipped
+# make coverage  all tests, with the coverage of each module
+# make soak      the tests that start and kill processes, with many more rounds
 # TORCH_INDEX=…  takes torch from another index, for instance a CUDA build's
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# More than cores: many tests wait for processes and servers.
+JOBS ?= 3
+TOOLS ?= yes
 SOURCES := sweeper tests benchmarks studies
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint types layers unit browser compose clock proxy slurm mariadb format clean
+.PHONY: help sweep test lint types layers unit coverage soak tools format clean
 
 help:
 	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -28,55 +35,21 @@ types: .venv/dev
 layers: .venv/dev
 	$(BIN)/lint-imports
 
-unit: .venv/dev browser compose clock proxy slurm mariadb
-	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
+unit: .venv/dev $(if $(FAST),,tools)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(if $(FAST),-m "not slow")
+
+coverage: .venv/dev tools
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+
+soak: .venv/dev tools
+	SWEEPER_SOAK=1 $(BIN)/pytest -n $(JOBS) --dist worksteal -m chaos
+
+tools:
+	@TOOLS=$(TOOLS) tests/support/tools.sh
 
 format: .venv/dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
-
-# Reports are looked at in a real browser. Where one cannot be installed, those tests are skipped.
-browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
-	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
-	echo "no Chromium here: the tests that need a browser will be skipped"
-
-# It reads docker-compose.yml as users' own does, and needs no Docker engine for that.
-compose:
-	@command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || \
-	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends docker-compose >/dev/null; } || \
-	echo "no docker-compose here: the tests that need it will be skipped"
-
-# It sets the clock of one worker an hour ahead.
-clock:
-	@command -v faketime >/dev/null || \
-	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq faketime >/dev/null; } || \
-	echo "no faketime here: the tests that need it will be skipped"
-
-# It stands before two processes of the service.
-proxy:
-	@command -v nginx >/dev/null || \
-	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light >/dev/null; } || \
-	echo "no nginx here: the tests that need it will be skipped"
-
-# A cluster of this machine alone runs studies.
-slurm:
-	@command -v slurmctld >/dev/null || \
-	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	slurmctld slurmd slurm-client munge >/dev/null; } || \
-	echo "no Slurm here: the tests that need it will be skipped"
-
-# The tests start a server of their own from it.
-mariadb:
-	@[ -n "$$SWEEPER_TEST_MYSQL_URL" ] || command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || \
-	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mariadb-server >/dev/null; } || \
-	echo "no MariaDB here: the tests that need it will be skipped"
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=…")'

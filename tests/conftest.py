@@ -1,12 +1,18 @@
 """Studies to test with: small, real files on disk, run through the same code as a user's."""
 
 import os
+
+# Before torch is imported, here and in all processes that tests start. Tests run side by side: with
+# two threads each, the linear algebra of small models costs three times the CPU time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Final
 
 import pytest
 import torch
@@ -26,6 +32,24 @@ from tests.support.serving import stopped_after
 from tests.support.studies import STUDY, copy_task
 
 Write = Callable[..., Path]
+
+# Tests with one of these are left out of `make test FAST=1`.
+SLOW_MARKERS: Final = ("chaos", "browser")
+SLOW_FIXTURES: Final = frozenset(
+    {
+        *("postgresql", "postgresql_server", "own_server"),
+        *("mysql", "mysql_server", "own_mysql_server"),
+        *("slurm", "start_sweeper"),
+    }
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what starts servers, processes or a browser."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if SLOW_FIXTURES.intersection(fixtures) or any(map(item.get_closest_marker, SLOW_MARKERS)):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -28,13 +28,14 @@ from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms, work
 from tests.support.databases import Server, cut, empty_database
 from tests.support.processes import run_module
+from tests.support.soak import repeats
 from tests.support.store_rows import EPOCH
 from tests.support.studies import RESUMABLE, steps
 
 Write = Callable[..., Path]
 pytestmark = pytest.mark.chaos
 
-ROUNDS, WORKERS = 20, 8
+ROUNDS, WORKERS = repeats(4, soak=20), 8
 
 
 class Starts:

@@ -3,15 +3,17 @@
 `python -m tests.support.kill_before_commit FILE RESULTS TRACE URL`.
 
 Arguments: the study file, the folder for results, the path that traces begin with, and the URL of
-the database. This process imports everything once and forks two children for each n: one that is
-killed, and one that finishes the study. It prints the exit status of each that was to be killed.
+the database. This process imports everything once. For each n it forks a child that works on a
+study of its own and is killed, and prints the child's exit status; the first child that is not
+killed had no commit left. One more child then finishes all studies.
 """
 
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,46 +59,53 @@ def before_each_commit(store: Store, fault: Fault) -> None:
     Store._run_on_own = runs  # type: ignore[method-assign, assignment]
 
 
-def in_a_child(storage: str, results: Path, study: StudyFile, fatal: int | None) -> int:
-    """Work on the study in a child process; return its exit status."""
+def in_a_child(work_on: Callable[[], None]) -> int:
+    """Call a function in a child process; return its exit status."""
     child = os.fork()
     if child == 0:
-        store = open_writer(storage)
-        if fatal is None:
-            free_dead(store, register(store, study))  # as a launch does
-        else:
-            before_each_commit(store, Fault(fatal))
-        work(store, Terms(study.name, results), StopRequest())
+        work_on()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def renamed(study: StudyFile, name: str, trace: str) -> StudyFile:
-    """Return the study under another name and with another trace."""
-    task = study.spec.task.model_copy(update={"options": {"trace": trace}})
-    section = StudySection(name=name)
+def killed(storage: str, results: Path, study: StudyFile, fatal: int) -> None:
+    """Work on the study until the fault."""
+    store = open_writer(storage)
+    register(store, study)
+    before_each_commit(store, Fault(fatal))
+    work(store, Terms(study.name, results), StopRequest())
+    store.close()
+
+
+def finished(storage: str, results: Path, studies: Sequence[StudyFile]) -> None:
+    """Finish the studies, as launches of them would."""
+    store = open_writer(storage)
+    for study in studies:
+        free_dead(store, register(store, study))
+        work(store, Terms(study.name, results), StopRequest())
+
+
+def renamed(study: StudyFile, number: object, trace: str) -> StudyFile:
+    """Return the study under a name and with a trace of its own."""
+    options = {**study.spec.task.options, "trace": f"{trace}-{number}"}
+    task = study.spec.task.model_copy(update={"options": options})
+    section = StudySection(name=f"killed-{number}")
     return replace(study, spec=study.spec.model_copy(update={"study": section, "task": task}))
-
-
-def killed_at_each_commit(file: str, results: Path, trace: str, storage: str) -> Iterator[int]:
-    """Yield exit statuses until a worker was not killed, because it had no commit left."""
-    for fatal in range(500):
-        study = renamed(read_study(file), f"killed-{fatal}", f"{trace}-{fatal}")
-        store = open_writer(storage)
-        register(store, study)
-        store.close()
-        status = in_a_child(storage, results, study, fatal)
-        yield status
-        assert in_a_child(storage, results, study, None) == 0
-        if status != KILLED:
-            return
 
 
 def main() -> None:
     trial_files.SECONDS, trial_files.TIMES = 0.0, 0  # type: ignore[misc]  # checkpoint each epoch
     file, results, trace, storage = sys.argv[1:]
-    for status in killed_at_each_commit(file, Path(results), trace, storage):
+    # Imports and caches are filled once, for all children.
+    undisturbed = renamed(read_study(file), "never", trace)
+    killed(storage, Path(results), undisturbed, fatal=sys.maxsize)
+    studies, status = list[StudyFile](), KILLED
+    while status == KILLED:  # a worker that ends by itself had no commit left
+        fatal = len(studies)
+        studies.append(renamed(read_study(file), fatal, trace))
+        status = in_a_child(partial(killed, storage, Path(results), studies[-1], fatal))
         print(status, flush=True)
+    assert in_a_child(partial(finished, storage, Path(results), studies)) == 0
 
 
 if __name__ == "__main__":

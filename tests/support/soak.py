@@ -1,0 +1,8 @@
+"""How often a test repeats what depends on chance: a little in `make test`, more in `make soak`."""
+
+import os
+
+
+def repeats(usual: int, soak: int) -> int:
+    """Return `usual`, or `soak` if the environment has SWEEPER_SOAK."""
+    return soak if os.environ.get("SWEEPER_SOAK") else usual
