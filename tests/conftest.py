@@ -6,9 +6,6 @@ import os
 # two threads each, the linear algebra of small models costs three times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -26,7 +23,7 @@ from tests.support.databases import (
     running_mysql,
     running_postgresql,
 )
-from tests.support.processes import StartSweeper
+from tests.support.processes import StartSweeper, started_processes
 from tests.support.service_world import World, world
 from tests.support.serving import stopped_after
 from tests.support.studies import STUDY, copy_task
@@ -84,31 +81,8 @@ def start_sweeper(storage: str, tmp_path: Path) -> Iterator[StartSweeper]:
 
     `url` is its database, `code` what its process runs first.
     """
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: object, url: str = storage, code: str = "") -> subprocess.Popen[str]:
-        main = (
-            ["-c", f"{code}\nfrom sweeper.cli import main\nmain()"] if code else ["-m", "sweeper"]
-        )
-        process = subprocess.Popen(
-            [sys.executable, *main, *map(str, arguments)],
-            cwd=tmp_path,
-            env={**os.environ, "SWEEPER_STORAGE": url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # The tests may run in the background of a shell, where Ctrl-C is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:  # closed, not read: what it started may still hold it
-            process.stdout.close()
+    with started_processes(storage, tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

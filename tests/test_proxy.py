@@ -19,7 +19,7 @@ import pytest
 
 from sweeper import api
 from sweeper.bundled import bundled_folder
-from tests.support.processes import StartSweeper, serving
+from tests.support.processes import serving, started_processes
 from tests.support.service_world import World, copied
 from tests.support.serving import Answer, Site
 
@@ -89,29 +89,33 @@ def written(folder: Path, ports: list[int], plain: int, tls: int) -> Path:
     return file
 
 
-@pytest.fixture
-def front(template: World, tmp_path: Path, start_sweeper: StartSweeper) -> Iterator[Front]:
-    world = copied(template, tmp_path / "world")
+@pytest.fixture(scope="module")
+def front(template: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """Return nginx before two processes of the service. The last test ends one of them."""
+    folder = tmp_path_factory.mktemp("proxy")
+    world = copied(template, folder / "world")
     storage = world.study.storage
     tokens = {
         "ann": api.create_token("ann", "operator", storage),
         "eve": api.create_token("eve", "viewer", storage),
+        "tim": api.create_token("tim", "viewer", storage),
     }
     subject = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"]
-    files = ["-keyout", f"{tmp_path}/key.pem", "-out", f"{tmp_path}/cert.pem"]
+    files = ["-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"]
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     subprocess.run([*make, *files, *subject], check=True, capture_output=True)
     options = ("--sign-in", "--allow-host", NAME, "--trusted-proxy", "127.0.0.1")
     with ExitStack() as stack:
-        pair = [stack.enter_context(serving(start_sweeper, *options, url=storage)) for _ in "12"]
+        start = stack.enter_context(started_processes(storage, folder))
+        pair = [stack.enter_context(serving(start, *options, url=storage)) for _ in "12"]
         plain, tls = free_port(), free_port()
-        config = written(tmp_path, [site.port for site, _ in pair], plain, tls)
+        config = written(folder, [site.port for site, _ in pair], plain, tls)
         subprocess.run([NGINX or "", "-t", "-c", config], check=True, capture_output=True)
         nginx = subprocess.Popen([NGINX or "", "-c", config])
         stack.callback(nginx.wait)
         stack.callback(nginx.terminate)
         until_open(tls)
-        context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
         yield Front(tls, plain, context, [process for _, process in pair], world, tokens)
 
 
@@ -133,7 +137,7 @@ def test_people_reach_the_service_by_its_name_over_tls(front: Front) -> None:
     assert signing.status == 200
     assert "Secure" in signing.headers["Set-Cookie"].split("; ")
     assert signing.headers["Strict-Transport-Security"]
-    assert front.ask("/v1/studies", token="eve").json["total"] == 1
+    assert front.ask("/v1/studies/quick", token="eve").json["state"] == "finished"
     assert front.ask("/v1/studies/quick/stop", "POST", token="eve").status == 403
     assert front.ask("/dashboard", token="eve").status == 200
     answer = Site(f"http://127.0.0.1:{front.plain}/").ask("/studies?page=2", host=NAME)
@@ -143,13 +147,13 @@ def test_people_reach_the_service_by_its_name_over_tls(front: Front) -> None:
 def test_a_finished_report_is_made_once_and_given_to_who_has_signed_in(front: Front) -> None:
     path = "/v1/studies/quick/report"
     assert front.ask(path).status == 401
-    first, second = front.ask(path, token="ann"), front.ask(path, token="eve")
+    first, second = front.ask(path, token="ann"), front.ask(path, token="tim")
     assert (first.headers["X-Cache"], second.headers["X-Cache"]) == ("MISS", "HIT")
     assert second.body == first.body
     assert second.headers["Set-Cookie"] is None
     assert front.ask(path).status == 401  # it is kept, and not for everybody
-    api.revoke_token("eve", front.world.study.storage)
-    assert front.ask(path, token="eve").status == 401
+    api.revoke_token("tim", front.world.study.storage)
+    assert front.ask(path, token="tim").status == 401
     assert front.ask(path, token="ann").headers["X-Cache"] == "HIT"
 
 
@@ -161,13 +165,6 @@ def test_a_report_of_an_unfinished_study_is_not_kept(front: Front) -> None:
     assert found == ["MISS", "MISS"]
 
 
-def test_one_process_may_die(front: Front) -> None:
-    os.kill(front.processes[0].pid, signal.SIGKILL)
-    front.processes[0].wait()
-    for _ in range(6):
-        assert front.ask("/v1/studies", token="eve").status == 200
-
-
 def test_news_pass_through_as_they_come(front: Front) -> None:
     raw = socket.create_connection(("127.0.0.1", front.port), timeout=30)
     with front.context.wrap_socket(raw, server_hostname=NAME) as line:
@@ -177,3 +174,10 @@ def test_news_pass_through_as_they_come(front: Front) -> None:
         while b"12 of 12 trials" not in got:
             got += line.recv(65536)
     assert re.search(rb"content-type: text/event-stream", got, re.IGNORECASE)
+
+
+def test_one_process_may_die(front: Front) -> None:
+    os.kill(front.processes[0].pid, signal.SIGKILL)
+    front.processes[0].wait()
+    for _ in range(6):
+        assert front.ask("/v1/studies", token="eve").status == 200

@@ -32,7 +32,7 @@ def run(unpacked: Path, folder: Path, *arguments: str) -> str:
 
 def test_a_ready_study_is_launched_without_a_checkout(unpacked: Path, tmp_path: Path) -> None:
     assert "digits" in run(unpacked, tmp_path, "studies")
-    run(unpacked, tmp_path, "launch", "digits", "--trials", "2", "--workers", "0")
+    run(unpacked, tmp_path, "launch", "digits", "--trials", "2", "--workers", "0", "--no-confirm")
     assert (tmp_path / "results" / "digits" / "report.html").is_file()
     assert (tmp_path / "results" / "digits" / "best.json").is_file()
 

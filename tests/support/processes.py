@@ -65,6 +65,39 @@ def process(*arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[st
     )
 
 
+@contextmanager
+def started_processes(storage: str, folder: Path) -> Iterator[StartSweeper]:
+    """Yield a function that starts `sweeper ARGUMENTS` as a process; kill what is left at the end.
+
+    `url` is the database of the process, `code` what it runs first.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, url: str = storage, code: str = "") -> subprocess.Popen[str]:
+        main = (
+            ["-c", f"{code}\nfrom sweeper.cli import main\nmain()"] if code else ["-m", "sweeper"]
+        )
+        process = subprocess.Popen(
+            [sys.executable, *main, *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, "SWEEPER_STORAGE": url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # The tests may run in the background of a shell, where Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:  # closed, not read: what it started may still hold it
+            process.stdout.close()
+
+
 ADDRESS = re.compile(r"sweeper: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n")
 
 
