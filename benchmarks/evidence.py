@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.simulation import Simulated, World, world
+from benchmarks.shared.simulated_study import Simulated, World, world
 from sweeper.confirmation.intervals import Floats, interval, two_way
 from sweeper.errors import SweeperError
 from sweeper.scoring import examples, score

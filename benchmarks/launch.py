@@ -15,7 +15,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.measured import run_measured
+from benchmarks.shared.processes import run_measured
 
 COLUMNS = ("wall, s", "CPU, s", "PSS, MiB", "processes", "first trial, s")
 

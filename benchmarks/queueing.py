@@ -31,9 +31,9 @@ import optuna
 import psutil
 from sqlalchemy import make_url
 
-from benchmarks.databases import running_postgresql
 from benchmarks.scale import table
-from benchmarks.scenes import NAME, Backend, launched
+from benchmarks.shared.databases import running_postgresql
+from benchmarks.shared.surface_study import NAME, Backend, launched
 from sweeper.store.database import Store, open_writer
 from sweeper.store.records import EpochRow, Result, close_ticket, write_epoch, write_result
 from sweeper.store.studies import get_study

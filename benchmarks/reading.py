@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.scenes import NAME, Backend, launched
+from benchmarks.shared.surface_study import NAME, Backend, launched
 
 MIB: Final = 1024.0
 

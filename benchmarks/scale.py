@@ -36,9 +36,15 @@ from typing import Final
 import optuna
 import torch
 
-from benchmarks.databases import empty_database, running_postgresql, server_version
-from benchmarks.fleet import Fleet, create_plain, plain_worker, run_fleet, sweeper_worker
-from benchmarks.scenes import NAME, Backend, Scene, faults, launched
+from benchmarks.shared.databases import empty_database, running_postgresql, server_version
+from benchmarks.shared.surface_study import NAME, Backend, Scene, faults, launched
+from benchmarks.shared.worker_processes import (
+    Fleet,
+    create_plain,
+    plain_worker,
+    run_fleet,
+    sweeper_worker,
+)
 from sweeper.api import Study
 from sweeper.cli.tables import listing, summary
 from sweeper.report import ReportInput, render

@@ -25,8 +25,8 @@ import numpy as np
 import optuna
 import torch
 
-from benchmarks.search_tables import PLOTS, tables
-from benchmarks.searching import (
+from benchmarks.shared.search_tables import PLOTS, tables
+from benchmarks.shared.simulated_search import (
     ALL,
     Search,
     Setting,

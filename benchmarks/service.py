@@ -25,9 +25,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.crowd import ARRIVAL
-from benchmarks.databases import running_postgresql
-from benchmarks.scenes import NAME, Backend, Scene, launched
+from benchmarks.shared.databases import running_postgresql
+from benchmarks.shared.service_users import ARRIVAL
+from benchmarks.shared.surface_study import NAME, Backend, Scene, launched
 from sweeper.api import Study
 
 
@@ -94,7 +94,7 @@ def compare(scene: Scene, people: int, count: int, seconds: float, turns: int) -
                 alone.append(rate(study, seconds + ARRIVAL)[0])
             before = sum(process.cpu_times()[:2])
             given = [str(port), NAME, str(people), str(seconds)]
-            command = [sys.executable, "-m", "benchmarks.crowd", *given]
+            command = [sys.executable, "-m", "benchmarks.shared.service_users", *given]
             there = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             found, said = rate(study, there)
             beside.append(found)

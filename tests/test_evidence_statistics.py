@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.simulation import Simulated, World, world
+from benchmarks.shared.simulated_study import Simulated, World, world
 from sweeper.confirmation.intervals import two_way
 
 CHANCE = 0.001

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import optuna
 import pandas as pd
 
-from benchmarks import surface
-from benchmarks.databases import empty_database
-from benchmarks.filled import fill
+from benchmarks.shared.databases import empty_database
+from benchmarks.shared.finished_trials import fill
+from benchmarks.shared.tasks import surface
 from sweeper.api import Study
 from sweeper.store.database import Store, open_writer
 from sweeper.store.studies import StudyRecord

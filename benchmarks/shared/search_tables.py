@@ -20,7 +20,7 @@ from plotly.subplots import make_subplots
 
 from benchmarks.landscape import Floats
 from benchmarks.paper_tables import table_text
-from benchmarks.searching import ALL, CURVE, FINAL, landscape
+from benchmarks.shared.simulated_search import ALL, CURVE, FINAL, landscape
 from sweeper.study.sampler import REPORTS
 
 Lines = Sequence[Mapping[str, Any]]

@@ -20,7 +20,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from torch.nn import functional
 
-from benchmarks import surface
+from benchmarks.shared.tasks import surface
 from sweeper.smoothing import SCHEDULES, Smoothing
 from sweeper.store.database import open_writer
 from sweeper.training.run import TrainingRun
