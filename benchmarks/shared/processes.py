@@ -1,4 +1,4 @@
-"""Wall time, CPU time and peak memory (PSS) of a command and all of its descendants."""
+"""Wall time, CPU time and peak memory (PSS) of a command and all of its descendants; Linux."""
 
 import ctypes
 import os
@@ -58,9 +58,9 @@ def run_measured(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Usage:
-    """Run a command to its end, its output in a file. Exits this process if the command fails.
+    """Run a command with its output in a file. Exits this process if the command fails.
 
-    PSS counts a page that n processes share as 1/n for each, so that the sum is what is in use.
+    PSS counts a page that n processes share as 1/n for each, so the sum is the memory in use.
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     before, watch = _seconds_of_ended(), _Watch()
@@ -80,7 +80,7 @@ def run_measured(
 
 
 def _reap_orphans() -> None:
-    """Wait for what a command left behind: the next is not to run beside it."""
+    """Wait for the processes that a command left behind, so that the next command runs alone."""
     with suppress(ChildProcessError):
         while True:
             os.wait()
