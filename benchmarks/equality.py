@@ -1,16 +1,18 @@
-"""What packs change in the numbers: nothing between packs, rounding against the loop of one run.
+"""Differences between training in packs and training runs one by one.
 
-Claim     Parameters agree with the loop's to 1e-5 in relative norm over the first 50 steps; over a
-          whole digits study the NLL of each configuration differs from the loop's by less than
-          a tenth of the standard deviation between seeds on average, and without bias.
-Method    The configurations that a random study of digits would try, each on a few seeds, trained
-          by the loop and in packs of 16, paired. Rounding is all that differs; it grows as any
-          disturbance of a training does, so the last epoch says more than the first steps.
-Run       python benchmarks/equality.py [--configurations 64] [--seeds 3]
+Claim     Parameters agree with those of the loop of one run to 1e-5 in relative norm over the
+          first 50 steps. Over a whole digits study, the NLL of a configuration differs from the
+          loop's by less than a tenth of the standard deviation between seeds on average, and
+          without bias.
+Method    The configurations that a random study of digits would try are trained on a few seeds,
+          by the loop and in packs of 16, and compared in pairs. They differ only by rounding.
+          Rounding errors grow as any disturbance of a training run does, so the last epoch is a
+          harder test than the first steps.
+Run       python -m benchmarks.equality [--configurations 64] [--seeds 3] [--quick]
 """
 
-import argparse
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -18,13 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.shared.arguments import parse, parser
+from benchmarks.shared.pack_training import pack_evaluations
+from benchmarks.shared.tables import markdown_table
 from sweeper.scoring import score
 from sweeper.study.load import read_study
 from sweeper.study.plan import plan
 from sweeper.study.space import smoothing_of
 from sweeper.tasks.digits import digits
 from sweeper.training import Evaluation, Task, TrainingRun, train
-from sweeper.training.packed.pack import Pack
 
 Floats = NDArray[np.float64]
 SIZE: Final = 16
@@ -32,7 +36,7 @@ STEPS: Final = 50
 
 
 def runs_of(count: int, seeds: int) -> list[list[TrainingRun]]:
-    """Return for each seed the configurations of a random study."""
+    """Return the configurations of a random study for each seed."""
     spec = read_study("digits-random", trials=count).spec
     points = [point for point in plan(spec, {}) if point is not None]
     return [
@@ -41,24 +45,17 @@ def runs_of(count: int, seeds: int) -> list[list[TrainingRun]]:
 
 
 def by_loop(task: Task, runs: Sequence[TrainingRun], epochs: int) -> list[Evaluation]:
-    """Train each by itself for so many epochs."""
-    return [[one for _, one in zip(range(epochs), train(task, run))][-1] for run in runs]  # noqa: B905
+    """Train the first epochs of each run by itself; return the last evaluations."""
+    return [list(islice(train(task, run), epochs))[-1] for run in runs]
 
 
 def by_pack(task: Task, runs: Sequence[TrainingRun], epochs: int) -> list[Evaluation]:
-    """Train them in packs for so many epochs."""
+    """Train the first epochs of all runs in packs; return the last evaluations."""
     found = list[Evaluation]()
     for start in range(0, len(runs), SIZE):
-        part = runs[start : start + SIZE]
-        pack = Pack(task, SIZE)
-        members = [pack.join(run) for run in part]
-        for _ in range(epochs):
-            given = dict(pack.epoch())
-        for member in members:
-            last = given[member]
-            if isinstance(last, Exception):
-                raise last
-            found.append(last)
+        evaluations = pack_evaluations(task, runs[start : start + SIZE], epochs)
+        last = {run: evaluation for run, _, evaluation in evaluations}
+        found += [last[run] for run in sorted(last)]
     return found
 
 
@@ -73,33 +70,28 @@ def weights(of: Evaluation) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in of.state()["model"].values()]).double()
 
 
-def first_steps(task: Task, runs: Sequence[TrainingRun]) -> list[tuple[int, float, float]]:
-    """Return steps, and the relative norm of the difference: median and largest of the runs."""
-    per_epoch = -(-len(train_labels(task)) // task.batch_size)
-    lines = []
+def first_steps(task: Task, runs: Sequence[TrainingRun]) -> list[list[str]]:
+    """Return the rows of steps and relative norms of the difference."""
+    labels = task.data(0).train[1]
+    per_epoch = -(-len(labels) // task.batch_size)
+    rows = []
     for epochs in range(1, -(-STEPS // per_epoch) + 1):
         pairs = zip(by_loop(task, runs, epochs), by_pack(task, runs, epochs), strict=True)
         norms = [float((weights(a) - weights(b)).norm() / weights(a).norm()) for a, b in pairs]
-        lines.append((epochs * per_epoch, float(np.median(norms)), max(norms)))
-    return lines
-
-
-def train_labels(task: Task) -> Tensor:
-    """Return the labels that the task trains on."""
-    return task.data(0).train[1]
+        rows.append([str(epochs * per_epoch), f"{np.median(norms):.1e}", f"{max(norms):.1e}"])
+    return rows
 
 
 def main() -> None:
-    """Train, compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--configurations", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    """Train both ways and print the differences."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--configurations", type=int, default=64)
+    arguments.add_argument("--seeds", type=int, default=3)
+    given = parse(arguments, configurations=4, seeds=2)
     torch.set_num_threads(1)
-    task, seeds = digits(), runs_of(arguments.configurations, arguments.seeds)
-    print("| steps | relative norm of the difference, median | largest |\n| --- | --- | --- |")
-    for steps, median, largest in first_steps(task, seeds[0][:SIZE]):
-        print(f"| {steps} | {median:.1e} | {largest:.1e} |", flush=True)
+    task, seeds = digits(), runs_of(given.configurations, given.seeds)
+    headings = ["steps", "relative norm of the difference, median", "largest"]
+    print(markdown_table(headings, first_steps(task, seeds[0][:SIZE])), flush=True)
     loop = np.array([nll(by_loop(task, runs, task.epochs)) for runs in seeds])
     pack = np.array([nll(by_pack(task, runs, task.epochs)) for runs in seeds])
     difference = pack - loop

@@ -1,15 +1,15 @@
-"""The loss beside torch's own, and beside what people write: time and memory of a step.
+"""Time and memory of a step of the loss, compared with torch's own loss and common alternatives.
 
-Claim     With glibc's thresholds raised: at most 1.05 times torch's smoothed loss from 25,000
-          logits on; at most 1.3 times hard cross-entropy from 1000 classes on, and below that at
-          most 45 µs above it; memory no more than hard cross-entropy's.
+Claim     With glibc's malloc thresholds raised: at most 1.05 times torch's smoothed loss from
+          25,000 logits; at most 1.3 times hard cross-entropy from 1000 classes, and with fewer
+          classes at most 45 µs more; no more memory than hard cross-entropy.
 Method    Forward and backward on one batch, all methods in turn in each repetition; medians.
-          Memory is the peak of what torch's operations hold beside logits and labels, counted
-          operation by operation on the CPU and by CUDA's allocator on a GPU. On a GPU times are
-          CUDA events over several steps, and beside them stands how long the bytes that have to
-          be moved (read logits, write gradients, and read logits again between: 12 a logit in
-          float32, 6 in bfloat16) take at the speed of a copy on the same device.
-Run       python benchmarks/loss.py [--device cuda] [--quick] [--compiled]
+          Memory is the peak of what torch's operations hold in addition to logits and labels,
+          counted for each operation on the CPU, and by CUDA's allocator on a GPU. On a GPU, times
+          are CUDA events over several steps. A further column has the time that moving the bytes
+          takes at the speed of a copy on the same device: read logits, read them again, write
+          gradients; 12 bytes per logit in float32, 6 in bfloat16.
+Run       python -m benchmarks.loss [--device cuda] [--compiled] [--quick]
           On the CPU it runs itself twice, with glibc's thresholds at their default and raised.
 """
 
@@ -18,9 +18,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -29,6 +29,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.shared.arguments import parse, parser
+from benchmarks.shared.tables import markdown_table
+from benchmarks.shared.timing import alternate, seconds_of
 from sweeper.smoothing import smoothing_loss
 
 EPSILON = 0.1
@@ -42,26 +45,25 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def timm(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the smoothed loss as timm writes it."""
+    """Return the smoothed loss with the formula of timm."""
     log_p = F.log_softmax(logits, dim=-1)
     own = -log_p.gather(-1, labels.unsqueeze(1)).squeeze(1)
     return ((1 - EPSILON) * own + EPSILON * -log_p.mean(-1)).mean()
 
 
 def soft(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the smoothed loss by soft targets, made for each batch."""
+    """Return the smoothed loss with soft targets that are made for each batch."""
     targets = torch.full_like(logits, EPSILON / logits.shape[1])
     targets.scatter_(1, labels.unsqueeze(1), 1 - EPSILON + EPSILON / logits.shape[1])
     return F.cross_entropy(logits, targets)
 
 
 def ours(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the loss of this package, in torch's convention."""
+    """Return the loss of this package in torch's convention."""
     return smoothing_loss(logits, labels, EPSILON, convention="uniform")
 
 
 def methods(compiled: bool) -> dict[str, Loss]:
-    """Return the losses by name."""
     found: dict[str, Loss] = {
         "hard": F.cross_entropy,
         "torch": lambda x, y: F.cross_entropy(x, y, label_smoothing=EPSILON),
@@ -76,14 +78,14 @@ def methods(compiled: bool) -> dict[str, Loss]:
 
 
 def batch(rows: int, classes: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """Return logits that want a gradient, and labels."""
+    """Return logits that require a gradient, and labels."""
     torch.manual_seed(rows + classes)
     logits = torch.randn(rows, classes, device=device).mul_(2).to(dtype).requires_grad_()
     return logits, torch.randint(classes, (rows,), device=device)
 
 
 def step(loss: Loss, logits: Tensor, labels: Tensor) -> None:
-    """Make a forward and a backward pass."""
+    """Run a forward and a backward pass."""
     logits.grad = None
     loss(logits, labels).backward()  # type: ignore[no-untyped-call]
 
@@ -93,24 +95,25 @@ def _events() -> list[Any]:
     return [kind(enable_timing=True) for _ in range(2)]
 
 
-def seconds_of(loss: Loss, logits: Tensor, labels: Tensor, steps: int) -> float:
-    """Return the seconds of a step, as the mean of a few."""
+def step_microseconds(loss: Loss, logits: Tensor, labels: Tensor, steps: int) -> float:
+    """Return the mean time of a few steps."""
+
+    def work() -> None:
+        for _ in range(steps):
+            step(loss, logits, labels)
+
     if logits.is_cuda:
         begin, end = _events()
         begin.record()
-        for _ in range(steps):
-            step(loss, logits, labels)
+        work()
         end.record()
         torch.cuda.synchronize()
-        return float(begin.elapsed_time(end)) / 1000 / steps
-    began = time.perf_counter()
-    for _ in range(steps):
-        step(loss, logits, labels)
-    return (time.perf_counter() - began) / steps
+        return 1e3 * float(begin.elapsed_time(end)) / steps
+    return 1e6 * seconds_of(work) / steps
 
 
 class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations make, for as long as they live."""
+    """Counts the bytes of all storages that operations allocate and that are still alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -140,7 +143,7 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peak_of(loss: Loss, logits: Tensor, labels: Tensor) -> int:
-    """Return the peak of the bytes that a step holds beside logits and labels."""
+    """Return the peak of the bytes that a step holds in addition to logits and labels."""
     logits.grad = None
     if logits.is_cuda:
         torch.cuda.synchronize()
@@ -157,7 +160,7 @@ def peak_of(loss: Loss, logits: Tensor, labels: Tensor) -> int:
 
 
 def shapes(quick: bool, device: str) -> Iterator[tuple[torch.dtype, int, int]]:
-    """Yield what is measured: type, rows and classes."""
+    """Yield the shapes that are measured: type, rows and classes."""
     rows = (64, 1024) if quick else ROWS
     classes = (10, 1000) if quick else CLASSES
     for dtype, n, k in product(DTYPES, rows, classes):
@@ -166,7 +169,7 @@ def shapes(quick: bool, device: str) -> Iterator[tuple[torch.dtype, int, int]]:
 
 
 def copy_speed() -> float:
-    """Return the bytes a second, read and written, of a copy on the GPU."""
+    """Return the bytes per second, read and written, of a copy on the GPU."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     begin, end = _events()
@@ -179,69 +182,62 @@ def copy_speed() -> float:
     return 2 * source.nbytes * 10 / (float(begin.elapsed_time(end)) / 1000)
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """Print a line for each shape: microseconds by method, ratios and memory."""
-    losses = methods(arguments.compiled)
-    speed = copy_speed() if arguments.device == "cuda" else 0.0
+def measure(given: argparse.Namespace) -> None:
+    """Print a table with one row per shape: microseconds by method, ratios and memory."""
+    losses = methods(given.compiled)
+    speed = copy_speed() if given.device == "cuda" else None
     where = torch.cuda.get_device_name() if speed else f"CPU, {torch.get_num_threads()} thread"
-    print(f"{where}, torch {torch.__version__}, µs a step (quartiles of ours)", flush=True)
-    names = [*losses, "ours/hard", "ours/torch", "memory ours/hard"]
-    print("| type | N | K | " + " | ".join(names) + (" | bytes moved |" if speed else " |"))
-    print("| --- " * (3 + len(names) + bool(speed)) + "|", flush=True)
-    for dtype, rows, classes in shapes(arguments.quick, arguments.device):
-        print(_line(losses, dtype, rows, classes, arguments, speed), flush=True)
+    print(f"{where}, torch {torch.__version__}, µs per step (quartiles of ours)", flush=True)
+    headings = ["type", "N", "K", *losses, "ours/hard", "ours/torch", "memory ours/hard"]
+    rows = []
+    for dtype, n, k in shapes(given.quick, given.device):
+        logits, labels = batch(n, k, dtype, given.device)
+        cells = [str(dtype).removeprefix("torch."), str(n), str(k)]
+        cells += measured(losses, logits, labels, given.repeats)
+        if speed:
+            cells.append(f"{1e6 * 3 * logits.nbytes / speed:,.0f}")
+        print(*cells, file=sys.stderr, flush=True)
+        rows.append(cells)
+    print(markdown_table([*headings, "bytes moved"] if speed else headings, rows), flush=True)
 
 
-def _line(
-    losses: dict[str, Loss],
-    dtype: torch.dtype,
-    rows: int,
-    classes: int,
-    arguments: argparse.Namespace,
-    speed: float,
-) -> str:
-    logits, labels = batch(rows, classes, dtype, arguments.device)
-    # As many steps as fit a few milliseconds, so that a small one is not the clock's noise.
-    steps = max(1, min(50, 400_000 // (rows * classes)))
-    found: dict[str, list[float]] = {name: [] for name in losses}
+def measured(losses: dict[str, Loss], logits: Tensor, labels: Tensor, repeats: int) -> list[str]:
+    """Return the cells of one shape."""
+    # Enough steps for a few milliseconds; the clock is too coarse for a single small step.
+    steps = max(1, min(50, 400_000 // logits.numel()))
     for loss in losses.values():
         step(loss, logits, labels)
-    for _ in range(arguments.repeats):
-        for name, loss in losses.items():
-            found[name].append(1e6 * seconds_of(loss, logits, labels, steps))
-    median = {name: statistics.median(of) for name, of in found.items()}
+    sides = {
+        name: partial(step_microseconds, loss, logits, labels, steps)
+        for name, loss in losses.items()
+    }
+    found = alternate(sides, repeats)
+    median = {name: statistics.median(times) for name, times in found.items()}
     low, _, high = statistics.quantiles(found["ours"], n=4)
     memory = peak_of(ours, logits, labels) / peak_of(F.cross_entropy, logits, labels)
-    cells = [f"{median[name]:,.0f}" for name in losses]
-    cells[list(losses).index("ours")] += f" ({low:,.0f}-{high:,.0f})"
-    cells += [
-        f"{median['ours'] / median['hard']:.2f}",
-        f"{median['ours'] / median['torch']:.2f}",
-        f"{memory:.2f}",
-    ]
-    if speed:
-        cells.append(f"{1e6 * rows * classes * 3 * dtype.itemsize / speed:,.0f}")
-    name = str(dtype).removeprefix("torch.")
-    return f"| {name} | {rows} | {classes} | " + " | ".join(cells) + " |"
+    cells = {name: f"{time:,.0f}" for name, time in median.items()}
+    cells["ours"] += f" ({low:,.0f} to {high:,.0f})"
+    ratios = (median["ours"] / median["hard"], median["ours"] / median["torch"], memory)
+    return [*cells.values(), *(f"{ratio:.2f}" for ratio in ratios)]
 
 
 def main() -> None:
     """Measure on a GPU, or on the CPU with glibc's thresholds at their default and raised."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--compiled", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.device != "cpu" or MARK in os.environ:
-        measure(arguments)
+    arguments = parser(__doc__)
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--repeats", type=int, default=15)
+    arguments.add_argument("--compiled", action="store_true")
+    given = parse(arguments, repeats=3)
+    torch.set_num_threads(given.threads)
+    if given.device != "cpu" or MARK in os.environ:
+        measure(given)
         return
     for name, thresholds in (("default", {}), ("raised", RAISED)):
         print(f"\nglibc's thresholds: {name}", flush=True)
         env = {**os.environ, **thresholds, MARK: name}
-        subprocess.run([sys.executable, *sys.argv], env=env, check=True)
+        command = [sys.executable, "-m", "benchmarks.loss", *sys.argv[1:]]
+        subprocess.run(command, env=env, check=True)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""What a sweep costs beside its training, next to a plain Optuna script on the same work.
+"""The time of a sweep outside training, compared with a plain Optuna script on the same work.
 
-Claim     Outside training, for trials of 0.4 s: at most 12 % with pruning, 6 % without; for
-          2 s trials 2 %; and at most half of what a plain script spends.
-Method    One process, one thread, an SQLite file each. Time inside the training loop is taken
-          by the loop itself; everything else between the first claim and the last tell is the
-          cost, scoring included. Blocks of the two sides alternate, since a machine's speed
-          drifts. The plain script is what people write: Optuna's default SQLite storage, the NLL
-          of every epoch reported, pruning asked every time.
-Run       python benchmarks/overhead.py [--trials 32] [--blocks 2]
+Claim     For trials of 0.4 s, at most 12% of the training time with pruning and 6% without; for
+          trials of 2 s, 2%; and at most half of what a plain script spends.
+Method    One process, one thread, an SQLite file each. The training loop measures the time inside
+          it. Everything else between the first claim and the last tell is the overhead, including
+          the scores. Blocks of the two sides alternate, because a machine's speed drifts. The
+          plain script is written as most users would: Optuna's default SQLite storage, the NLL
+          reported after every epoch, and a check for pruning each time.
+Run       python -m benchmarks.overhead [--trials 32] [--blocks 2] [--quick]
 """
 
-import argparse
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +21,15 @@ import optuna
 import torch
 from torch.nn import functional
 
+from benchmarks.shared.arguments import parse, parser
+from benchmarks.shared.plain_optuna import quiet_optuna, suggest_smoothing
+from benchmarks.shared.tasks import timed_digits
+from benchmarks.shared.timing import alternate
 from sweeper.api import Study
-from sweeper.smoothing import Smoothing
 from sweeper.store.database import open_writer
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
-from sweeper.tasks.digits import digits
-from sweeper.training.loop import train as train_task
-from sweeper.training.run import Evaluation, TrainingRun
+from sweeper.training.run import TrainingRun
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms, work
 
@@ -37,122 +37,109 @@ STUDY = """
 [study]
 name = "overhead"
 [task]
-use = "task.py:train"
+use = "{task}:train"
 options = {{ repeats = {repeats} }}
 [budget]
 trials = {trials}
 [pruner]
 name = "{pruner}"
 """
-TASK = digits()
-SPENT = "training_seconds"
 
 
 class Cost(NamedTuple):
-    """Seconds inside the training loop, and beside it."""
+    """Seconds inside and outside the training loop."""
 
     training: float
-    beside: float
+    outside: float
 
     @property
     def share(self) -> float:
-        """The cost in parts of the training."""
-        return self.beside / self.training
+        """The time outside training as a share of the training."""
+        return self.outside / self.training
 
 
-def train(run: TrainingRun) -> Iterator[Evaluation]:
-    """Train digits, `repeats` times as long, and say how long the training itself took."""
-    began, spent = time.perf_counter(), 0.0
-    for _ in range(1, run.options["repeats"]):
-        for _ in train_task(TASK, run):
-            pass
-    for evaluation in train_task(TASK, run):
-        spent += time.perf_counter() - began
-        yield Evaluation(
-            evaluation.logits,
-            evaluation.labels,
-            evaluation.progress,
-            evaluation.train_loss,
-            {SPENT: spent},
-        )
-        began = time.perf_counter()
+class Work(NamedTuple):
+    """A number of trials; each trains `repeats` times."""
+
+    trials: int
+    repeats: int
+    pruner: str
 
 
-def ours(folder: Path, trials: int, repeats: int, pruner: str) -> Cost:
-    """Run a study through one worker in this process."""
-    (folder / "task.py").write_bytes(Path(__file__).read_bytes())
+def ours(folder: Path, to_do: Work) -> Cost:
+    """Run a study with one worker in this process."""
     file = folder / "study.toml"
-    file.write_text(STUDY.format(trials=trials, repeats=repeats, pruner=pruner))
+    file.write_text(STUDY.format(task=timed_digits.__file__, **to_do._asdict()))
     storage = f"sqlite:///{folder}/ours.db"
     store = open_writer(storage)
     record = register(store, read_study(file))
     began = time.perf_counter()
     work(store, Terms(record.name, folder), StopRequest())
     wall = time.perf_counter() - began
-    trained = Study("overhead", storage).frame()[f"extra_{SPENT}"].sum()
+    trained = Study("overhead", storage).frame()[f"extra_{timed_digits.SECONDS}"].sum()
     store.close()
     return Cost(trained, wall - trained)
 
 
-def plain(folder: Path, trials: int, repeats: int, pruner: str) -> Cost:
-    """Run the same work through the script that people write."""
-    spent = 0.0
+def plain(folder: Path, to_do: Work) -> Cost:
+    """Run the same work with a plain Optuna script."""
+    spent, pruning = 0.0, to_do.pruner != "none"
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal spent
-        smoothing = Smoothing(
-            trial.suggest_float("epsilon", 0.0, 0.4),
-            trial.suggest_categorical("schedule", ["fixed", "linear", "exponential"]),
-            trial.suggest_float("rate", 0.3, 12.0, log=True),
-        )
-        run = TrainingRun(smoothing, 0, 0, options={"repeats": repeats})
+        options = {"repeats": to_do.repeats}
+        run = TrainingRun(suggest_smoothing(trial), 0, 0, options=options)
         nll, last = float("nan"), 0.0
         try:
-            for epoch, evaluation in enumerate(train(run)):
-                last = evaluation.extra[SPENT]
+            for epoch, evaluation in enumerate(timed_digits.train(run)):
+                last = evaluation.extra[timed_digits.SECONDS]
                 nll = functional.cross_entropy(evaluation.logits, evaluation.labels).item()
                 trial.report(nll, epoch)
-                if pruner != "none" and trial.should_prune():
+                if pruning and trial.should_prune():
                     raise optuna.TrialPruned
         finally:
             spent += last
         return nll
 
-    chosen = optuna.pruners.MedianPruner(10, 20) if pruner != "none" else optuna.pruners.NopPruner()
+    chosen = optuna.pruners.MedianPruner(10, 20) if pruning else optuna.pruners.NopPruner()
     study = optuna.create_study(storage=f"sqlite:///{folder}/plain.db", pruner=chosen)
     began = time.perf_counter()
-    study.optimize(objective, trials)
+    study.optimize(objective, to_do.trials)
     return Cost(spent, time.perf_counter() - began - spent)
 
 
-def measure(trials: int, repeats: int, pruner: str, blocks: int) -> None:
-    """Print one line: both sides' cost in percent of their training."""
-    costs: dict[str, list[Cost]] = {"ours": [], "plain": []}
-    for _ in range(blocks):
-        for name, side in (("ours", ours), ("plain", plain)):
-            with tempfile.TemporaryDirectory() as folder:
-                costs[name].append(side(Path(folder), trials, repeats, pruner))
+def in_new_folder(side: Callable[[Path, Work], Cost], to_do: Work) -> Cost:
+    with tempfile.TemporaryDirectory() as folder:
+        return side(Path(folder), to_do)
+
+
+def measure(to_do: Work, blocks: int) -> None:
+    """Print one line: the time outside training on both sides in percent of their training."""
+    sides = {"ours": ours, "plain": plain}
+    costs = alternate(
+        {name: partial(in_new_folder, side, to_do) for name, side in sides.items()}, blocks
+    )
     mine, theirs = (Cost(*map(sum, zip(*costs[name], strict=True))) for name in costs)
-    seconds = theirs.training / blocks / trials
+    seconds = theirs.training / blocks / to_do.trials
     print(
-        f"{seconds:4.2f} s a trial, pruner {pruner:6}: sweeper {mine.share:6.1%}, "
-        f"plain {theirs.share:6.1%}, ratio {mine.share / theirs.share:.2f}"
+        f"{seconds:4.2f} s per trial, pruner {to_do.pruner:6}: sweeper {mine.share:6.1%}, "
+        f"plain {theirs.share:6.1%}, ratio {mine.share / theirs.share:.2f}",
+        flush=True,
     )
 
 
 def main() -> None:
     """Measure trials of both lengths, with and without pruning."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=32)
-    parser.add_argument("--blocks", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--trials", type=int, default=32)
+    arguments.add_argument("--blocks", type=int, default=2)
+    given = parse(arguments, trials=2, blocks=1)
     torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    print("time beside training, in percent of training:")
+    quiet_optuna()
+    print("time outside training, in percent of training:")
     for repeats, share in ((1, 1.0), (5, 0.5)):
         for pruner in ("median", "none"):
-            measure(int(arguments.trials * share), repeats, pruner, arguments.blocks)
+            measure(Work(int(given.trials * share), repeats, pruner), given.blocks)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What papers and earlier measurements say of label smoothing, beside what this package finds.
+"""Results on label smoothing from papers and earlier measurements, reproduced with this package.
 
 Claim     On small data, calibration (Müller 2019), accuracy under label noise (Lukasik 2020) and
-          annealed against fixed smoothing go the way that others found; where they do not, the
-          table says so.
-Method    Each configuration is trained on several seeds of several splits. A line's ε, schedule
-          and rate are picked on each split's validation rows, the mean over seeds deciding; test
-          rows only answer. A temperature is fitted on validation rows and applied to test rows.
-          Differences are paired by seed and split, their mean over seeds is one value a split,
-          and the interval is over splits.
-Run       OMP_NUM_THREADS=1 python benchmarks/paper_tables.py [--seeds 3] [--splits 6]
-          [--processes 2] [--quick] [--write docs/evidence.md]
+          annealed against fixed smoothing differ in the same direction as in the papers. Where
+          they do not, the table says so.
+Method    Each configuration is trained on several seeds of several splits. The ε, schedule and
+          rate of a line are picked on the validation rows of each split, by the mean over seeds;
+          test rows are only reported. A temperature is fitted on validation rows and applied to
+          test rows. Differences are paired by seed and split. Their mean over seeds gives one
+          value per split, and the interval is over splits.
+Run       OMP_NUM_THREADS=1 python -m benchmarks.paper_tables [--seeds 3] [--splits 6]
+          [--processes 2] [--write docs/evidence.md] [--quick]
           About five minutes on two idle cores.
 """
 
@@ -28,6 +28,8 @@ import torch
 from sklearn.datasets import make_classification
 from torch import Tensor, nn
 
+from benchmarks.shared.arguments import parse, parser
+from benchmarks.shared.tables import markdown_table, replace_section
 from sweeper.confirmation.intervals import Floats, Interval, redrawn
 from sweeper.scoring import examples, expected_calibration_error, fit_temperature, score
 from sweeper.smoothing import Smoothing
@@ -39,7 +41,6 @@ END: Final = "<!-- end of papers' tables -->"
 SAME: Final = "same"
 OPPOSITE: Final = "opposite"
 NOT_TOLD: Final = "not told apart"
-QUICK_EPOCHS: Final = 4
 FEATURES, CLASSES = 40, 10
 TRAIN, VALID, TEST = 2000, 2000, 8000
 
@@ -48,7 +49,7 @@ TRAIN, VALID, TEST = 2000, 2000, 8000
 
 
 def synthetic() -> Task:
-    """Return the task of table 1; each data seed draws a problem of its own."""
+    """Return the task of table 1; each data seed draws a new problem."""
     return Task(
         name="synthetic",
         classes=CLASSES,
@@ -92,7 +93,7 @@ TASKS: Final[Mapping[str, Callable[[], Task]]] = {
     "noisy digits": lambda: digits(label_noise=0.2),
     "digits": digits,
 }
-# Test rows for each training row where splits share their rows; problems share nothing.
+# Test rows per training row where splits share rows; synthetic problems share none.
 OVERLAP: Final = {"synthetic": 0.0, "noisy digits": 1 / 3, "digits": 1 / 3}
 
 
@@ -100,7 +101,7 @@ OVERLAP: Final = {"synthetic": 0.0, "noisy digits": 1 / 3, "digits": 1 / 3}
 
 
 class Job(NamedTuple):
-    """What to train once; `epochs` in place of the task's own, if not None."""
+    """One training run; `epochs` replaces the epochs of the task unless it is None."""
 
     task: str
     smoothing: Smoothing
@@ -110,7 +111,7 @@ class Job(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """One split's scores; `_scaled` are those after temperature scaling."""
+    """The scores of one split; `_scaled` are those after temperature scaling."""
 
     ece: float
     ece_scaled: float
@@ -121,7 +122,7 @@ class Measures(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one training gave on the rows to pick by and on the rows to report."""
+    """The scores of one training run on validation rows, to pick by, and on test rows."""
 
     valid: Measures
     test: Measures
@@ -130,15 +131,14 @@ class Run(NamedTuple):
 Runs = Mapping[tuple[Smoothing, int, int], Run]  # by smoothing, split and seed
 
 
-@cache  # one task object a process, which the loop keeps the data of
+@cache  # the loop caches the data of a task object
 def task_of(name: str, epochs: int | None) -> Task:
-    """Return a task of `TASKS`."""
     task = TASKS[name]()
     return task if epochs is None else replace(task, epochs=epochs)
 
 
 def trained(job: Job) -> tuple[Job, Run]:
-    """Train once and measure the end of it."""
+    """Train once; return the scores at the end."""
     task = task_of(job.task, job.epochs)
     *_, last = train(task, TrainingRun(job.smoothing, job.seed, job.split))
     temperature = fit_temperature(last.logits, last.labels)
@@ -147,14 +147,14 @@ def trained(job: Job) -> tuple[Job, Run]:
 
 
 def on_validation(logits: Tensor, labels: Tensor) -> Measures:
-    """Return the scores of validation rows, scaled by the temperature of their other half."""
+    """Return the scores of validation rows; each half is scaled by the other's temperature."""
     scores = score(logits, labels).to_dict()
     names = ("ece", "ece_calibrated", "nll", "nll_calibrated", "accuracy", "temperature")
     return Measures(*(value for name in names if (value := scores[name]) is not None))
 
 
 def on_test(logits: Tensor, labels: Tensor, temperature: float) -> Measures:
-    """Return the scores of test rows at a temperature that was fitted on validation rows."""
+    """Return the scores of test rows with a temperature that was fitted on validation rows."""
     each = examples(logits, labels, temperature)
     return Measures(
         ece=expected_calibration_error(each.confidence, each.correct),
@@ -170,17 +170,17 @@ def on_test(logits: Tensor, labels: Tensor, temperature: float) -> Measures:
 
 
 class Arm(NamedTuple):
-    """Configurations of which each split's best by a validation measure is reported on."""
+    """Configurations of which the best of each split by a validation measure is reported."""
 
     candidates: tuple[Smoothing, ...]
     by: str = "nll"
 
 
 class Line(NamedTuple):
-    """A line of a table: a measure on test, and what others found.
+    """A line of a table: a measure on test rows, and the results of others.
 
-    `paper` and `earlier` are levels. Where an earlier level was not kept, `gain` is the earlier
-    difference to the line `against`, or at least `sign` its sign.
+    `paper` and `earlier` are levels. Where an earlier level is not known, `gain` is the earlier
+    difference to the line `against`, or `sign` is the sign of that difference.
     """
 
     name: str
@@ -194,7 +194,7 @@ class Line(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table: the task that it is of, what it says before its lines, and these."""
+    """A table of results on one task, with a text before it."""
 
     title: str
     task: str
@@ -222,7 +222,7 @@ STARTS: Final = (0.05, 0.1, 0.2, 0.4)
 RATES: Final = (1.0, 3.0)
 SYNTHETIC_GRID: Final = (0.01, 0.02, 0.05, 0.1, 0.2)
 NOISY_GRID: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
-# From so low on: clean digits pick the least of the grid above by their NLL.
+# Lower values too, because clean digits pick the lowest of the grid above by NLL.
 DIGITS_GRID: Final = (0.005, 0.01, *NOISY_GRID)
 NONE: Final = Arm((Smoothing(0.0),))
 AS_IN_PAPER: Final = Arm((Smoothing(0.1, convention="uniform"),))
@@ -285,7 +285,7 @@ AFTERWARDS: Final = (
 
 
 class Row(NamedTuple):
-    """A line with what was found: test values (splits, seeds), and the difference of two lines."""
+    """A line with its results: test values (splits, seeds), and the difference of two lines."""
 
     line: Line
     values: Floats
@@ -294,7 +294,7 @@ class Row(NamedTuple):
 
     @property
     def direction(self) -> str:
-        """Whether the difference goes the way of the paper's or else of the earlier one."""
+        """Whether the difference has the sign of the paper's or else of the earlier one."""
         if self.difference is None:
             return ""
         return direction(self.difference, expected(self.line))
@@ -306,9 +306,9 @@ def splits_and_seeds(runs: Runs) -> tuple[list[int], list[int]]:
 
 
 def picked(runs: Runs, arm: Arm) -> tuple[Smoothing, ...]:
-    """Return the configuration of each split that is best on its validation rows.
+    """Return the configuration of each split with the best mean over seeds on validation rows.
 
-    The mean over seeds decides; of equals, the one that comes first.
+    Of equal ones, the first is picked.
     """
     splits, seeds = splits_and_seeds(runs)
     sign = -1 if arm.by == "accuracy" else 1
@@ -321,12 +321,11 @@ def picked(runs: Runs, arm: Arm) -> tuple[Smoothing, ...]:
 
 
 def rows(table: Table, runs: Runs) -> list[Row]:
-    """Return the rows of a table."""
     return [row(line, runs, OVERLAP[table.task]) for line in table.lines]
 
 
 def row(line: Line, runs: Runs, overlap: float) -> Row:
-    """Return the row of a line, with the difference to the line that it is against."""
+    """Return the row of a line, with the difference to the line that it is compared with."""
     here, picks = values(line, runs)
     if line.against is None:
         return Row(line, here, picks)
@@ -335,7 +334,7 @@ def row(line: Line, runs: Runs, overlap: float) -> Row:
 
 
 def values(line: Line, runs: Runs) -> tuple[Floats, tuple[Smoothing, ...]]:
-    """Return a line's test values (splits, seeds), and the configuration that each split picked."""
+    """Return a line's test values (splits, seeds), and the pick of each split."""
     splits, seeds = splits_and_seeds(runs)
     picks = picked(runs, line.arm)
     found = [
@@ -346,21 +345,21 @@ def values(line: Line, runs: Runs) -> tuple[Floats, tuple[Smoothing, ...]]:
 
 
 def difference(here: Floats, there: Floats, overlap: float) -> Interval:
-    """Return the interval of the paired difference of two lines' values (splits, seeds).
+    """Return the interval, over splits, of the paired difference of values (splits, seeds).
 
-    It is over splits, of each the seeds' mean; `overlap` as in `OVERLAP`.
+    The value of a split is its mean over seeds; `overlap` is as in `OVERLAP`.
     """
     return redrawn((here - there).mean(1), overlap)
 
 
 def spread(values: Floats) -> tuple[float, float, float]:
-    """Return the mean, the sd over seeds within a split, and that of the splits' means."""
+    """Return the mean, the sd over seeds within a split, and the sd of the means of splits."""
     within = values.var(axis=1, ddof=1).mean()
     return float(values.mean()), float(np.sqrt(within)), float(values.mean(1).std(ddof=1))
 
 
 def references(line: Line) -> tuple[float | None, float | None]:
-    """Return the paper's and the earlier difference of a line to the one that it is against."""
+    """Return the paper's and the earlier difference of a line to the one it is compared with."""
     if line.against is None:
         return None, None
     earlier = line.gain if line.gain is not None else _gap(line.earlier, line.against.earlier)
@@ -372,14 +371,14 @@ def _gap(one: float | None, other: float | None) -> float | None:
 
 
 def expected(line: Line) -> float:
-    """Return a number with the sign that the paper, or else the earlier measurement, has."""
+    """Return a number with the sign of the paper's, or else the earlier, difference."""
     paper, earlier = references(line)
     known = [gap for gap in (paper, earlier) if gap is not None]
     return known[0] if known else line.sign
 
 
 def direction(found: Interval, reference: float) -> str:
-    """Return whether a difference has the reference's sign; not, where its interval holds 0."""
+    """Return whether a difference has the sign of a reference, if its interval excludes 0."""
     if found.low <= 0 <= found.high:
         return NOT_TOLD
     return SAME if found.estimate * reference > 0 else OPPOSITE
@@ -389,7 +388,7 @@ def direction(found: Interval, reference: float) -> str:
 
 
 class Unit(NamedTuple):
-    """How a measure is called and written: `scale` times its value, so many digits, a sign."""
+    """The name and format of a measure: `scale` times its value, digits, and a unit sign."""
 
     title: str
     scale: float = 1.0
@@ -398,18 +397,18 @@ class Unit(NamedTuple):
 
 
 UNITS: Final = {
-    "ece": Unit("ECE", 100.0, 2, " %"),
-    "ece_scaled": Unit("ECE", 100.0, 2, " %"),
+    "ece": Unit("ECE", 100.0, 2, "%"),
+    "ece_scaled": Unit("ECE", 100.0, 2, "%"),
     "nll": Unit("NLL"),
     "nll_scaled": Unit("NLL"),
-    "accuracy": Unit("accuracy", 100.0, 2, " %"),
+    "accuracy": Unit("accuracy", 100.0, 2, "%"),
     "temperature": Unit("temperature", digits=2),
 }
-HEAD: Final = ("", "paper", "earlier", "ours", "our difference, 95 %", "direction")
+HEAD: Final = ("", "paper", "earlier", "ours", "our difference, 95%", "direction")
 
 
 def cells(row: Row) -> list[str]:
-    """Return a row as the texts of its cells."""
+    """Return the cells of a row."""
     line, unit = row.line, UNITS[row.line.measure]
     against = f" vs {line.against.name}" if line.against else ""
     paper, earlier = references(line)
@@ -428,7 +427,7 @@ def _number(value: float, unit: Unit) -> str:
 
 
 def _stated(level: float | None, gap: float | None, unit: Unit) -> str:
-    """Return a level as it was published, and its difference to the other line's."""
+    """Return a level as published, and its difference to that of the other line."""
     first = "" if level is None else f"{unit.scale * level:.4g}{unit.sign}"
     return f"{first} ({_gained(gap, unit)})".lstrip() if gap is not None else first
 
@@ -444,19 +443,8 @@ def _interval(found: Interval | None, unit: Unit) -> str:
     return f"{_gained(found.estimate, unit)} [{low}, {high}]"
 
 
-def table_text(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown, without the columns in which nothing is."""
-    columns = zip(head, *lines, strict=True)
-    kept = [column for number, column in enumerate(columns) if number == 0 or any(column[1:])]
-    widths = [max(map(len, column)) for column in kept]
-    first, *others = zip(*kept, strict=True)
-    ruled = [first, ["-" * width for width in widths], *others]
-    padded = (map(str.ljust, row, widths) for row in ruled)
-    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
-
-
 def finding(found: Sequence[Row]) -> str:
-    """Return what the rows' differences say, in sentences made of their directions."""
+    """Return sentences about the differences of rows, grouped by direction."""
     sentences = list[str]()
     for word, opening in OPENINGS.items():
         clauses = [_clause(row) for row in found if row.direction == word]
@@ -475,7 +463,7 @@ def _clause(row: Row) -> str:
 
 
 def picks_text(found: Iterable[Row]) -> str:
-    """Return which configurations were picked, and by how many splits each."""
+    """Return which configurations were picked, and the number of splits for each."""
     by_arm = dict[Arm, Row]()
     for row in found:
         by_arm.setdefault(row.line.arm, row)
@@ -494,12 +482,12 @@ def _described(smoothing: Smoothing) -> str:
 
 
 def table_section(table: Table, runs: Runs) -> str:
-    """Return a table with its heading, its text, what was picked and what was found."""
+    """Return a table with its heading, its text, the picks and the findings."""
     found = rows(table, runs)
     parts = [
         f"### {table.title}",
         wrapped(table.text),
-        table_text(HEAD, map(cells, found)),
+        markdown_table(HEAD, map(cells, found)),
         wrapped(f"Picks, with the number of splits: {picks_text(found)}."),
         wrapped(f"**Found.** {finding(found)}"),
     ]
@@ -507,7 +495,7 @@ def table_section(table: Table, runs: Runs) -> str:
 
 
 def section(found: Mapping[str, Runs]) -> str:
-    """Return the section of the document; `found` are the runs of each task."""
+    """Return the section of the document from the runs of each task."""
     splits, seeds = splits_and_seeds(next(iter(found.values())))
     texts = [table_section(table, found[table.task]) for table in TABLES]
     intro = INTRODUCTION.format(seeds=len(seeds), splits=len(splits))
@@ -515,23 +503,19 @@ def section(found: Mapping[str, Runs]) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Return a paragraph in lines of at most 100 characters."""
+    """Wrap a paragraph at 100 characters."""
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def put(section: str, text: str) -> str:
     """Return the text of a document with the section in place of the one before, or at its end."""
-    before, begin, rest = text.partition(BEGIN)
-    if not begin:
+    if BEGIN not in text:
         return f"{text.rstrip()}\n\n{section}".lstrip()
-    _, end, after = rest.partition(f"{END}\n")
-    if not end:
-        raise ValueError(f"the document has {BEGIN!r} and no line {END!r} after it; put one there")
-    return before + section + after
+    return replace_section(text, BEGIN, f"{END}\n", section)
 
 
 def listed(numbers: Iterable[float]) -> str:
-    """Return numbers as a set in words."""
+    """Return numbers separated by commas."""
     return ", ".join(f"{number:g}" for number in numbers)
 
 
@@ -543,7 +527,7 @@ OPENINGS: Final = {
 }
 HEADING: Final = "## What papers say, and what comes out here"
 INTRODUCTION: Final = """What papers and an earlier measurement of our own, of few seeds, say of
-label smoothing is measured again with this package; `python benchmarks/paper_tables.py` makes the
+label smoothing is measured again with this package; `python -m benchmarks.paper_tables` makes the
 tables. Data and models are smaller than the papers', so it is directions that are compared:
 *same* as the paper's (or, where it has none, the earlier one), *opposite*, or *not told apart*
 where the interval of our difference holds 0.
@@ -554,7 +538,7 @@ seeds; the test rows were only reported on. *Ours* is the mean over test rows, �
 deviation between the seeds of one split, ± that between the means of the splits. In brackets are
 others' differences. Our difference is paired, the same seed on the same split, and of percentages
 in points. Its interval is over splits, so that it holds both kinds of spread; where splits are
-drawn from the same rows it has Nadeau and Bengio's variance, which is larger. Each is a 95 %
+drawn from the same rows it has Nadeau and Bengio's variance, which is larger. Each is a 95%
 interval by itself, not corrected for their number. ε is the mass that the true class loses
 (`convention = "others"`), and NLL is in nats."""
 TABLES: Final = (
@@ -565,7 +549,7 @@ TABLES: Final = (
 label smoothing, and of both. The paper's are of CIFAR-100, with ε = 0.05. Ours are of
 scikit-learn's `make_classification`: 10 classes, 40 features, 20 of them informative, 2 clusters
 a class, class separation 1.5. Each split is a problem of its own, of {TRAIN:,} rows to train,
-{VALID:,} to validate and {TEST:,} to test, all with the 1 % of random labels that scikit-learn
+{VALID:,} to validate and {TEST:,} to test, all with the 1% of random labels that scikit-learn
 puts there. An MLP of 256 and 256 units, Adam at 0.001 with cosine decay, 60 epochs. ε was picked
 from {listed(SYNTHETIC_GRID)} by validation NLL; each model's temperature is fitted on the
 validation rows.""",
@@ -574,9 +558,9 @@ validation rows.""",
     Table(
         "Accuracy under label noise (Lukasik et al. 2020)",
         "noisy digits",
-        f"""Accuracy on correct test labels, where another class replaces 20 % of the training
+        f"""Accuracy on correct test labels, where another class replaces 20% of the training
 labels; validation labels are correct too. The paper's are of CIFAR-10. Ours are of scikit-learn's
-digits, 1,797 images of which 60, 20 and 20 % are drawn for each split, and an MLP of 128 and 128
+digits, 1,797 images of which 60, 20 and 20% are drawn for each split, and an MLP of 128 and 128
 units, 40 epochs. Once with the paper's ε = 0.1, which it spreads over all classes (0.09 in this
 package's convention), and once with an ε picked from {listed(NOISY_GRID)} by validation
 accuracy.""",
@@ -606,7 +590,7 @@ that a large, fixed one was best.""",
 
 
 def jobs(seeds: int, splits: int, epochs: int | None) -> list[Job]:
-    """Return what the tables need, each training once, those of a split side by side."""
+    """Return the training runs that the tables need, each once, grouped by split."""
     wanted = {
         Job(table.task, smoothing, split, seed, epochs): None
         for table in TABLES
@@ -618,7 +602,6 @@ def jobs(seeds: int, splits: int, epochs: int | None) -> list[Job]:
 
 
 def by_task(done: Iterable[tuple[Job, Run]]) -> dict[str, Runs]:
-    """Return the runs of each task."""
     found: dict[str, dict[tuple[Smoothing, int, int], Run]] = {name: {} for name in TASKS}
     for job, run in done:
         found[job.task][job.smoothing, job.split, job.seed] = run
@@ -626,30 +609,26 @@ def by_task(done: Iterable[tuple[Job, Run]]) -> dict[str, Runs]:
 
 
 def at_least_two(text: str) -> int:
-    """Return a number of seeds or splits, else raise what argparse tells the user."""
+    """Parse a number of seeds or splits."""
     if not text.isdecimal() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r}; a spread needs a whole number from 2")
     return int(text)
 
 
 def main() -> None:
-    """Train, print the section and write it where it is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=at_least_two, default=3, help="of each split")
-    parser.add_argument("--splits", type=at_least_two, default=6)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="few epochs: whether it runs")
-    parser.add_argument("--write", type=Path, help="a document to keep the section in")
-    arguments = parser.parse_args()
-    if arguments.quick and arguments.write:
-        parser.error("--quick trains too little for a document; leave one of the two out")
-    epochs = QUICK_EPOCHS if arguments.quick else None
-    wanted = jobs(arguments.seeds, arguments.splits, epochs)
-    with Pool(arguments.processes, torch.set_num_threads, (1,)) as pool:
+    """Train; print the section, and write it if asked."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--seeds", type=at_least_two, default=3, help="of each split")
+    arguments.add_argument("--splits", type=at_least_two, default=6)
+    arguments.add_argument("--processes", type=int, default=2)
+    arguments.add_argument("--write", type=Path, help="a document to keep the section in")
+    given = parse(arguments, seeds=2, splits=2)
+    wanted = jobs(given.seeds, given.splits, epochs=1 if given.quick else None)
+    with Pool(given.processes, torch.set_num_threads, (1,)) as pool:
         text = section(by_task(pool.imap_unordered(trained, wanted)))
     print(text)
-    if arguments.write:
-        path = arguments.write
+    if given.write:
+        path = given.write
         kept = path.read_text(encoding="utf-8") if path.exists() else "# Evidence\n"
         path.write_text(put(text, kept), encoding="utf-8")
 

@@ -1,28 +1,32 @@
-"""What the scores of one evaluation cost, beside torchmetrics doing what it has of them.
+"""The time of the scores of one evaluation, compared with the scores that torchmetrics has.
 
-Claim     Of 10,000 × 1,000 logits, all scores in full, three fitted temperatures among them, take
-          less time than torchmetrics needs for the four that it has; those of an epoch (nll,
+Claim     For 10,000 × 1,000 logits, all scores in full, including three fitted temperatures, take
+          less time than torchmetrics needs for the four that it has. The scores of an epoch (nll,
           accuracy, brier, ece) take less than a fifth of that.
-Method    One process, one thread. The sides take turns, since a machine's speed drifts, and the
-          median of each is compared: only ratios within one run mean something. torchmetrics
-          works out accuracy, accuracy_top5 and ece, torch the NLL; what it has no more of
-          (brier, temperature, what is scaled, other errors, aurc, entropy) is ours alone. It
-          gets float32 logits, as a model gives them, and float64, which is what ours computes in.
+Method    One process, one thread. The sides run in turn, because a machine's speed drifts, and
+          their medians are compared: only ratios within one run are meaningful. torchmetrics
+          computes accuracy, accuracy_top5 and ece, and torch the NLL. The others (brier,
+          temperature, scaled scores, other errors, aurc, entropy) only this package computes.
+          torchmetrics gets float32 logits, the type of a model's output, and float64, the type
+          that this package computes in.
 Needs     torchmetrics, which the package does not: pip install -c constraints.txt torchmetrics
-Run       python benchmarks/scores.py [--samples 10000] [--classes 1000] [--rounds 7]
+Run       python -m benchmarks.scores [--samples 10000] [--classes 1000] [--rounds 7] [--quick]
 """
 
-import argparse
 import importlib
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.shared.arguments import parse, parser
+from benchmarks.shared.tables import markdown_table
+from benchmarks.shared.timing import alternate, seconds_of
 from sweeper.scoring import score
 from sweeper.scoring.calibration import BINS, add_class_gaps
 from sweeper.scoring.ranking import ranking
@@ -32,10 +36,11 @@ from sweeper.scoring.selective import ranked_area
 from sweeper.scoring.temperature import cross_fitted, fitted_beta, halved
 
 SMALL = (360, 10)
+HAS_TORCHMETRICS = find_spec("torchmetrics") is not None
 
 
 def evaluation(samples: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Return float32 logits that are right about two times in three, too sure, and labels."""
+    """Return overconfident float32 logits that are right about two times in three, and labels."""
     source = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (samples,), generator=source)
     logits = torch.randn(samples, classes, generator=source)
@@ -44,7 +49,7 @@ def evaluation(samples: int, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def theirs(logits: Tensor, labels: Tensor) -> Callable[[], list[Tensor]]:
-    """Return what works out the scores that torchmetrics and torch have."""
+    """Return a function that computes the scores of torchmetrics and torch."""
     metrics: Any = importlib.import_module("torchmetrics.functional.classification")
     classes = logits.shape[1]
 
@@ -60,28 +65,25 @@ def theirs(logits: Tensor, labels: Tensor) -> Callable[[], list[Tensor]]:
 
 
 def timed(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each side, after one turn that does not count."""
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds + 1):
-        for name, side in sides.items():
-            began = time.perf_counter()
-            side()
-            spent[name].append(time.perf_counter() - began)
+    """Return the median seconds of each side, after one round that does not count."""
+    spent = alternate({name: partial(seconds_of, side) for name, side in sides.items()}, rounds + 1)
     return {name: statistics.median(seconds[1:]) for name, seconds in spent.items()}
 
 
-def whole(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
-    """Return the sides: all of ours, an epoch's, and theirs in both precisions."""
-    return {
+def sides(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
+    """Return the sides: all scores, those of an epoch, and torchmetrics in both precisions."""
+    found: dict[str, Callable[[], object]] = {
         "ours, in full": lambda: score(logits, labels),
         "ours, of an epoch": lambda: score(logits, labels, full=False),
-        "torchmetrics, float32": theirs(logits, labels),
-        "torchmetrics, float64": theirs(logits.double(), labels),
     }
+    if HAS_TORCHMETRICS:
+        found["torchmetrics, float32"] = theirs(logits, labels)
+        found["torchmetrics, float64"] = theirs(logits.double(), labels)
+    return found
 
 
 def phases(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
-    """Return the parts of the scores in full, each from the start or from what went before."""
+    """Return the phases of the scores in full."""
     halves = halved(logits, labels)
     beta = fitted_beta(halves.all)
     gaps = torch.zeros(logits.shape[1], BINS, dtype=torch.float64)
@@ -113,30 +115,36 @@ def phases(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
     }
 
 
-def show(title: str, seconds: Mapping[str, float], unit: float) -> None:
-    """Print seconds in milliseconds and in parts of `unit`."""
-    print(title)
-    for name, spent in seconds.items():
-        print(f"  {name:28} {1000 * spent:9.2f} ms   {spent / unit:6.2f}")
+def show(seconds: Mapping[str, float], unit: str) -> None:
+    """Print milliseconds and ratios to one of the sides."""
+    rows = [
+        [name, f"{1000 * spent:.2f}", f"{spent / seconds[unit]:.2f}"]
+        for name, spent in seconds.items()
+    ]
+    print(markdown_table(["", "ms", f"ratio to {unit}"], rows), end="\n\n", flush=True)
 
 
 def main() -> None:
-    """Measure one large evaluation, its phases, and one as small as a digits trial's."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--classes", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
+    """Measure one large evaluation, its phases, and one as small as that of a digits trial."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--samples", type=int, default=10_000)
+    arguments.add_argument("--classes", type=int, default=1_000)
+    arguments.add_argument("--rounds", type=int, default=7)
+    given = parse(arguments, samples=1_000, classes=100, rounds=1)
+    if not HAS_TORCHMETRICS:
+        if not given.quick:
+            arguments.error("torchmetrics is not installed")
+        print("skipped: torchmetrics is not installed")
     torch.set_num_threads(1)
-    large = evaluation(arguments.samples, arguments.classes)
+    large = evaluation(given.samples, given.classes)
     for logits, labels in (large, evaluation(*SMALL)):
-        size = "{:,} × {:,}".format(*logits.shape)
-        seconds = timed(whole(logits, labels), arguments.rounds)
-        unit = seconds["torchmetrics, float64"]
-        show(f"{size}, in parts of torchmetrics' float64:", seconds, unit)
-        unit = seconds["ours, in full"]
-        spent = timed(phases(logits, labels), arguments.rounds)
-        show("phases, in parts of the whole:", spent, unit)
+        print("{:,} × {:,}\n".format(*logits.shape))
+        whole = "ours, in full"
+        base = "torchmetrics, float64" if HAS_TORCHMETRICS else whole
+        seconds = timed(sides(logits, labels), given.rounds)
+        show(seconds, base)
+        parts = timed(phases(logits, labels), given.rounds)
+        show({whole: seconds[whole], **parts}, whole)
 
 
 if __name__ == "__main__":

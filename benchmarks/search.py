@@ -1,30 +1,35 @@
-"""Which sampler and which pruner waste least of a budget, and how many trials may run at once.
+"""Comparison of samplers, of pruners, and of the number of trials that run at once.
 
-Claim     tpe finds more than random, grid and qmc in 64 trials; gp may find a little more still, at
-          thirty times the time a proposal. As many trials at once as an eighth of the budget cost
-          no regret that shows, and in packs a third less time. No pruner saves training at equal
-          regret beyond doubt, and one that stops by raw NLL before half of the training costs much.
-Method    Searches through the study's own plan, samplers, pruners and pick on the tabulated
-          landscape of digits, clean and noisy (benchmarks/landscape.py, benchmarks/searching.py).
-          A replicate searches on one training seed; the regret is what its answer loses, as a
-          mean over the other seven, against the best configuration of the table on those seven.
-Run       OMP_NUM_THREADS=1 python benchmarks/search.py [--kept results/search.jsonl]
-          [--replicates 32] [--processes 1] [--write docs/search.md]
-          About 35 minutes on one core; it goes on where it was stopped. With --write the tables
-          are put into the document and its plots are drawn beside it.
+Claim     tpe finds more than random, grid and qmc in 64 trials. gp may find slightly more, but a
+          proposal takes thirty times as long. Running an eighth of the budget at once has no
+          visible effect on regret, and in packs takes a third less time. No pruner clearly saves
+          training at equal regret, and one that stops by raw NLL before half of the training
+          increases regret much.
+Method    Searches with the study's own plan, samplers, pruners and pick on the tabulated landscape
+          of digits, clean and noisy (benchmarks/landscape.py). A replicate searches on one
+          training seed. Its regret is the difference between its pick and the best configuration
+          of the table, as a mean over the other seven seeds.
+Run       OMP_NUM_THREADS=1 python -m benchmarks.search [--kept results/search.jsonl]
+          [--replicates 32] [--processes 1] [--write docs/search.md] [--quick]
+          About 35 minutes on one core; it continues where it was stopped. --write puts the tables
+          into the document and draws its plots in the same folder. --quick cuts the searches short.
 """
 
-import argparse
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import optuna
 import torch
 
+from benchmarks.shared.arguments import parse, parser
+from benchmarks.shared.browser import HAS_CHROMIUM
+from benchmarks.shared.plain_optuna import quiet_optuna
 from benchmarks.shared.search_tables import PLOTS, tables
 from benchmarks.shared.simulated_search import (
     ALL,
@@ -38,6 +43,7 @@ from benchmarks.shared.simulated_search import (
     search,
     worth,
 )
+from benchmarks.shared.tables import write_tables
 from sweeper.errors import SweeperError
 
 COUNTS: Final = (8, 16, 24, 32, 48, 64, 96, 128, 256)
@@ -56,7 +62,7 @@ Job = tuple[Setting, int]
 
 
 def settings() -> Iterator[tuple[float, Setting]]:
-    """Yield what is simulated, each with the share of the replicates that it gets."""
+    """Yield the settings that are simulated, with the share of the replicates of each."""
     for task in TASKS:
         for batch in BATCHES:
             yield 1.0, Setting(task, "tpe", batch, 256 if batch >= 16 else 128)
@@ -67,7 +73,7 @@ def settings() -> Iterator[tuple[float, Setting]]:
                 yield 0.75, Setting(task, "tpe", batch, 64, startup)
         for setting in _pruned(task):
             yield 0.75, setting
-        # A process takes thirty times as long to propose as trees do.
+        # A Gaussian process takes thirty times as long for a proposal as trees do.
         for batch in (1, 8):
             yield 0.5, Setting(task, "gp", batch)
         yield 0.25, Setting(task, ALL)
@@ -89,7 +95,7 @@ def _pruned(task: str) -> Iterator[Setting]:
 
 
 def jobs(replicates: int) -> list[Job]:
-    """Return every search, replicate by replicate, so that what is half done is balanced."""
+    """Return all searches, replicate by replicate, so that unfinished results are balanced."""
     return [
         (setting, replicate)
         for replicate in range(replicates)
@@ -99,29 +105,30 @@ def jobs(replicates: int) -> list[Job]:
 
 
 def key_of(job: Job) -> str:
-    """Return what a job is known by in the file of results."""
+    """Return the key of a job in the file of results."""
     setting, replicate = job
     return json.dumps([vars(setting), replicate], sort_keys=True)
 
 
-def simulated(job: Job) -> dict[str, Any]:
-    """Return what came of one search, as plain data."""
+def simulated(job: Job, quick: bool) -> dict[str, Any]:
+    """Return the results of one search as plain data; `quick` runs an eighth of its trials."""
     setting, replicate = job
-    found = search(setting, replicate)
+    cut = replace(setting, trials=setting.trials // 8, startup=setting.startup // 4)
+    found = search(cut if quick else setting, replicate)
     counts = {str(count): count for count in COUNTS if count <= setting.trials}
     if setting.pruner:
         counts["equal"] = _equal(found)
     if setting.sampler == ALL:
         counts = {ALL: len(found.tried)}
+    counts = {name: min(count, len(found.tried)) for name, count in counts.items()}
+    answers = {count: _answers(setting, replicate, found, count) for count in {*counts.values()}}
     return {
         "key": key_of(job),
         **vars(setting),
         "replicate": replicate,
         "asked": found.asked,
         "stopped": _stopped(found.tried),
-        "answers": {
-            name: _answers(setting, replicate, found, count) for name, count in counts.items()
-        },
+        "answers": {name: answers[count] for name, count in counts.items()},
     }
 
 
@@ -142,18 +149,18 @@ def _answers(setting: Setting, replicate: int, found: Search, count: int) -> dic
 def _pick(found: Search, count: int) -> Mapping[str, Any]:
     try:
         return picked(found, count)
-    except SweeperError:  # nothing but ε = 0 has ended
+    except SweeperError:  # only ε = 0 has ended
         return found.tried[0].point
 
 
 def _equal(found: Search) -> int:
-    """Return after how many trials as much is spent as on `EQUAL` whole ones, at most all."""
+    """Return the number of trials that spend as much as `EQUAL` whole ones, at most all."""
     spent = np.cumsum([one.spent for one in found.tried])
     return min(int(np.searchsorted(spent, EQUAL)) + 1, len(found.tried))
 
 
 def _stopped(tried: Sequence[Tried]) -> dict[str, float]:
-    """Return the share stopped of small ε, of large ε and of what would have ended in the best."""
+    """Return the share stopped of small ε, of large ε and of the trials with the best ends."""
     epsilon = np.array([one.point["epsilon"] for one in tried])
     whole = np.array([one.whole for one in tried])
     groups = {
@@ -166,54 +173,57 @@ def _stopped(tried: Sequence[Tried]) -> dict[str, float]:
 
 
 def prepared() -> None:
-    """Make a process of the pool ready."""
     torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quiet_optuna()
     for task in TASKS:
         landscape(task)
 
 
-def simulate(kept: Path, replicates: int, processes: int) -> list[dict[str, Any]]:
-    """Simulate what the file does not have yet; return all that is asked for."""
+def simulate(
+    kept: Path, wanted: Sequence[Job], processes: int, quick: bool
+) -> list[dict[str, Any]]:
+    """Simulate the searches that are missing in the file; return the results of all."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.touch()
-    wanted = {key_of(job): job for job in jobs(replicates)}
+    keys = {key_of(job): job for job in wanted}
     there = {line["key"]: line for line in map(json.loads, kept.read_text().splitlines())}
-    missing = [job for key, job in wanted.items() if key not in there]
+    missing = [job for key, job in keys.items() if key not in there]
     with Pool(processes, prepared) as pool, kept.open("a") as file:
-        for line in pool.imap_unordered(simulated, missing):
+        for line in pool.imap_unordered(partial(simulated, quick=quick), missing):
             file.write(json.dumps(line) + "\n")
             file.flush()
             there[line["key"]] = line
-    return [there[key] for key in wanted]
+    return [there[key] for key in keys]
 
 
-def write(path: Path, made: Mapping[str, str]) -> None:
-    """Put each table in the place of the one before, between the comments that name it."""
-    text = path.read_text(encoding="utf-8")
-    for name, rows in made.items():
-        begin, end = f"<!-- search: {name} -->\n", "\n<!-- end -->"
-        before, rest = text.split(begin)
-        text = f"{before}{begin}{rows}{rest[rest.index(end) :]}"
-    path.write_text(text, encoding="utf-8")
+def draw(lines: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write the plots to a folder."""
+    for name, plot in PLOTS.items():
+        plot(lines, folder / name)
 
 
 def main() -> None:
-    """Simulate, print the tables and write them, with the plots, where it is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kept", type=Path, default=Path("results/search.jsonl"))
-    parser.add_argument("--replicates", type=int, default=32)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    lines = simulate(arguments.kept, arguments.replicates, arguments.processes)
-    made = tables(lines)
-    for name, rows in made.items():
-        print(f"{name}\n{rows}\n")
-    if arguments.write:
-        write(arguments.write, made)
-        for name, draw in PLOTS.items():
-            draw(lines, arguments.write.with_name(name))
+    """Simulate and print the tables; write them, and the plots, if asked."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--kept", type=Path, default=Path("results/search.jsonl"))
+    arguments.add_argument("--replicates", type=int, default=32)
+    arguments.add_argument("--processes", type=int, default=1)
+    arguments.add_argument("--write", type=Path)
+    given = parse(arguments, replicates=2, processes=2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kept = folder / "search.jsonl" if given.quick else given.kept
+        lines = simulate(kept, jobs(given.replicates), given.processes, given.quick)
+        made = tables(lines)
+        for title, rows in made.items():
+            print(f"{title}\n{rows}\n")
+        if given.write:
+            write_tables(given.write, "search", made)
+            draw(lines, given.write.parent)
+        elif given.quick and HAS_CHROMIUM:
+            draw(lines, folder)
+        elif given.quick:
+            print("skipped: Chromium is not installed")
 
 
 if __name__ == "__main__":

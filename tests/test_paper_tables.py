@@ -34,9 +34,9 @@ from benchmarks.paper_tables import (
     put,
     row,
     spread,
-    table_text,
     task_of,
 )
+from benchmarks.shared.tables import markdown_table
 from sweeper.confirmation.intervals import Interval
 from sweeper.scoring import fit_temperature
 from sweeper.smoothing import Smoothing
@@ -244,7 +244,7 @@ def test_a_finding_says_what_went_the_other_way_and_what_is_not_known() -> None:
 
 
 def test_a_column_with_nothing_in_it_is_left_out() -> None:
-    lines = table_text(("", "paper", "ours"), [("a", "", "1"), ("b", "", "")]).splitlines()
+    lines = markdown_table(("", "paper", "ours"), [("a", "", "1"), ("b", "", "")]).splitlines()
     assert lines == ["|   | ours |", "| - | ---- |", "| a | 1    |", "| b |      |"]
 
 

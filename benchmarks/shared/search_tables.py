@@ -1,11 +1,10 @@
-"""What benchmarks/search.py found, as tables and plots; regrets in thousandths of a nat.
+"""Tables and plots of the results of benchmarks/search.py; regrets are in thousandths of a nat.
 
-A search is known by its setting, task and replicate. `both` is the mean over the two tasks of a
-replicate. A mean has its standard error over replicates, a difference that of paired ones.
+A search is identified by its setting, task and replicate. `both` is the mean over the two tasks of
+a replicate. Means have standard errors over replicates, differences those of paired replicates.
 """
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,13 +13,13 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from playwright.sync_api import sync_playwright
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from benchmarks.landscape import Floats
-from benchmarks.paper_tables import table_text
+from benchmarks.shared.browser import chromium_page
+from benchmarks.shared.landscape_table import Floats
 from benchmarks.shared.simulated_search import ALL, CURVE, FINAL, landscape
+from benchmarks.shared.tables import markdown_table
 from sweeper.study.sampler import REPORTS
 
 Lines = Sequence[Mapping[str, Any]]
@@ -38,16 +37,16 @@ PLAIN: Final[Mapping[str, Any]] = {
     "signal": "nll",
     "metric": "nll",
 }
-# Microseconds a step and trial by how many a worker trains at once (digits, one core; alone 545).
+# Microseconds per step and trial by the number that a worker trains at once (digits, one core).
 STEP: Final = {1: 545.0, 2: 608.0, 4: 361.0, 8: 282.0, 16: 261.0, 32: 273.0}
 WORKERS: Final = 2
 RESAMPLED: Final = 1_000
-COLOURS: Final = ("#1b1f24", "#0036f5", "#f57600", "#4ca871", "#8a5381", "#009df5", "#b3003c")
+COLORS: Final = ("#1b1f24", "#0036f5", "#f57600", "#4ca871", "#8a5381", "#009df5", "#b3003c")
 SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star")
 
 
 class Found(NamedTuple):
-    """All answers, one a row, and all searches, one a row."""
+    """One row per answer, and one row per search."""
 
     answers: pd.DataFrame
     searches: pd.DataFrame
@@ -69,7 +68,7 @@ def found_in(lines: Lines) -> Found:
 
 
 def curves(found: Found, column: str = "pick", task: str = BOTH, **setting: Any) -> pd.DataFrame:
-    """Return a column of the searches of a setting, by replicate and by how many trials."""
+    """Return a column of the searches of a setting, by replicate and by number of trials."""
     wanted = {**PLAIN, **setting}
     rows = found.answers
     for key, value in wanted.items():
@@ -77,7 +76,7 @@ def curves(found: Found, column: str = "pick", task: str = BOTH, **setting: Any)
     if task != BOTH:
         rows = rows[rows["task"] == task]
     by_task = rows.pivot_table(index="replicate", columns=["count", "task"], values=column)
-    # Of a replicate that is half done, neither task.
+    # A replicate without results for both tasks is left out.
     whole = by_task.dropna()
     return whole.T.groupby(level="count").mean().T
 
@@ -96,7 +95,7 @@ def mean_text(values: Iterable[float]) -> str:
 
 
 def change_text(here: pd.Series, there: pd.Series) -> str:
-    """Return the mean of paired differences with its standard error, with its sign."""
+    """Return the mean of paired differences with its sign and its standard error."""
     text = mean_text((here - there).dropna())
     return text if text.startswith("-") or not text else f"+{text}"
 
@@ -125,7 +124,7 @@ def _samplers(found: Found, task: str) -> str:
     pick, low = (curves(found, name, task, sampler=ALL) for name in ("pick", "lowest"))
     cells = [mean_text(pick[ALL]), "", mean_text(low[ALL])]
     rows.append(["all 519", str(len(pick)), "", "", "", "", *cells])
-    return table_text(["", "n", *counts, *(f"lucky, {count}" for count in last)], rows)
+    return markdown_table(["", "n", *counts, *(f"lucky, {count}" for count in last)], rows)
 
 
 def _against_tpe(found: Found) -> str:
@@ -143,7 +142,7 @@ def _against_tpe(found: Found) -> str:
         ]
         rows.append([_words(sampler, batch), *cells])
     head = [f"{task}, {count}" for count in ("64", "128") for task in (*TASKS, BOTH)]
-    return table_text(["minus tpe", *head], rows)
+    return markdown_table(["minus tpe", *head], rows)
 
 
 def _lucky(found: Found) -> str:
@@ -157,7 +156,7 @@ def _lucky(found: Found) -> str:
         ]
         rows.append([_words(sampler, batch), *cells])
     head = [f"{split}, {count}" for split in ("valid", "test") for count in (32, 64, 128)]
-    return table_text(["luckiest minus pick", *head], rows)
+    return markdown_table(["luckiest minus pick", *head], rows)
 
 
 def _batches(found: Found, task: str) -> str:
@@ -170,7 +169,7 @@ def _batches(found: Found, task: str) -> str:
         changes = [change_text(given[c], first[c]) if batch > 1 else "" for c in ("64", "128")]
         rows.append([str(batch), *cells, *changes])
     head = ["at once", *counts, "64, minus 1's", "128, minus 1's"]
-    return table_text(head, rows)
+    return markdown_table(head, rows)
 
 
 def _quartiles(found: Found) -> str:
@@ -184,7 +183,7 @@ def _quartiles(found: Found) -> str:
                 cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
         rows.append([str(batch), *cells])
     head = [f"{task}, {count}" for task in TASKS for count in (64, 128)]
-    return table_text(["at once", *head], rows)
+    return markdown_table(["at once", *head], rows)
 
 
 def _batches_of(found: Found) -> list[int]:
@@ -205,26 +204,26 @@ def _startup(found: Found) -> str:
             cells.append(change_text(given["64"], usual["64"]) if startup != 16 else "")
         rows.append([str(startup), *cells])
     head = [f"{what}, by {b}" for b in (1, 8) for what in ("32", "64", "minus 16's")]
-    return table_text(["startup", *head], rows)
+    return markdown_table(["startup", *head], rows)
 
 
 # Time
 
 
 def step_time(batch: int) -> float:
-    """Return the wall time of a trial as a share of that with two workers and no pack."""
+    """Return the wall time per trial in units of that of two workers without packs."""
     if batch == 1:
         return float(WORKERS)
     return STEP[batch // WORKERS] / STEP[1]
 
 
 def _whole(curve: pd.DataFrame, batch: int) -> pd.DataFrame:
-    """Return the counts that are whole batches: the results of a batch come together."""
+    """Return the counts that are whole batches, because a batch reports its results together."""
     return curve[[str(count) for count in _numbers(curve)[0] if count % batch == 0]]
 
 
 def _at(curve: pd.DataFrame, trials: float) -> pd.Series:
-    """Return each replicate's regret after so many trials, between those there by logarithm."""
+    """Return the regret of each replicate after some trials, interpolated in their logarithm."""
     counts, values = _numbers(curve)
     found = [np.interp(math.log(trials), np.log(counts), row) for row in values]
     return pd.Series(found, curve.index)
@@ -244,11 +243,11 @@ def _time(found: Found) -> str:
         cells.append(change_text(here, usual["64"]) if batch != WORKERS else "")
         rows.append([str(batch), f"{step_time(batch):.2f}", *cells])
     head = ["at once", "time a trial", *(f"time of {budget}" for budget in budgets)]
-    return table_text([*head, "of 64, minus 2's"], rows)
+    return markdown_table([*head, "of 64, minus 2's"], rows)
 
 
 def _reached(curve: Floats, spent: Floats, target: float) -> float:
-    """Return what is spent until the mean is as low as the target, infinite if it never is."""
+    """Return what is spent until the mean reaches the target, infinity if it does not."""
     below = np.minimum.accumulate(curve)
     if below[-1] > target:
         return math.inf
@@ -270,9 +269,10 @@ def _draws(replicates: int) -> Iterable[np.ndarray[Any, Any]]:
 def _ratios(
     reference: tuple[Floats, Floats], other: tuple[Floats, Floats], place: int
 ) -> tuple[float, float, float]:
-    """Return spent over the reference's to reach its regret at a place: 95 % by bootstrap.
+    """Return the cost to reach the regret that the reference has at a place, as a ratio.
 
-    Both are (replicates, counts): regret and what is spent, paired. Infinite: not reached.
+    The reference and the other are pairs of regret and cost, (replicates, counts), with the same
+    replicates. Returns the ratio and its 95% bootstrap interval; infinity means not reached.
     """
     found = []
     for draw in _draws(len(reference[0])):
@@ -303,11 +303,11 @@ def _to_reach(found: Found) -> str:
             cells += [_ratio_text(ratio), _ratio_text(ratio, share)]
         rows.append([str(batch), *cells])
     head = [f"{what} for {n}" for n in (32, 64) for what in ("trials", "time")]
-    return table_text(["at once", *head], rows)
+    return markdown_table(["at once", *head], rows)
 
 
 def _without_cost(*frames: pd.DataFrame) -> list[tuple[Floats, Floats]]:
-    """Return the regrets of the replicates that all have, each with the trials they took."""
+    """Return the regrets and numbers of trials of the replicates that all frames have."""
     pairs = sorted(set.intersection(*(set(frame.index) for frame in frames)))
     found = []
     for frame in frames:
@@ -320,7 +320,7 @@ def _without_cost(*frames: pd.DataFrame) -> list[tuple[Floats, Floats]]:
 
 
 class Pruned(NamedTuple):
-    """A way to prune, and what it is compared with."""
+    """A setting of the pruner."""
 
     pruner: str
     warmup: float
@@ -345,16 +345,16 @@ def _pruners(found: Found, metric: str) -> str:
     for way in _pruned(found, metric):
         given, none = _compared(way)
         spent, all_spent = curves(found, "spent", **given), curves(found, "spent", **none)
-        share = f"{100 * spent['64'].mean() / all_spent['64'].mean():.0f} %"
+        share = f"{spent['64'].mean() / all_spent['64'].mean():.0%}"
         same = change_text(curves(found, **given)["64"], curves(found, **none)["64"])
         equal = [_equal(found, given, none, task) for task in (*TASKS, BOTH)]
         rows.append([*_named(way), share, same, *equal])
     equal = [f"equal, {task}" for task in (*TASKS, BOTH)]
-    return table_text(["pruner, warm-up", "signal", "training", "64 trials", *equal], rows)
+    return markdown_table(["pruner, warm-up", "signal", "training", "64 trials", *equal], rows)
 
 
 def _to_be_as_good(found: Found, way: Pruned) -> str:
-    """Return the training to be as good as 64 trials that are not pruned, as a share of theirs."""
+    """Return the training to reach the regret of 64 trials without pruning, as a share of it."""
     given, none = _compared(way)
     here, there = curves(found, **given), curves(found, **none)
     names = [str(count) for count in _numbers(here)[0] if str(count) in there]
@@ -371,7 +371,7 @@ def _to_be_as_good(found: Found, way: Pruned) -> str:
 
 
 def _compared(way: Pruned) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the setting of a way to prune, and the same without pruning."""
+    """Return a setting with pruning, and the same without."""
     none = {"sampler": "tpe", "batch": way.batch, "metric": way.metric}
     return {"sampler": "tpe", **way._asdict()}, none
 
@@ -388,12 +388,12 @@ def _stopped(found: Found, metric: str) -> str:
         for key, value in {**PLAIN, **_compared(way)[0]}.items():
             own = own[own[key] == value]
         shares = own[[f"stopped_{group}" for group in GROUPS]].mean()
-        stopped = [f"{100 * share:.0f} %" for share in shares]
+        stopped = [f"{share:.0%}" for share in shares]
         rows.append(
             [*_named(way), str(len(own) // len(TASKS)), *stopped, _to_be_as_good(found, way)]
         )
     head = ["pruner, warm-up", "signal", "n", *GROUPS.values(), "training for none's 64"]
-    return table_text(head, rows)
+    return markdown_table(head, rows)
 
 
 def _equal(found: Found, given: Mapping[str, Any], none: Mapping[str, Any], task: str) -> str:
@@ -402,7 +402,7 @@ def _equal(found: Found, given: Mapping[str, Any], none: Mapping[str, Any], task
 
 
 def _behind() -> str:
-    """Return of what ends in the best tenth the share that a report has in its worse half."""
+    """Return the share of the best tenth at the end that is in the worse half at each report."""
     rows = []
     for metric, last in FINAL.items():
         for signal, curve in CURVE.items():
@@ -413,9 +413,9 @@ def _behind() -> str:
                 worse = reports > np.median(reports, 1, keepdims=True)
                 shares = worse[best].mean(0)
                 words = [SIGNALS[metric], SIGNALS[signal], task]
-                rows.append([*words, *(f"{100 * share:.0f} %" for share in shares)])
-    steps = [f"{100 * step / REPORTS:.3g} %" for step in range(1, REPORTS)]
-    return table_text(["metric", "signal", "digits", *steps], rows)
+                rows.append([*words, *(f"{share:.0%}" for share in shares)])
+    steps = [f"{100 * step / REPORTS:.3g}%" for step in range(1, REPORTS)]
+    return markdown_table(["metric", "signal", "digits", *steps], rows)
 
 
 def _asked(found: Found) -> str:
@@ -428,8 +428,8 @@ def _asked(found: Found) -> str:
             copied = curves(found, "copied", sampler=sampler, batch=batch)["128"]
             low, middle, high = 1_000 * np.quantile(own["asked"], (0.25, 0.5, 0.75))
             text = f"{middle:.1f} ({low:.1f} to {high:.1f})"
-            rows.append([sampler, str(batch), text, f"{100 * copied.mean():.1f} %"])
-    return table_text(["sampler", "at once", "ms a proposal", "given a result it had"], rows)
+            rows.append([sampler, str(batch), text, f"{copied.mean():.1%}"])
+    return markdown_table(["sampler", "at once", "ms a proposal", "given a result it had"], rows)
 
 
 def tables(lines: Lines) -> dict[str, str]:
@@ -457,10 +457,10 @@ def tables(lines: Lines) -> dict[str, str]:
 
 
 def _line(curve: pd.DataFrame, spent: Sequence[float], name: str, number: int) -> go.Scatter:
-    """Return the mean over replicates with its standard error."""
+    """Return the mean over replicates with its standard error as a line."""
     values = _numbers(curve)[1]
-    error = values.std(0, ddof=1) / math.sqrt(len(values))
-    style = {"color": COLOURS[number], "width": 1.5}
+    error = values.std(0, ddof=min(1, len(values) - 1)) / math.sqrt(len(values))
+    style = {"color": COLORS[number], "width": 1.5}
     bars = {"array": error.round(3).tolist(), "thickness": 1, "width": 2}
     return go.Scatter(
         x=[round(one, 2) for one in spent],
@@ -475,7 +475,7 @@ def _line(curve: pd.DataFrame, spent: Sequence[float], name: str, number: int) -
 
 
 def _panels(titles: Sequence[str], lines: Sequence[Sequence[go.Scatter]], x: Sequence[str]) -> str:
-    """Return panels side by side, on one scale, as SVG; a line of one name has one entry."""
+    """Return panels side by side as SVG, on one scale; each name has one legend entry."""
     figure = make_subplots(1, len(titles), subplot_titles=titles, shared_yaxes=True)
     seen = set[str]()
     for column, (own, words) in enumerate(zip(lines, x, strict=True), start=1):
@@ -492,14 +492,10 @@ def _panels(titles: Sequence[str], lines: Sequence[Sequence[go.Scatter]], x: Seq
 
 
 def _svg(figure: go.Figure) -> str:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
+    with chromium_page() as page:
         page.set_content(f"<script>{get_plotlyjs()}</script>")
         draw = "text => Plotly.toImage(JSON.parse(text), {format: 'svg', width: 900, height: 400})"
-        address = page.evaluate(draw, figure.to_json())
-        browser.close()
+        address: str = page.evaluate(draw, figure.to_json())
     return unquote(address.partition(",")[2])
 
 

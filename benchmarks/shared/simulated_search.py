@@ -1,8 +1,8 @@
-"""Searches over the tabulated landscape, through the study's own plan, samplers and pruners.
+"""Searches over the tabulated landscape with the study's own plan, samplers and pruners.
 
-A search is what one worker would do that trains so many trials at once: it asks for all of their
-points, each with those before it running, trains them side by side and tells all results. Only the
-training is replaced, by a look at the table, at one training seed for all trials of a search.
+A search does what one worker does that trains a batch of trials at once: it asks for all of their
+points while the trials before them are running, trains them together and tells all results. Only
+the training is replaced: results are read from the table, at one training seed per search.
 """
 
 import math
@@ -17,7 +17,7 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState, create_trial
 
-from benchmarks.landscape import Columns, Floats, Landscape, rows
+from benchmarks.shared.landscape_table import Columns, Floats, Landscape, rows
 from sweeper.confirmation.shortlist import shortlist
 from sweeper.study.plan import plan
 from sweeper.study.results import TRIAL_COLUMNS
@@ -36,10 +36,11 @@ CURVE: Final[dict[Signal, slice]] = {"nll": Columns.RAW, "nll_calibrated": Colum
 
 @dataclass(frozen=True)
 class Setting:
-    """A search to be simulated; `batch` is how many trials are asked for before any has a result.
+    """A search to simulate; `batch` is the number of trials asked for before any has a result.
 
-    `signal` is what the pruner reads, `metric` what trials are judged by at their end. The sampler
-    `all` is none of the product's: it trains every configuration of the table, whatever `trials`.
+    `signal` is the score that the pruner reads, `metric` the score of a finished trial. The
+    sampler `all` is only for this benchmark: it trains every configuration of the table and
+    ignores `trials`.
     """
 
     task: str
@@ -52,7 +53,7 @@ class Setting:
     metric: Metric = "nll"
 
     def spec(self, seed: int) -> StudySpec:
-        """Return the study file of one such search."""
+        """Return the study file of one search."""
         return StudySpec.model_validate(
             {
                 "study": {"name": "simulated", "seed": seed},
@@ -71,7 +72,7 @@ class Setting:
 class Tried(NamedTuple):
     """One trial of a simulated search.
 
-    `spent` is its share of a training, `whole` what it gives at the end, trained to it or not.
+    `spent` is its share of a training run, `whole` its value at the end, even if it was pruned.
     """
 
     point: Point
@@ -93,12 +94,12 @@ class Search(NamedTuple):
 
 @cache
 def landscape(task: str) -> Landscape:
-    """Return the table of a task, read once a process."""
+    """Return the table of a task, which is read once per process."""
     return Landscape.read(task)
 
 
 def search(setting: Setting, replicate: int) -> Search:
-    """Simulate one search; replicates differ in the sampler's seed and go round the table's."""
+    """Simulate one search; replicates differ in the sampler's seed and in the training seed."""
     if setting.sampler == ALL:
         return _everything(setting, replicate)
     return _Simulation(setting, replicate).run()
@@ -119,7 +120,7 @@ def _whole(point: Point, columns: Floats, metric: Metric) -> Tried:
 
 
 class _Simulation:
-    """The worker's side of a search: what is asked, reported and told, in the order of a pack."""
+    """The worker's side of a search: ask, report and tell in the order of a pack."""
 
     def __init__(self, setting: Setting, replicate: int) -> None:
         self._setting, self._spec = setting, setting.spec(replicate)
@@ -133,7 +134,6 @@ class _Simulation:
         self._done: dict[Any, float] = {}
 
     def run(self) -> Search:
-        """Return the search."""
         points = plan(self._spec, {})
         tried = list[Tried]()
         for first in range(0, len(points), self._setting.batch):
@@ -159,7 +159,7 @@ class _Simulation:
     def _trained(
         self, tickets: Sequence[int], born: Sequence[tuple[int, Point]]
     ) -> Iterator[Tried]:
-        """Train all side by side, report by report, and tell them."""
+        """Train all trials together, report by report, and tell their results."""
         columns = [self._of.at(smoothing_of(point))[self._seed] for _, point in born]
         twins = [self._done.get(canonical(point)) for _, point in born]
         ends = [REPORTS] * len(born)
@@ -194,18 +194,18 @@ class _Simulation:
         self._study._storage.set_trial_state_values(trial, STATES[state], [float(value)])
 
 
-# What the search's answer is worth
+# The regret of a search
 
 
 class Answer(NamedTuple):
-    """What an answer loses against the best of the table, in nats, on the seeds not searched on."""
+    """The regret against the best of the table, in nats, on the seeds not searched on."""
 
     valid: float
     test: float
 
 
 def worth(setting: Setting, replicate: int, point: Point) -> Answer:
-    """Return what a configuration loses, as a confirmation on all other seeds would find it."""
+    """Return the regret of a configuration on all other seeds."""
     of = landscape(setting.task)
     others = np.arange(of.seeds) != replicate % of.seeds
     lost = [
@@ -217,18 +217,18 @@ def worth(setting: Setting, replicate: int, point: Point) -> Answer:
 
 
 def lowest(found: Search, trials: int) -> Point:
-    """Return the point of the lowest trial of the first so many."""
+    """Return the point of the lowest of the first trials."""
     values = [one.value if one.state == "complete" else math.inf for one in found.tried[:trials]]
     return found.tried[int(np.argmin(values))].point
 
 
 def picked(found: Search, trials: int) -> Point:
-    """Return the point that the study would confirm as its pick, after so many trials."""
+    """Return the point that the study would pick after the first trials."""
     return shortlist(found.spec, frame(found.tried[:trials]))[0].point
 
 
 def frame(tried: Iterable[Tried]) -> pd.DataFrame:
-    """Return trials in the columns of the real ones."""
+    """Return trials in the columns of real ones."""
     found = []
     first = dict[Any, int]()
     for number, one in enumerate(tried):

@@ -1,18 +1,18 @@
-"""Studies without training: scores with the noise of seeds and of examples, and known truths.
+"""Studies without training: simulated scores with the noise of seeds and examples, and known truth.
 
-A search and a confirmation go through the study's own code: its plan, shortlist, pick, seeds and
-verdict. Only what a training would have scored is drawn here. The loss of a configuration c on
-example i, trained on seed s, is that of ε = 0 on the same seed and example plus a difference:
+A search and a confirmation use the study's own code: its plan, shortlist, pick, seeds and verdict.
+Only the scores of training runs are simulated. The loss of a configuration c on example i, trained
+on seed s, is that of ε = 0 on the same seed and example plus a difference:
 
-    effect(c)                  what c truly does, over all seeds and examples
-    + seed_sd    · z(c, s)     how well this seed went with c, on any examples
-    + example_sd · v(c, i)     how c suits this example, on any seed; the mean over examples is 0
+    effect(c)                  the true effect of c, over all seeds and examples
+    + seed_sd    · z(c, s)     the effect of the seed on c, on any examples
+    + example_sd · v(c, i)     the effect of c on this example, on any seed; mean 0 over examples
     + rest_sd    · w(c, s, i)
-    + train_sd   · t(c, split) how c suits this training set, a mean over its rows
+    + train_sd   · t(c, split) the effect of c on this training set, a mean over its rows
 
-z is half the baseline's own luck, common to all c, and half that of c. As in real trainings, half
-of the latter is shared by configurations that are close, so that no smoothing over neighbours
-takes it away. v is mostly common to all c.
+Half of z is the noise of the baseline, common to all c, and half that of c. As in real training
+runs, half of the latter is shared by similar configurations, so smoothing over neighbors does not
+remove it. v is mostly common to all c.
 """
 
 import math
@@ -38,10 +38,10 @@ Point = Mapping[str, Any]
 Tail = Literal["none", "left", "right"]
 
 CLASSES: Final = 10
-# What ε = 0 scores: mean and standard deviation over examples, in nats.
+# The losses of ε = 0: mean and standard deviation over examples, in nats.
 LEVEL: Final = 0.11
 LEVEL_SD: Final = 0.6
-# A classifier of ten is rarely right where its loss is above this.
+# With ten classes, a classifier is rarely right where its loss is above this.
 WRONG_ABOVE: Final = 0.7
 # Shares of variance; the distances are of `Nature.place`.
 COMMON: Final = 0.85
@@ -56,11 +56,11 @@ GATES: Final = {"confidence": 0.97, "error": 0.05}
 
 @dataclass(frozen=True)
 class World:
-    """How scores come about, in nats; see the module for the parts.
+    """The distribution of scores, in nats; the module describes its parts.
 
-    The standard deviations are of the difference from ε = 0. `effect` is that of the best
-    configuration, negative where smoothing helps. `tail` is the side of the few examples for
-    which smoothing matters most; `rows` are those of train, valid and test.
+    The standard deviations are those of the difference from ε = 0. `effect` is that of the best
+    configuration, negative where smoothing helps. `tail` is the side of the few examples with the
+    largest effect of smoothing; `rows` are the numbers of train, valid and test rows.
     """
 
     effect: float = 0.0
@@ -78,7 +78,7 @@ class World:
 
     @property
     def example_share(self) -> float:
-        """The share of the examples in that variance: no number of seeds lessens it."""
+        """The share of the examples in that variance, which more seeds do not reduce."""
         return self.example_sd**2 / self.rows[2] / self.run_sd**2
 
     @property
@@ -87,7 +87,7 @@ class World:
 
 
 def world(run_sd: float, example_share: float, effects: float = 0.0, **more: Any) -> World:
-    """Return a world with this sd of one run's difference, and an effect of so many of it."""
+    """Return a world with an sd of one run's difference and an effect of so many sds."""
     made = World(**more)
     of_seed, count = (1 - example_share) * run_sd**2, made.rows[2]
     return World(
@@ -102,9 +102,9 @@ def world(run_sd: float, example_share: float, effects: float = 0.0, **more: Any
 
 
 class Nature:
-    """One world as it happens to be: its examples, and what each run scores on them.
+    """One random draw of a world: its examples, and the losses of each run on them.
 
-    What is drawn depends on the order in which it is first asked for, and stays.
+    Values are drawn when they are first needed, so they depend on that order, and are kept.
     """
 
     def __init__(self, world: World, spec: StudySpec, rng: np.random.Generator) -> None:
@@ -133,7 +133,7 @@ class Nature:
     def expected(self, point: Point, seed: int, data_seed: int) -> float:
         """Return the mean of a validation score over all seeds that are as good as this at ε = 0.
 
-        What a seed does to all configurations alike is no luck of choosing one.
+        The common effect of a seed on all configurations is no luck in choosing one of them.
         """
         rows = self.rows(data_seed)["valid"]
         level = self.base[rows].mean() + self.world.seed_sd * self._once("seed", seed, self._normal)
@@ -143,11 +143,11 @@ class Nature:
         return float(level + self.truth(point, data_seed) + own)
 
     def run(self, point: Point, seed: int, data_seed: int, split: str) -> Floats:
-        """Return the loss of each validation or test example after one training."""
+        """Return the loss of each validation or test example after one training run."""
         return self._losses(point, seed, data_seed, self.rows(data_seed)[split])
 
     def rows(self, data_seed: int) -> dict[str, Any]:
-        """Return which examples of the pool each split has."""
+        """Return the rows of the pool in each split."""
         rows: dict[str, Any] = self._once("rows", data_seed, self._drawn)
         return rows
 
@@ -156,7 +156,7 @@ class Nature:
         return dict(zip(("train", "valid", "test"), parts, strict=True))
 
     def place(self, point: Point) -> Floats:
-        """Return where a configuration lies among others; schedule and rate count as ε does."""
+        """Return the coordinates of a configuration; schedule and rate are scaled by ε."""
         space = self.spec.space
         smoothing = smoothing_of(point)
         epsilon = smoothing.epsilon / space.epsilon.high
@@ -180,7 +180,7 @@ class Nature:
         )
 
     def _luck(self, point: Point, seed: int) -> float:
-        """Return z: the baseline's half, what is shared nearby, and what is this run's alone."""
+        """Return z: the half of the baseline, the part shared nearby, and the part of this run."""
         baseline: float = self._once("baseline", seed, self._normal)
         weights = self._once("near", seed, lambda: self.rng.standard_normal(2 * FEATURES))
         near = float(_features(self.near @ self.place(point)) @ weights)
@@ -216,10 +216,9 @@ class Nature:
 
 
 def shape(point: Point) -> float:
-    """Return the effect of a configuration in parts of the best one's.
+    """Return the effect of a configuration relative to the best one.
 
-    As on digits: much ε helps if it is gone by the end of the training, and what is left of it
-    then costs.
+    As on digits, much ε helps if it is annealed by the end of training; ε that is left then hurts.
     """
     epsilon, smoothing = point["epsilon"] / 0.3, smoothing_of(point)
     gate = GATES.get(smoothing.schedule)
@@ -228,17 +227,17 @@ def shape(point: Point) -> float:
 
 
 def _features(angles: Floats) -> Floats:
-    """Return random Fourier features: products of them make a kernel of unit variance."""
+    """Return random Fourier features, whose products form a kernel of unit variance."""
     return np.concatenate([np.cos(angles), np.sin(angles)]) / math.sqrt(FEATURES)
 
 
 def _heavy(rng: np.random.Generator, count: int) -> Floats:
-    """Return weights whose squares have the mean 1: most examples hardly change."""
+    """Return weights whose squares have mean 1, so that most examples hardly change."""
     return np.asarray(np.exp(TAIL * rng.standard_normal(count) - TAIL**2))
 
 
 def _standard(rng: np.random.Generator, count: int, tail: Tail) -> Floats:
-    """Return draws of mean 0 and variance 1, with the tail on one side."""
+    """Return draws with mean 0, variance 1 and a tail on one side."""
     if tail == "none":
         return rng.standard_normal(count)
     mean, square = math.exp(TAIL**2 / 2), math.exp(2 * TAIL**2)
@@ -250,10 +249,10 @@ def _standard(rng: np.random.Generator, count: int, tail: Tail) -> Floats:
 
 
 def search(nature: Nature) -> pd.DataFrame:
-    """Return the trials that a search would leave, in the columns of the real ones.
+    """Return the trials of a search, in the columns of real ones.
 
-    A start by the study's plan, then proposals close to the best of what is seen; a trial whose
-    loss half-way is above the median is pruned.
+    The first trials follow the study's plan, later ones are proposed near the best so far. A trial
+    whose loss half-way is above the median is pruned.
     """
     spec, rows = nature.spec, list[dict[str, Any]]()
     for number, given in enumerate(plan(spec, {})):
@@ -288,7 +287,7 @@ def _trial(
 
 
 def _proposed(spec: StudySpec, rows: list[dict[str, Any]], rng: np.random.Generator) -> Point:
-    """Return a point as TPE would: around one of the best quarter, or now and then anywhere."""
+    """Return a point near one of the best quarter, or sometimes anywhere, similar to TPE."""
     done = sorted((row for row in rows if row["state"] == "complete"), key=lambda r: r["value"])
     good = done[: max(1, len(done) // 4)]
     drawn = dict(zip(spec.space.dimensions, rng.random(3).tolist(), strict=True))
@@ -310,7 +309,7 @@ def _proposed(spec: StudySpec, rows: list[dict[str, Any]], rng: np.random.Genera
 
 
 def confirmed(nature: Nature, trials: pd.DataFrame) -> Evidence:
-    """Return what a confirmation of a search finds, with the seeds that it would train on."""
+    """Return the evidence of a confirmation, with the seeds that it would train on."""
     spec = nature.spec
     chosen = candidates(spec, trials, CLASSES)
     replicates = [_replicate(nature, one) for one in fresh(spec, "confirm", 1, chosen)]
@@ -332,12 +331,12 @@ def _replicate(nature: Nature, one: Assignment) -> Replicate:
 
 
 class Found(NamedTuple):
-    """What one simulated study says, and the truth.
+    """The verdict of one simulated study, and the truth.
 
-    Differences in nats from ε = 0: `truth` of the pick, `lucky` of the trial with the lowest
-    value, `best` of the best trial. A curse is what a value of the search promised too much, on
-    the same validation split: of the pick's own trial, of its smoothed value, of the luckiest.
-    `alone` is the word of an interval from seeds alone.
+    Differences from ε = 0 in nats: `truth` is that of the pick, `lucky` of the trial with the
+    lowest value, `best` of the best trial. A curse is the optimism of a value of the search on the
+    same validation split: of the pick's trial, of its smoothed value, of the luckiest trial.
+    `alone` is the verdict of an interval from seeds alone.
     """
 
     word: str
@@ -365,23 +364,23 @@ class Simulated:
 
     @cached_property
     def nature(self) -> Nature:
-        """The world as it happens to be for this seed."""
+        """The draw of the world for this seed."""
         spec = {"study": {"name": "s", "seed": self.seed}, "task": {"use": "digits"}}
         read = StudySpec.model_validate(spec | {"confirm": dict(self.settings)})
         return Nature(self.world, read, np.random.default_rng([self.seed, 1]))
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """What the search left."""
+        """The trials of the search."""
         return search(self.nature)
 
     @cached_property
     def evidence(self) -> Evidence:
-        """What the confirmation found."""
+        """The evidence of the confirmation."""
         return confirmed(self.nature, self.trials)
 
     def found(self, replicates: int | None = None) -> Found:
-        """Return what the verdict says, of all replicates or of the first few."""
+        """Return the verdict from all replicates or from the first few."""
         evidence = self.evidence if replicates is None else first(self.evidence, replicates)
         said, pick = verdict(evidence), evidence.candidates[evidence.pick]
         if said is None:
@@ -423,7 +422,7 @@ def first(evidence: Evidence, replicates: int) -> Evidence:
 
 
 def alone(evidence: Evidence) -> str:
-    """Return what an interval from seeds alone would say of the pick."""
+    """Return the verdict on the pick from an interval of seeds alone."""
     pairs = evidence.pairs(evidence.pick)
     found = redrawn(np.array([(a.examples["nll"] - b.examples["nll"]).mean() for a, b in pairs]), 0)
     if found.low <= 0 <= found.high:
