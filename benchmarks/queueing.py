@@ -1,39 +1,41 @@
-"""The ticket queue at a thousand and ten thousand workers: what breaks first, and at which number.
+"""The ticket queue with a thousand and ten thousand workers: which limit is reached first.
 
-Claim     docs/scaling.md: which of connections, the study's lock, the reading of others' trials
-          and the database's cores gives out first as workers grow, and what each remedy buys.
-Method    First what each step of a trial costs the database is measured on a real PostgreSQL:
-          the CPU time of the server's processes, which does not depend on who asks. Then a
-          simulation by events, in virtual time: workers claim, read what has ended, are born
-          under the study's lock, report epochs, tell, and renew their leases; a database of so
-          many cores serves them first come, first served; the network adds a round trip to each
-          statement. A lease that is not renewed for 30 s passes on, as it does.
-            as it is     every worker reads the trials that others ended, as sampler and pruner do
-            read apart   one process reads and proposes, and lays the points into the tickets
-            in batches   and a hundred trials are born in one transaction
-          Workers begin within their first trial's length, trials differ by a fifth of theirs.
-Run       python benchmarks/queueing.py [--workers 100,300,1000,3000,10000] [--seconds 6,60,600]
-          [--cores 8] [--round-trip 0.0005] [--trials 3] [--postgresql URL]
+Claim     docs/scaling.md: which of connections, the study's lock, the reading of other workers'
+          trials and the cores of the database reaches its limit first as the number of workers
+          grows, and how much each remedy gains.
+Method    First, the cost of each step of a trial is measured on a real PostgreSQL server: the CPU
+          time of the server's processes, which does not depend on the number of workers. Then an
+          event simulation in virtual time: workers claim, read the trials that have ended, create
+          their trials under the study's lock, report epochs, tell, and renew their leases. A
+          database with a number of cores serves them first come, first served; the network adds a
+          round trip to each statement. A lease that is not renewed for 30 s lapses.
+            as it is     every worker reads the trials that others ended, for sampler and pruner
+            read apart   one process reads and proposes, and stores the points in the tickets
+            in batches   the same, and a hundred trials are created in one transaction
+          Workers begin within the length of their first trial; trials differ by a fifth in length.
+Run       python -m benchmarks.queueing [--workers 100,300,1000,3000,10000] [--seconds 6,60,600]
+          [--cores 8] [--round-trip 0.0005] [--trials 3] [--postgresql URL] [--quick]
 """
 
-import argparse
 import heapq
 import itertools
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
 import optuna
 import psutil
-from sqlalchemy import make_url
 
-from benchmarks.scale import table
-from benchmarks.shared.databases import running_postgresql
-from benchmarks.shared.surface_study import NAME, Backend, launched
+from benchmarks.shared.arguments import numbers, parse, parser
+from benchmarks.shared.databases import Backend, opened_backend
+from benchmarks.shared.plain_optuna import quiet_optuna
+from benchmarks.shared.surface_study import NAME, launched
+from benchmarks.shared.tables import markdown_table, median_percentile
 from sweeper.store.database import Store, open_writer
 from sweeper.store.records import EpochRow, Result, close_ticket, write_epoch, write_result
 from sweeper.store.studies import get_study
@@ -44,16 +46,16 @@ from sweeper.study.trials import open_optuna_study
 
 EPOCHS: Final = 20
 LEASE, RENEW = 30.0, 10.0
-# Statements, each of which waits for its answer: what a step takes from a network.
+# The statements of each step, each of which waits for its answer.
 TRIPS: Final = {"claim": 3, "read": 3, "birth": 6, "epoch": 2, "tell": 10, "renew": 2}
-# What of a birth is done while the study's row is locked: all but the first statement.
+# The statements of a birth while the study's row is locked: all but the first.
 LOCKED_TRIPS: Final = 5
 BATCH: Final = 100
 
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU seconds of the database: of each step, and of each trial that is read."""
+    """CPU seconds of the database for each step, and for each trial that is read."""
 
     claim: float
     birth: float
@@ -66,35 +68,35 @@ class Costs:
 
 @dataclass(frozen=True)
 class Case:
-    """What is simulated; `apart` and `batch` are the remedies."""
+    """One simulation; `apart` and `batch` are the remedies."""
 
     workers: int
-    seconds: float  # a trial's training
+    seconds: float  # training time of a trial
     cores: int
     round_trip: float
-    trials: int  # each worker's
+    trials: int  # of each worker
     apart: bool = False
     batch: int = 1
 
 
-# ---- what the database pays ---------------------------------------------------------------
+# ---- the costs of the database ------------------------------------------------------------
 
 
 class Server:
-    """The processes of a PostgreSQL on this machine."""
+    """The processes of a PostgreSQL server on this machine."""
 
     def __init__(self, data: str) -> None:
         self._data = data
 
     def processes(self) -> list[psutil.Process]:
-        """Return all of them, with the one that started the others."""
+        """Return all processes; the first is the parent of the others."""
         for process in psutil.process_iter(["cmdline"]):
             if self._data in (process.info["cmdline"] or []):
                 return [process, *process.children(recursive=True)]
-        raise SystemExit(f"no PostgreSQL of this machine runs in {self._data}")
+        raise SystemExit(f"no PostgreSQL server of this machine runs in {self._data}")
 
     def cpu(self) -> float:
-        """Return the CPU seconds that they have had, those that ended included."""
+        """Return the CPU seconds of all processes, including those that have ended."""
         first, *others = self.processes()
         ended = first.cpu_times()
         total = float(ended.children_user + ended.children_system)
@@ -104,11 +106,10 @@ class Server:
         return total
 
 
-def measured(server_url: str, count: int = 600) -> Costs:
-    """Return what a step costs the database, by doing each so many times on a real one."""
-    backend = Backend("postgresql", server_url)
-    with launched(backend, 4 * count, finished=count) as scene:
-        store = open_writer(scene.storage)
+def measured(backend: Backend, count: int) -> Costs:
+    """Return the cost of each step, measured by running it `count` times on a real database."""
+    with launched(backend, 4 * count, finished=count) as launch:
+        store = open_writer(launch.storage)
         record = get_study(store, NAME)
         spec = read_stored(record.spec).spec
         study = open_optuna_study(store, spec)
@@ -151,7 +152,7 @@ def measured(server_url: str, count: int = 600) -> Costs:
         }
         store.close()
         before = server.cpu()
-        fresh = [open_writer(scene.storage) for _ in range(5)]
+        fresh = [open_writer(launch.storage) for _ in range(5)]
         for one in fresh:
             one.reading.get_all_trials(study._study_id, deepcopy=False)
         read = (server.cpu() - before) / (5 * 2 * count)
@@ -172,7 +173,7 @@ def _data_folder(store: Store) -> str:
 
 
 def _memory_of_connections(server: Server, stores: list[Store]) -> float:
-    """Return the bytes that a connection which has worked has for itself."""
+    """Return the median private memory, in bytes, of the server processes of used connections."""
     pids = []
     for store in stores:
         with store.engine.connect() as connection:
@@ -185,14 +186,14 @@ def _memory_of_connections(server: Server, stores: list[Store]) -> float:
 
 @dataclass
 class Queue:
-    """So many servers, first come, first served, in virtual time."""
+    """A queue with a number of servers, first come, first served, in virtual time."""
 
     servers: int
     busy: float = 0.0
     _free: list[float] = field(default_factory=list)
 
     def serve(self, now: float, service: float) -> float:
-        """Return when a job that comes now is done."""
+        """Return when a job that arrives now is done."""
         began = now
         if len(self._free) == self.servers:
             began = max(now, heapq.heappop(self._free))
@@ -203,13 +204,13 @@ class Queue:
 
 @dataclass
 class Found:
-    """What a simulation found: waits in seconds, and what was lost."""
+    """The results of a simulation; waits are in seconds."""
 
     case: Case
     length: float = 0.0
-    database: float = 0.0  # share of its cores that is busy
+    database: float = 0.0  # share of its core time that is busy
     lock: float = 0.0  # share of the time that the study's row is locked
-    waits: list[float] = field(default_factory=list)  # beside training, each trial's
+    waits: list[float] = field(default_factory=list)  # of each trial, outside training
     births: list[float] = field(default_factory=list)
     renewals: list[float] = field(default_factory=list)
     lapsed: int = 0
@@ -222,7 +223,7 @@ class Found:
 
 
 class Simulation:
-    """Workers at one database, event by event; each step asks for the next."""
+    """Workers and one database, event by event."""
 
     def __init__(self, case: Case, costs: Costs) -> None:
         self._case, self._costs = case, costs
@@ -236,7 +237,7 @@ class Simulation:
         self._now = 0.0
 
     def run(self) -> Found:
-        """Run until every worker has run its trials."""
+        """Run until all workers have run their trials."""
         for _ in range(self._case.workers):
             start = self._random.uniform(0, self._case.seconds)
             self._add(start, self._worker())
@@ -256,12 +257,12 @@ class Simulation:
         heapq.heappush(self._events, (when, next(self._order), steps))
 
     def _step(self, name: str, service: float) -> float:
-        """Return how long a step takes now: the network, and the database's cores."""
+        """Return how long a step takes now on the network and on the database."""
         network = TRIPS[name] * self._case.round_trip
         return self._cores.serve(self._now + network, service) - self._now
 
     def _worker(self) -> Iterator[float]:
-        """Yield how long each step of a worker takes."""
+        """Yield the duration of each step of a worker."""
         case, costs = self._case, self._costs
         seen = 0
         for _ in range(case.trials):
@@ -286,7 +287,7 @@ class Simulation:
     def _birth(self) -> Iterator[float]:
         case, costs = self._case, self._costs
         yield case.round_trip
-        # A batch is one transaction, and waits for the network once.
+        # A batch is one transaction and waits for the network once.
         held = LOCKED_TRIPS * case.round_trip / case.batch + costs.birth
         done = self._lock.serve(self._now, held)
         self._cores.serve(self._now, costs.birth)
@@ -310,13 +311,13 @@ def simulated(case: Case, costs: Costs) -> list[str]:
         f"{case.seconds:g}",
         remedy,
         f"{case.workers * case.trials / found.length:.1f}",
-        f"{100 * found.database:.0f} %",
-        f"{100 * found.lock:.0f} %",
-        _spread(found.waits),
-        _spread(found.births),
-        f"{_high(found.renewals):.2f}",
+        f"{found.database:.0%}",
+        f"{found.lock:.0%}",
+        median_percentile(found.waits, 99, "{:.2f}"),
+        median_percentile(found.births, 99, "{:.2f}"),
+        f"{np.percentile(found.renewals, 99):.2f}" if found.renewals else "",
         f"{found.lapsed:,}",
-        f"{100 * found.lost:.1f} %",
+        f"{found.lost:.1%}",
         f"{time.perf_counter() - began:.0f}",
     ]
 
@@ -327,51 +328,32 @@ HEADINGS: Final = (
 )
 
 
-def _high(values: list[float]) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[-1] if len(values) > 1 else 0.0
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} / {_high(values):.2f}"
-
-
 def main() -> None:
-    """Measure, simulate, and print both."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workers", type=_numbers, default=[100, 300, 1000, 3000, 10000])
-    parser.add_argument("--seconds", type=_numbers, default=[6, 60, 600])
-    parser.add_argument("--cores", type=int, default=8)
-    parser.add_argument("--round-trip", type=float, default=0.0005, help="seconds")
-    parser.add_argument("--trials", type=int, default=3, help="of each worker")
-    parser.add_argument("--postgresql", metavar="URL", help="a server of this machine")
-    given = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with ExitStack() as stack:
-        server = given.postgresql or stack.enter_context(running_postgresql())
-        costs = measured(make_url(server).render_as_string(hide_password=False))
+    """Measure and simulate; print both."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--workers", type=numbers, default=[100, 300, 1000, 3000, 10000])
+    arguments.add_argument("--seconds", type=numbers, default=[6, 60, 600])
+    arguments.add_argument("--cores", type=int, default=8)
+    arguments.add_argument("--round-trip", type=float, default=0.0005, help="seconds")
+    arguments.add_argument("--trials", type=int, default=3, help="of each worker")
+    arguments.add_argument("--repeats", type=int, default=600, help="of each step that is measured")
+    arguments.add_argument("--postgresql", metavar="URL", help="a server of this machine")
+    given = parse(arguments, workers=[100], seconds=[6], repeats=40)
+    quiet_optuna()
+    with opened_backend("postgresql", given.postgresql) as backend:
+        costs = measured(backend, given.repeats)
     names = ("claim", "birth", "epoch", "tell", "renew", "read")
-    table(
-        ["the database pays, ms", *names, "a connection, MB"],
-        [
-            [
-                "",
-                *(f"{1e3 * getattr(costs, n):.3f}" for n in names),
-                f"{costs.connection_bytes / 1e6:.1f}",
-            ]
-        ],
-    )
+    cells = [f"{1e3 * getattr(costs, name):.3f}" for name in names]
+    memory = f"{costs.connection_bytes / 1e6:.1f}"
+    headings = ["CPU of the database, ms", *names, "memory per connection, MB"]
+    print(markdown_table(headings, [["", *cells, memory]]), end="\n\n", flush=True)
     rows = []
     for workers, seconds in itertools.product(given.workers, given.seconds):
         case = Case(workers, seconds, given.cores, given.round_trip, given.trials)
         for remedied in (case, replace(case, apart=True), replace(case, apart=True, batch=BATCH)):
             rows.append(simulated(remedied, costs))
-            print(" ".join(rows[-1]), flush=True)
-    print()
-    table(HEADINGS, rows)
-
-
-def _numbers(given: str) -> list[int]:
-    return [int(number) for number in given.split(",")]
+            print(*rows[-1], file=sys.stderr, flush=True)
+    print(markdown_table(HEADINGS, rows))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""People at the service while workers write: how long it takes to answer, and what it costs them.
+"""Users of the service while workers write: times of answers, and the effect on the workers.
 
-Claim     50 people who watch a study of 10,000 trials, its numbers, figures and table, while 8
-          workers go on with it, are answered without an error; it costs the workers no more than
-          what service and people take of the cores that all of them share.
-Method    The study is filled with copies of trials that were really run, and has more to go.
-          Workers and service are processes of their own, and so are the people
-          (benchmarks/crowd.py). Everything shares this machine's cores, the people too, who
-          would have their own. Windows with people and without take turns, on the same workers.
-Run       python benchmarks/service.py [--people 50] [--workers 8] [--finished 10000]
-          [--seconds 30] [--turns 3] [--backend sqlite|postgresql]
+Claim     50 users watch a study of 10,000 trials (its numbers, figures and table) while 8 workers
+          go on with it. All are answered without an error. The workers lose no more than the share
+          of the cores that the service and the users take.
+Method    The study is filled with copies of trials that were really run, and has trials left.
+          Workers, service and simulated users (benchmarks/shared/service_users.py) are separate
+          processes that share the cores of this machine; real users would have their own.
+          Periods with users and without alternate, with the same workers.
+Run       python -m benchmarks.service [--users 50] [--workers 8] [--finished 10000]
+          [--seconds 30] [--turns 3] [--backend sqlite|postgresql] [--quick]
 """
 
 import argparse
@@ -19,23 +19,27 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import psutil
 
-from benchmarks.shared.databases import running_postgresql
-from benchmarks.shared.service_users import ARRIVAL
-from benchmarks.shared.surface_study import NAME, Backend, Scene, launched
+from benchmarks.shared.arguments import parse, parser
+from benchmarks.shared.databases import BACKENDS, opened_backend
+from benchmarks.shared.surface_study import NAME, LaunchedStudy, launched
+from benchmarks.shared.tables import markdown_table, median_range
 from sweeper.api import Study
+
+T = TypeVar("T")
 
 
 @contextmanager
-def service(scene: Scene) -> Iterator[tuple[psutil.Process, int]]:
+def service(launch: LaunchedStudy) -> Iterator[tuple[psutil.Process, int]]:
     """Serve the study; yield the process and its port."""
     command = [sys.executable, "-m", "sweeper", "serve", "--no-browser", "--port", "0"]
-    environment = {**os.environ, "SWEEPER_STORAGE": scene.storage}
+    environment = {**os.environ, "SWEEPER_STORAGE": launch.storage}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().split("/ ")[0].rsplit(":", 1)[1])
@@ -44,13 +48,13 @@ def service(scene: Scene) -> Iterator[tuple[psutil.Process, int]]:
 
 
 @contextmanager
-def workers(scene: Scene, count: int) -> Iterator[None]:
-    """Let so many workers go on with the study."""
-    command = [sys.executable, "-m", "sweeper", "worker", NAME, "--folder", str(scene.folder)]
-    environment = {**os.environ, "SWEEPER_STORAGE": scene.storage}
+def workers(launch: LaunchedStudy, count: int) -> Iterator[None]:
+    """Run workers on the study."""
+    command = [sys.executable, "-m", "sweeper", "worker", NAME, "--folder", str(launch.folder)]
+    environment = {**os.environ, "SWEEPER_STORAGE": launch.storage}
     started = [
         subprocess.Popen(
-            [*command, "--results", str(scene.folder)],
+            [*command, "--results", str(launch.folder)],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -66,88 +70,107 @@ def workers(scene: Scene, count: int) -> Iterator[None]:
             process.wait()
 
 
-def rate(study: Study, work: subprocess.Popen[str] | float) -> tuple[float, str]:
-    """Return the trials a second while a crowd is there, or for so many seconds alone."""
+class Period(NamedTuple):
+    """A period with users: the trials per second, what the users report, and the CPU seconds."""
+
+    rate: float
+    times: dict[str, list[float]]
+    errors: list[str]
+    users_cpu: float
+    service_cpu: float
+
+
+def rate(study: Study, wait: Callable[[], T]) -> tuple[float, T]:
+    """Return the trials per second until a call returns, and its result."""
     before, began = study.progress().ended, time.perf_counter()
-    if isinstance(work, float):
-        time.sleep(work)
-        said = ""
-    else:
-        said, _ = work.communicate()
-    return (study.progress().ended - before) / (time.perf_counter() - began), said
+    result = wait()
+    return (study.progress().ended - before) / (time.perf_counter() - began), result
 
 
-def compare(scene: Scene, people: int, count: int, seconds: float, turns: int) -> None:
-    """Print how long answers took, and the workers' trials a second with people and without."""
-    study = Study(NAME, scene.storage)
-    times: defaultdict[str, list[float]] = defaultdict(list)
-    alone: list[float] = []
-    beside: list[float] = []
-    errors, cpu = 0, {"service": 0.0, "people": 0.0}
-    with service(scene) as (process, port), workers(scene, count):
+def with_users(
+    study: Study, service: psutil.Process, port: int, given: argparse.Namespace
+) -> Period:
+    """Let users watch for one period."""
+    numbers = map(str, (given.users, given.arrival, given.seconds))
+    command = [sys.executable, "-m", "benchmarks.shared.service_users", str(port), NAME, *numbers]
+    before = sum(service.cpu_times()[:2])
+    found, done = rate(
+        study, lambda: subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    )
+    said = json.loads(done.stdout)
+    spent = sum(service.cpu_times()[:2]) - before
+    return Period(found, said["times"], said["errors"], said["cpu"], spent)
+
+
+def compare(launch: LaunchedStudy, given: argparse.Namespace) -> None:
+    """Print the times of answers, and the trials per second of the workers with and without."""
+    study = Study(NAME, launch.storage)
+    length = given.seconds + given.arrival
+    alone, periods = list[float](), list[Period]()
+    with service(launch) as (process, port), workers(launch, given.workers):
         ended = study.progress().ended
-        while study.progress().ended < ended + 2 * count:  # until all have begun
+        while study.progress().ended < ended + 2 * given.workers:  # until all have begun
             time.sleep(0.2)
-        for turn in range(turns):
-            # Who is first takes turns too: the machine's speed has its own course.
+        for turn in range(given.turns):
+            # The order alternates too, because a machine's speed drifts.
             if turn % 2 == 0:
-                alone.append(rate(study, seconds + ARRIVAL)[0])
-            before = sum(process.cpu_times()[:2])
-            given = [str(port), NAME, str(people), str(seconds)]
-            command = [sys.executable, "-m", "benchmarks.shared.service_users", *given]
-            there = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            found, said = rate(study, there)
-            beside.append(found)
-            cpu["service"] += sum(process.cpu_times()[:2]) - before
+                alone.append(rate(study, lambda: time.sleep(length))[0])
+            periods.append(with_users(study, process, port, given))
             if turn % 2 == 1:
-                alone.append(rate(study, seconds + ARRIVAL)[0])
-            met: dict[str, Any] = json.loads(said)
-            cpu["people"] += met["cpu"]
-            errors += len(met["errors"])
-            for kind, values in met["times"].items():
-                times[kind] += values
-            print(f"turn {turn}: {alone[-1]:.2f} and {found:.2f} trials/s", *met["errors"][:3])
+                alone.append(rate(study, lambda: time.sleep(length))[0])
+            last = periods[-1]
+            print(f"turn {turn}: {alone[-1]:.2f} and {last.rate:.2f} trials/s", *last.errors[:3])
         memory = process.memory_info().rss / 2**20
     print(
-        f"\n{people} people, {count} workers, {study.progress().ended:,} trials, "
-        f"{turns} turns of {seconds:g} s, {errors} errors\n"
+        f"\n{given.users} users, {given.workers} workers, {study.progress().ended:,} trials, "
+        f"{given.turns} turns of {given.seconds:g} s, "
+        f"{sum(len(period.errors) for period in periods)} errors\n"
     )
-    print("| answer  | asked  | median, ms | 99th percentile, ms | longest, ms |")
-    print("| ------- | ------ | ---------- | ------------------- | ----------- |")
-    for kind, values in times.items():
-        cuts = statistics.quantiles(values, n=100)
-        row = f"{1e3 * cuts[49]:>10.0f} | {1e3 * cuts[98]:>19.0f} | {1e3 * max(values):>11.0f}"
-        print(f"| {kind:7} | {len(values):>6,} | {row} |")
-    shares = [with_people / without for without, with_people in zip(alone, beside, strict=True)]
-    whole = turns * (seconds + ARRIVAL) * (os.cpu_count() or 1)
+    print(answers(periods))
+    shares = [period.rate / rate for period, rate in zip(periods, alone, strict=True)]
     print(
-        f"\nworkers: {statistics.median(alone):.2f} trials/s alone, "
-        f"{statistics.median(beside):.2f} beside people: {statistics.median(shares):.3f} "
-        f"({min(shares):.3f} to {max(shares):.3f}) of it"
+        f"\nworkers: {statistics.median(alone):.2f} trials/s without users, "
+        f"{statistics.median(period.rate for period in periods):.2f} with users, "
+        f"ratio {median_range(shares, '{:.3f}')}"
     )
+    machine = given.turns * length * (os.cpu_count() or 1)
     print(
-        f"CPU: the service had {cpu['service'] / whole:.1%} of the machine, the people "
-        f"{cpu['people'] / whole:.1%}; the service holds {memory:.0f} MiB"
+        f"CPU: the service had {sum(one.service_cpu for one in periods) / machine:.1%} of the "
+        f"machine, the users {sum(one.users_cpu for one in periods) / machine:.1%}; "
+        f"the service holds {memory:.0f} MiB"
     )
+
+
+def answers(periods: Sequence[Period]) -> str:
+    """Return a table of the times of each kind of answer."""
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for period in periods:
+        for kind, seconds in period.times.items():
+            times[kind] += seconds
+    rows = [
+        [kind, f"{len(of):,}", *(f"{1e3 * cut:,.0f}" for cut in np.percentile(of, (50, 99, 100)))]
+        for kind, of in times.items()
+    ]
+    headings = ["answer", "asked", "median, ms", "99th percentile, ms", "longest, ms"]
+    return markdown_table(headings, rows)
 
 
 def main() -> None:
-    """Measure what the arguments ask for."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--people", type=int, default=50)
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--finished", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--backend", choices=("sqlite", "postgresql"), default="sqlite")
-    given = parser.parse_args()
-    with ExitStack() as stack:
-        server = None
-        if given.backend == "postgresql":
-            server = stack.enter_context(running_postgresql())
-        backend = Backend(given.backend, server)
-        scene = stack.enter_context(launched(backend, 2 * given.finished, given.finished))
-        compare(scene, given.people, given.workers, given.seconds, given.turns)
+    """Measure and print."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--users", type=int, default=50)
+    arguments.add_argument("--workers", type=int, default=8)
+    arguments.add_argument("--finished", type=int, default=10_000)
+    arguments.add_argument("--arrival", type=float, default=10.0, help="seconds until all are here")
+    arguments.add_argument("--seconds", type=float, default=30.0, help="that each user stays")
+    arguments.add_argument("--turns", type=int, default=3)
+    arguments.add_argument("--backend", choices=BACKENDS, default="sqlite")
+    given = parse(arguments, users=4, workers=1, finished=500, arrival=1.0, seconds=3.0, turns=1)
+    with (
+        opened_backend(given.backend) as backend,
+        launched(backend, 2 * given.finished, given.finished) as launch,
+    ):
+        compare(launch, given)
 
 
 if __name__ == "__main__":

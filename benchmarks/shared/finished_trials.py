@@ -21,11 +21,11 @@ from sweeper.study.trials import TICKET
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms, work
 
-# How many trials are run, for the others to be copied from.
+# The number of trials that are really run.
 REAL: Final = 32
 
 Row = dict[str, Any]
-# Returns a row of another trial as that of the trial with this number.
+# Changes a row of another trial to that of the trial with a number.
 Change = Callable[[Row, int], Row]
 
 _TRIALS: Final[Table] = models.TrialModel.__table__
@@ -36,16 +36,16 @@ _ATTRIBUTES: Final[Table] = models.TrialUserAttributeModel.__table__
 
 
 def fill(store: Store, record: StudyRecord, finished: int, folder: Path) -> None:
-    """Bring a study that was just registered, alone in its database, to so many finished trials.
+    """Fill a new study, the only one in its database, with finished trials.
 
-    The first are run, by one worker, so that each has its ticket's number. The others are copies
-    of all the rows that these have left, with a point and a value of their own.
+    The first trials are run by one worker, so that each has the number of its ticket. The others
+    are copies of all their rows, with different points and values.
     """
     work(store, Terms(record.name, folder, trials=min(REAL, finished)), StopRequest())
     if finished > REAL:
         store.transact(lambda connection: _copy_trials(connection, range(REAL, finished)))
     if store.url.get_backend_name() == "postgresql":
-        # Its autovacuum does so within a minute.
+        # Its autovacuum would do so within a minute.
         store.transact(lambda connection: connection.execute(text("analyze")))
 
 
@@ -67,7 +67,7 @@ def _copy_trials(connection: Connection, numbers: range) -> None:
 
 
 def _worth_copying(connection: Connection) -> list[Row]:
-    """Return the trials that were trained to the end or pruned, without ε = 0 and twins."""
+    """Return the trials that were completed or pruned, without ε = 0 and without twins."""
     twins = select(results.c.number).where(results.c.copied_from.is_not(None))
     query = select(_TRIALS).where(
         _TRIALS.c.number > 0,
@@ -84,7 +84,7 @@ def _copy(
     keys: Mapping[int, tuple[int, int]],
     change: Change,
 ) -> None:
-    """Copy rows for each number, from those with the first of its keys to the second."""
+    """Copy the rows of each number from the first of its keys to the second."""
     left = defaultdict(list)
     for row in connection.execute(select(table)).mappings():
         left[row[key]].append(_without_id(table, dict(row)))
@@ -98,7 +98,7 @@ def _copy(
 
 
 def _without_id(table: Table, row: Row) -> Row:
-    """Leave out a key that the database counts up itself."""
+    """Remove a key that the database increments itself."""
     own = [column.name for column in table.primary_key]
     return {name: value for name, value in row.items() if own != [name]}
 
@@ -126,7 +126,7 @@ def _own_point(row: Row, number: int) -> Row:
 
 
 def _within(value: float, low: float, high: float) -> float:
-    """Turn back at an end, where to stay would make twins."""
+    """Reflect a value at the ends of a range; clipping it would make twins."""
     return high - abs(high - (low + abs(value - low)))
 
 

@@ -1,4 +1,4 @@
-"""The study of scale.py, launched on an empty database, and whether it came to an exact end."""
+"""A study on a surface in closed form: its launch on an empty database, and a check of its end."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import optuna
 import pandas as pd
 
-from benchmarks.shared.databases import empty_database
+from benchmarks.shared.databases import Backend, empty_database
 from benchmarks.shared.finished_trials import fill
 from benchmarks.shared.tasks import surface
 from sweeper.api import Study
@@ -25,7 +25,7 @@ STUDY: Final = """
 [study]
 name = "{name}"
 [task]
-use = "surface.py:train"
+use = "{task}:train"
 [budget]
 trials = {trials}
 [task.options]
@@ -33,32 +33,28 @@ epochs = {epochs}
 """
 
 
-class Backend(NamedTuple):
-    """A kind of database; `server` is None where it is a file."""
-
-    name: str
-    server: str | None
-
-
-class Scene(NamedTuple):
-    """A study just launched, in a database and a folder of its own."""
+class LaunchedStudy(NamedTuple):
+    """A launched study with its own database and folder."""
 
     storage: str
     folder: Path
     trials: int
 
     def terms(self, trials: int | None = None) -> Terms:
-        """Return the terms of its workers."""
+        """Return the terms of a worker that leaves after so many trials."""
         return Terms(NAME, self.folder, trials=trials)
 
 
 @contextmanager
-def launched(backend: Backend, trials: int, finished: int = 0, epochs: int = 4) -> Iterator[Scene]:
-    """Launch the study on an empty database, and bring it to so many finished trials."""
+def launched(
+    backend: Backend, trials: int, finished: int = 0, epochs: int = 4
+) -> Iterator[LaunchedStudy]:
+    """Launch the study on an empty database with a number of finished trials in it."""
     with empty_database(backend.server) as (storage, folder):
-        (folder / "surface.py").write_bytes(Path(surface.__file__).read_bytes())
         file = folder / "study.toml"
-        file.write_text(STUDY.format(name=NAME, trials=trials, epochs=epochs))
+        file.write_text(
+            STUDY.format(name=NAME, task=surface.__file__, trials=trials, epochs=epochs)
+        )
         store = open_writer(storage)
         try:
             record = register(store, read_study(file))
@@ -66,16 +62,16 @@ def launched(backend: Backend, trials: int, finished: int = 0, epochs: int = 4) 
                 fill(store, record, finished, folder)
         finally:
             store.close()
-        yield Scene(storage, folder, trials)
+        yield LaunchedStudy(storage, folder, trials)
 
 
-def faults(scene: Scene) -> list[str]:
-    """Return what is not exact in a study that should be finished."""
-    study = Study(NAME, scene.storage)
+def faults(launch: LaunchedStudy) -> list[str]:
+    """Return the errors in a study that should be finished: numbers, tickets, states, twins."""
+    study = Study(NAME, launch.storage)
     store = study._store
     try:
-        tickets = _ticket_faults(store, study._record, scene.trials)
-        return [*tickets, *_trial_faults(store, study.frame(), scene.trials)]
+        tickets = _ticket_faults(store, study._record, launch.trials)
+        return [*tickets, *_trial_faults(store, study.frame(), launch.trials)]
     finally:
         store.close()
 

@@ -1,4 +1,4 @@
-"""Many workers at once: processes forked from this one, each trial's steps timed from outside."""
+"""Many workers at once: processes forked from this one, with the steps of each trial timed."""
 
 import functools
 import gc
@@ -20,19 +20,19 @@ from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from torch.nn import functional
 
+from benchmarks.shared.plain_optuna import suggest_smoothing
 from benchmarks.shared.tasks import surface
-from sweeper.smoothing import SCHEDULES, Smoothing
 from sweeper.store.database import open_writer
 from sweeper.training.run import TrainingRun
 from sweeper.worker import attempt, worker
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms, work
 
-# One that takes longer to open the database has died, and is not waited for.
+# A worker that takes longer to open the database has died.
 OPEN_SECONDS: Final = 10.0
-# A fleet that takes longer hangs.
+# Workers that take longer hang, and are killed.
 LIMIT_SECONDS: Final = 300.0
-# What is timed, where it is looked up, and the step that it is part of.
+# The functions that are timed, by the module that calls them, and the step each belongs to.
 STEPS: Final[tuple[tuple[ModuleType, str, str], ...]] = (
     (worker, "claim", "claim"),
     (worker, "run_ticket", "trial"),
@@ -44,7 +44,7 @@ STEPS: Final[tuple[tuple[ModuleType, str, str], ...]] = (
 
 
 class Timing(NamedTuple):
-    """When one trial was claimed and closed (monotonic), and the seconds of its steps."""
+    """When a trial was claimed and closed (monotonic clock), and the seconds of its steps."""
 
     began: float
     ended: float
@@ -54,53 +54,53 @@ class Timing(NamedTuple):
 
     @property
     def between(self) -> float:
-        """What is neither claim nor ask nor tell: training, scores, epochs, pruning."""
+        """The seconds of training, scores, epochs and pruning: neither claim nor ask nor tell."""
         return self.ended - self.began - self.claim - self.ask - self.tell
 
 
-class Done(NamedTuple):
-    """What one worker did; `errors` are calls that failed, and it went on."""
+class WorkerResult(NamedTuple):
+    """What one worker did; `errors` are failed calls after which it went on."""
 
     timings: list[Timing]
     errors: list[str]
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """What all workers did; `failed` are those that ended otherwise than they should, by why."""
+class WorkerResults:
+    """What all workers did; `failed` counts the workers that ended with an error, by reason."""
 
     seconds: float
-    done: list[Done]
+    done: list[WorkerResult]
     failed: Counter[str]
 
     @property
     def timings(self) -> list[Timing]:
-        """Every trial's."""
+        """The timings of all trials."""
         return [timing for done in self.done for timing in done.timings]
 
     @property
     def errors(self) -> Counter[str]:
-        """How many calls failed, by why."""
+        """The number of failed calls, by reason."""
         return Counter(error for done in self.done for error in done.errors)
 
     @property
     def rate(self) -> float:
-        """Trials a second, from the first claim to the last close."""
+        """Trials per second, from the first claim to the last close."""
         timings = self.timings
         if not timings:
             return 0.0
         return len(timings) / (max(t.ended for t in timings) - min(t.began for t in timings))
 
 
-# Opens what it needs, calls what it is given to wait for the others, and works.
-Job = Callable[[Callable[[], None]], Done]
+# Opens the database, calls its argument to wait for the other workers, and works.
+Job = Callable[[Callable[[], None]], WorkerResult]
 
 
-def run_fleet(workers: int, job: Job, folder: Path) -> Fleet:
-    """Run a job in so many processes, forked from this one and begun together.
+def run_workers(workers: int, job: Job, folder: Path) -> WorkerResults:
+    """Run a job in processes that are forked from this one and begin together.
 
-    `folder` takes what they report. A worker that dies reports nothing, and its exit status
-    is the reason.
+    Their reports are written to `folder`. For a worker that dies without a report, its exit
+    status is the reason.
     """
     context = multiprocessing.get_context("fork")
     opened, begin = context.Semaphore(0), context.Event()
@@ -123,15 +123,15 @@ def run_fleet(workers: int, job: Job, folder: Path) -> Fleet:
     seconds = time.monotonic() - began
     gc.unfreeze()
     told = [_read(path, end) for path, end in zip(reports, ends, strict=True)]
-    return Fleet(
+    return WorkerResults(
         seconds,
-        [done for done in told if isinstance(done, Done)],
+        [done for done in told if isinstance(done, WorkerResult)],
         Counter(reason for reason in told if isinstance(reason, str)),
     )
 
 
 def _reported(job: Job, meet: Callable[[], None], path: Path) -> None:
-    told: Done | str
+    told: WorkerResult | str
     try:
         told = job(meet)
     except Exception as error:
@@ -140,7 +140,7 @@ def _reported(job: Job, meet: Callable[[], None], path: Path) -> None:
 
 
 def _end(process: ForkProcess, deadline: float) -> str:
-    """Wait for a worker, and return how it ended."""
+    """Wait for a worker; return how it ended."""
     process.join(max(0.0, deadline - time.monotonic()))
     if process.is_alive():
         process.kill()
@@ -149,8 +149,8 @@ def _end(process: ForkProcess, deadline: float) -> str:
     return f"exit status {process.exitcode}"
 
 
-def _read(path: Path, end: str) -> Done | str:
-    told: Done | str = pickle.loads(path.read_bytes()) if path.exists() else end
+def _read(path: Path, end: str) -> WorkerResult | str:
+    told: WorkerResult | str = pickle.loads(path.read_bytes()) if path.exists() else end
     path.unlink(missing_ok=True)
     return told
 
@@ -162,20 +162,18 @@ def _reason(error: BaseException) -> str:
 
 
 def sweeper_worker(storage: str, terms: Terms) -> Job:
-    """Return the job of one sweeper worker."""
-
-    def job(meet: Callable[[], None]) -> Done:
+    def job(meet: Callable[[], None]) -> WorkerResult:
         store, watch = open_writer(storage), _Stopwatch()
         meet()
         work(store, terms, StopRequest())
         store.close()
-        return Done(watch.timings(), [])
+        return WorkerResult(watch.timings(), [])
 
     return job
 
 
 class _Stopwatch:
-    """Wraps the functions of `STEPS` in this process, for as long as it lives."""
+    """Wraps the functions in `STEPS` in this process until it ends."""
 
     def __init__(self) -> None:
         self._trials: list[dict[str, float]] = []
@@ -183,7 +181,7 @@ class _Stopwatch:
             setattr(module, name, self._timed(getattr(module, name), step))
 
     def timings(self) -> list[Timing]:
-        """Return the trials that came to their end."""
+        """Return the timings of the trials that ended."""
         return [
             Timing(t["began"], t["ended"], t["claim"], t["ask"], t["tell"])
             for t in self._trials
@@ -207,23 +205,22 @@ class _Stopwatch:
 
 
 def create_plain(storage: str) -> None:
-    """Create the study and the tables of plain workers, once and before they start."""
+    """Create the tables and the study of plain workers, before they start."""
     optuna.create_study(study_name="plain", storage=_plain_storage(storage))
 
 
 def plain_worker(storage: str, trials: int) -> Job:
     """Return the job of one process of a plain Optuna script: ask, suggest, tell.
 
-    It keeps no epochs and prunes nothing. A call that fails costs its trial, and not the
-    process, as it would in a script.
+    It stores no epochs and prunes nothing. A failed call ends its trial, but not the process.
     """
 
-    def job(meet: Callable[[], None]) -> Done:
+    def job(meet: Callable[[], None]) -> WorkerResult:
         opened = _plain_storage(storage)
         sampler = TPESampler(multivariate=True)
         study = optuna.load_study(study_name="plain", storage=opened, sampler=sampler)
         meet()
-        done = Done([], [])
+        done = WorkerResult([], [])
         for _ in range(trials):
             try:
                 done.timings.append(_plain_trial(study))
@@ -243,11 +240,7 @@ def _plain_storage(storage: str) -> RDBStorage:
 def _plain_trial(study: optuna.Study) -> Timing:
     began = time.monotonic()
     trial = study.ask()
-    smoothing = Smoothing(
-        trial.suggest_float("epsilon", 0.0, 0.4),
-        trial.suggest_categorical("schedule", list(SCHEDULES)),
-        trial.suggest_float("rate", 0.3, 12.0, log=True),
-    )
+    smoothing = suggest_smoothing(trial)
     asked = time.monotonic()
     with redirect_stdout(StringIO()):
         *_, last = surface.train(TrainingRun(smoothing, 0, 0))

@@ -1,4 +1,4 @@
-"""The task of scale.py: validation NLLs in closed form, with a seed's noise and no training."""
+"""A task without training: logits in closed form, with noise that depends on the seed."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ CLASSES, SAMPLES = 10, 100
 
 
 def train(run: TrainingRun) -> Iterator[Evaluation]:
-    """Yield one evaluation an epoch, of a model that knows the labels by a margin; say so."""
+    """Yield one evaluation per epoch, of a model with a margin for the true class; print each."""
     generator = torch.Generator().manual_seed(run.seed)
     labels = torch.arange(SAMPLES) % CLASSES
     noise = torch.randn(SAMPLES, CLASSES, generator=generator)
@@ -24,5 +24,5 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
 
 
 def margin(smoothing: Smoothing, progress: float) -> float:
-    """Return by how much the own class leads: most near ε = 0.12, annealed by the end."""
+    """Return the margin of the true class: largest for ε near 0.12 that is annealed to 0."""
     return 3 * progress - 20 * (smoothing.epsilon - 0.12) ** 2 - smoothing.at(progress)
