@@ -4,6 +4,7 @@
 #              TOOLS=no  without installing Debian packages; the tests that need them are skipped
 # make coverage  all tests, with the coverage of each module
 # make soak      the tests that start and kill processes, with many more rounds
+# make bench     every benchmark in its quick mode
 # TORCH_INDEX=…  takes torch from another index, for instance a CUDA build's
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ TOOLS ?= yes
 SOURCES := sweeper tests benchmarks studies
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep test lint types layers unit coverage soak tools format clean
+.PHONY: help sweep test lint types layers unit coverage soak bench tools format clean
 
 help:
 	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
@@ -24,6 +25,9 @@ sweep: .venv/ready
 	$(BIN)/sweeper launch studies/digits.toml
 
 test: lint types layers unit
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
 
 lint: .venv/dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -4,6 +4,7 @@ Method    `sweeper launch` is run as a user does, in an empty folder with an SQL
           confirmation, report and export are included. CPU and memory are those of all
           descendants; memory is the peak of the sum of their PSS, sampled five times per second.
 Run       python -m benchmarks.launch [STUDY] [--runs 3] [--quick]; Linux
+          --quick leaves out the confirmation.
 """
 
 import os
