@@ -10,8 +10,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# More than cores: many tests wait for processes and servers.
-JOBS ?= 3
+# All tests: more jobs than cores, because many of them wait for processes and servers.
+JOBS ?= $(if $(FAST),2,3)
 TOOLS ?= yes
 SOURCES := sweeper tests benchmarks studies
 

@@ -658,6 +658,7 @@ def test_what_nobody_foresaw_is_one_line_too() -> None:
     assert "Traceback" in shown.err
 
 
+@pytest.mark.slow
 def test_the_status_of_a_real_process_is_2(write_study: Write) -> None:
     path = study("[budget]\ntrials = 0", write_study)
     done = process("launch", path)

@@ -239,6 +239,7 @@ def test_a_stopped_trial_trains_no_epoch_twice(
     assert "quick training begins" in study.log(0)
 
 
+@pytest.mark.slow
 def test_interrupting_changes_no_result(write_study: Write, storage: str, tmp_path: Path) -> None:
     straight = run(write_study(DIGITS, "digits.toml"), storage)
     other = f"sqlite:///{tmp_path}/other.db"
@@ -291,6 +292,7 @@ def test_a_study_of_the_same_name_does_not_go_on_from_anothers_files(
     assert steps(trace) == [(0.0, 1), (0.0, 2), (0.0, 3)] * 2 + [(0.0, n) for n in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_the_best_trials_weights_are_kept_and_exported(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:

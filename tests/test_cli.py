@@ -67,6 +67,7 @@ def test_a_launch_shows_plain_lines_a_table_and_its_files(write_study: Write) ->
     assert done.err == ""
 
 
+@pytest.mark.slow
 def test_a_second_launch_says_it_is_finished_and_trains_nothing(finished: Path) -> None:
     before = api.open_study("quick").frame()
     with patch.object(watched, "followed", side_effect=AssertionError("trained again")):
@@ -76,6 +77,7 @@ def test_a_second_launch_says_it_is_finished_and_trains_nothing(finished: Path) 
     assert api.open_study("quick").frame().equals(before)
 
 
+@pytest.mark.slow
 def test_more_trials_continue_a_study(finished: Path) -> None:
     before = api.open_study("quick").frame()
     done = run("launch", finished, "--workers", 0, "--trials", 15)
@@ -222,6 +224,7 @@ def test_delete_asks_first(finished: Path) -> None:
     assert run("status", "--json").json == []
 
 
+@pytest.mark.slow
 def test_a_study_can_be_launched_again_after_it_was_deleted(finished: Path) -> None:
     run("delete", "quick", "--yes")
     again = run("launch", finished, "--workers", 0, "--json")
@@ -296,12 +299,14 @@ def in_terminal(finished: Path) -> Callable[..., str]:
     return shown
 
 
+@pytest.mark.slow
 def test_colour_is_for_terminals_that_want_it(in_terminal: Callable[..., str]) -> None:
     assert COLOUR.search(in_terminal("launch", "--help"))
     assert not COLOUR.search(in_terminal("launch", "--help", NO_COLOR="1"))
     assert not COLOUR.search(in_terminal("status", "quick", NO_COLOR="1"))
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_bar(in_terminal: Callable[..., str]) -> None:
     said = in_terminal("launch", "quick.toml", "--workers", "1", "--trials", "13")
     assert "━" in said
@@ -309,6 +314,7 @@ def test_a_terminal_gets_a_live_bar(in_terminal: Callable[..., str]) -> None:
     assert COLOUR.search(said)
 
 
+@pytest.mark.slow
 def test_nothing_but_text_without_a_terminal(finished: Path) -> None:
     done = process("status", "quick")
     assert done.returncode == 0
@@ -318,6 +324,7 @@ def test_nothing_but_text_without_a_terminal(finished: Path) -> None:
     assert "--dry-run" in help_text
 
 
+@pytest.mark.slow
 def test_workers_of_a_real_launch_finish_the_study(write_study: Write) -> None:
     done = process("launch", write_study(), "--workers", 2, "--json")
     assert done.returncode == 0, done.stderr
@@ -342,6 +349,7 @@ def test_small_questions_load_nothing_heavy() -> None:
     assert json.loads(done.stdout) == {command: [] for command in SMALL}
 
 
+@pytest.mark.slow
 def test_what_is_seldom_used_is_loaded_late() -> None:
     done = run_module("worker_imports")
     assert (done.stdout, done.stderr) == ("[]\n", "")
@@ -372,6 +380,7 @@ def test_the_time_left_counts_only_what_this_launch_did() -> None:
         assert clock.left(counts(10)) == ""
 
 
+@pytest.mark.slow
 def test_the_first_ctrl_c_ends_a_launch_that_can_go_on(write_study: Write) -> None:
     text = STUDY.replace("quick.py:train", "quick.py:slow") + (
         "[task.options]\ntrace = 'trace'\npause = 0.2\n"

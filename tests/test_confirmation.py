@@ -34,6 +34,8 @@ from sweeper.worker.worker import Ended, Terms, work
 from tests.support.processes import run as command
 from tests.support.studies import copy_task
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 TEXT = """

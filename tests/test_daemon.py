@@ -291,6 +291,7 @@ def test_waiting_for_the_database_is_not_hanging(monkeypatch: pytest.MonkeyPatch
     assert seen == [False, True, False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["slowly", "stuck"])
 def test_a_trial_that_takes_too_long_is_recorded_and_not_repeated(
     launch: Callable[..., Study], tmp_path: Path, storage: str, function: str

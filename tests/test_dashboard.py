@@ -65,6 +65,7 @@ def test_the_address_is_on_loopback_and_leads_to_the_studies(quick: Quick) -> No
     assert first.headers["Location"] == "/studies"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "kind"),
     [

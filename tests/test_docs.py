@@ -42,6 +42,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_readmes_own_model_and_its_export_work(mine: Path) -> None:
     sweeper.launch("mine.toml", workers=0, trials=4)
     names: dict[str, object] = {}
@@ -53,6 +54,7 @@ def test_the_readmes_own_model_and_its_export_work(mine: Path) -> None:
     assert torch.isfinite(loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])))
 
 
+@pytest.mark.slow
 def test_the_readmes_notebook_works(mine: Path) -> None:
     sweeper.launch("mine.toml", workers=0, trials=4)
     code = blocks(README, "python")[1].replace("workers=2", "workers=0, trials=4")

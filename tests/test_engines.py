@@ -117,6 +117,7 @@ def test_ctrl_c_ends_what_ray_runs(slow: Path, storage: str, start_sweeper: Star
     assert (counts.running, counts.retried) == (0, 0)
 
 
+@pytest.mark.slow
 def test_ray_says_what_no_node_has(slow: Path, storage: str) -> None:
     pytest.importorskip("ray")
     text = slow.read_text() + "[resources]\ngpus = 3\nmemory = 2.0\n"

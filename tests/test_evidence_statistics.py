@@ -18,6 +18,8 @@ from scipy import stats
 from benchmarks.shared.simulated_study import Simulated, World, world
 from sweeper.confirmation.intervals import two_way
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 0.001
 RUN_SD = 0.015
 

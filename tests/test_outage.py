@@ -22,6 +22,8 @@ from sweeper.worker.worker import Terms
 from sweeper.worker.worker import work as run_worker
 from tests.support.databases import cut
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 

@@ -20,6 +20,8 @@ from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Ended, Terms, work
 from tests.support.studies import copy_task
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 STUDY = """

@@ -34,6 +34,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ---- into the URL ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(password=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_password_arrives_as_it_is_and_nothing_else_changes(password: str) -> None:
     url = parse_url(with_password(SERVER, password))

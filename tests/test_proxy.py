@@ -26,6 +26,7 @@ from tests.support.serving import Answer, Site
 NGINX: Final = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 NAME: Final = "sweeps.example.org"
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(NGINX is None, reason="nginx is not on the PATH"),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on the PATH"),
 ]

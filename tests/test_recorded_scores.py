@@ -26,9 +26,10 @@ PORTABLE: Final = {
 }
 TORCH: Final = torch.__version__.partition("+")[0]
 
-pytestmark = pytest.mark.skipif(
-    platform.machine() != "x86_64", reason="the scores were recorded on x86-64"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="the scores were recorded on x86-64"),
+]
 
 
 def run() -> Any:

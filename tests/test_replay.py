@@ -279,6 +279,7 @@ def test_environments_are_told_apart_key_by_key() -> None:
 # ---- with what it was trained ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"), [("torch", "2.12.0"), ("cpu", "an abacus"), ("python", "3.1")]
 )
@@ -330,6 +331,7 @@ def test_it_trains_with_the_threads_that_the_trial_had(write: Write, storage: st
 # ---- how trials end ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["nll", "nll_calibrated"])
 def test_a_pruned_trial_is_trained_as_far_as_it_was(
     write_study: Write, storage: str, metric: str
@@ -351,6 +353,7 @@ def test_a_pruned_trial_is_trained_as_far_as_it_was(
         assert in_full == (metric == "nll_calibrated")
 
 
+@pytest.mark.slow
 def test_a_failed_trial_fails_the_same_way(write_study: Write, storage: str) -> None:
     frame = run(write_study(text("diverge", trials=25)), storage).frame()
     failed = frame[frame["state"] == "failed"]

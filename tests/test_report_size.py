@@ -15,6 +15,8 @@ from sweeper.report.trial_table import MOST_ROWS, trials_table
 from sweeper.study import results
 from tests.support.report_frames import make_report, make_trials
 
+pytestmark = pytest.mark.slow
+
 MANY = 8_000
 
 

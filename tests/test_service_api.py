@@ -343,6 +343,7 @@ checks.negative_data_rejection.enabled = false
 """
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_no_answer_that_is_not_promised(own: World, tmp_path: Path) -> None:
     """Every operation, with right and wrong values, alone and one after the other."""
     (tmp_path / "schemathesis.toml").write_text(CONFIG)

@@ -72,6 +72,7 @@ def test_a_search_without_a_find_says_so(template: World) -> None:
     assert "No study has “zebra” in its name. Show all studies" in seen
 
 
+@pytest.mark.slow
 def test_hundreds_of_studies_are_paged(own: World) -> None:
     for index in range(60):
         spec = STUDY.replace('"quick"', f'"s{index:02d}"').replace("trials = 12", "trials = 2")
@@ -181,6 +182,7 @@ def events(site: Site, path: str) -> Iterator[dict[str, Any]]:
                 yield json.loads(said.removeprefix(b"data: "))
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_anew_when_a_study_has_changed_and_not_before(own: World) -> None:
     def version(path: str = "/studies/fresh?shown=running") -> str:
         [found] = re.findall(r'data-version="(\w+)"', own.site.page(path).text)
@@ -204,6 +206,7 @@ def test_a_page_is_fetched_again_as_the_one_that_it_was(template: World) -> None
     assert 'data-live="/studies/quick/events?shown=trade-offs"' in page
 
 
+@pytest.mark.slow
 def test_figures_of_a_finished_study_are_drawn_without_waiting_their_turn(
     own: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,6 +225,7 @@ def export_of(write_study: Write, storage: str, text: str, tmp_path: Path) -> di
     return exported
 
 
+@pytest.mark.slow
 def test_a_first_point_comes_from_the_export_of_a_study(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:

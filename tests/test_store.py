@@ -103,17 +103,6 @@ class DatabaseContract:
         yield store
         store.close()
 
-    def test_six_processes_may_start_on_an_empty_database(self, url: str) -> None:
-        command = [sys.executable, "-m", "tests.support.add_study", url]
-        started = [
-            subprocess.Popen([*command, f"study-{n}"], stderr=subprocess.PIPE) for n in range(6)
-        ]
-        errors = [process.communicate()[1].decode() for process in started]
-        assert [process.returncode for process in started] == [0] * 6, errors
-        reader = open_reader(url)
-        assert len(all_studies(reader)) == 6
-        reader.close()
-
     def test_the_migrations_make_the_tables_of_the_schema(self, store: Store) -> None:
         options = {
             "version_table": VERSION_TABLE,

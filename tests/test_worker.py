@@ -112,6 +112,7 @@ def test_divergence_and_exceptions_are_recorded_and_the_sweep_goes_on(
     assert 'raise RuntimeError("no luck with this one")' in log
 
 
+@pytest.mark.slow
 def test_a_finished_study_trains_nothing_and_a_raised_budget_continues(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
@@ -222,6 +223,7 @@ def test_the_calibrated_metric_is_what_is_searched(write_study: Write, storage: 
     assert (done["value"] != done["nll"]).any()
 
 
+@pytest.mark.slow
 def test_patience_ends_a_study_and_raising_it_goes_on(write_study: Write, storage: str) -> None:
     study = run(write_study(text(trials=60, rest="patience = 4")), storage)
     ended = study.progress().ended
@@ -293,6 +295,7 @@ def test_a_task_file_that_changed_is_refused_before_a_trial_runs(
     store.close()
 
 
+@pytest.mark.slow
 def test_the_callers_process_is_left_as_it_was(write_study: Write, storage: str) -> None:
     before = torch.get_num_threads(), gc.get_freeze_count()
     run(write_study(text(trials=1)), storage)
