@@ -19,7 +19,7 @@ SOURCES := sweeper tests benchmarks studies
 .PHONY: help sweep test lint types layers unit coverage soak bench tools format clean
 
 help:
-	@grep '^# ' $(MAKEFILE_LIST) | sed 's/^# //'
+	@sed -n '/^$$/q;s/^# //p' Makefile
 
 sweep: .venv/ready
 	$(BIN)/sweeper launch studies/digits.toml

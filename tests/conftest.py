@@ -1,4 +1,4 @@
-"""Studies to test with: small, real files on disk, run through the same code as a user's."""
+"""Fixtures that all tests share."""
 
 import os
 
@@ -41,17 +41,30 @@ SLOW_FIXTURES: Final = frozenset(
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what starts servers, processes or a browser."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests that start database servers, processes or a browser as slow.
+
+    Each worker of pytest-xdist begins with its share of the longest tests, so that none of them is
+    left at the end, when the other workers have nothing to do.
+    """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if SLOW_FIXTURES.intersection(fixtures) or any(map(item.get_closest_marker, SLOW_MARKERS)):
             item.add_marker(pytest.mark.slow)
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    longest = [item for item in items if item.get_closest_marker("chaos")]
+    others = [item for item in items if not item.get_closest_marker("chaos")]
+    bounds = [len(others) * number // workers for number in range(workers + 1)]
+    items[:] = [
+        item
+        for number in range(workers)
+        for item in (*longest[number::workers], *others[bounds[number] : bounds[number + 1]])
+    ]
 
 
 @pytest.fixture(autouse=True)
 def no_server_left() -> Iterator[None]:
-    """Stop what a test serves; what a module serves stays."""
+    """Stop the services that a test started. Those of longer fixtures stay."""
     with stopped_after():
         yield
 

@@ -39,8 +39,8 @@ from sweeper.training.task import Optimiser, Task
 from sweeper.worker import trial_files
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms, work
+from tests.support.in_process_runs import StopAfter
 from tests.support.studies import RESUMABLE, steps
-from tests.support.studies_run import StopAfter
 
 Write = Callable[..., Path]
 STATE = {"epochs": 2, "model": {"w": torch.arange(3.0)}, "list": [1, 0.5, None, "ε"]}

@@ -144,14 +144,6 @@ def test_confirmation_adds_no_trial_and_its_tickets_are_closed(confirmed: Confir
 def test_the_search_never_asks_for_another_split(write_study: Write, storage: str) -> None:
     content = text(function="jealous", options="{}", confirm="enabled = false")
     path = write_study(content)
-    with (path.parent / "quick.py").open("a") as file:
-        file.write(
-            "\ndef jealous(run):\n"
-            "    import dataclasses\n"
-            "    def no(): raise RuntimeError('asked')\n"
-            "    for evaluation in train(run):\n"
-            "        yield dataclasses.replace(evaluation, splits={'test': no})\n"
-        )
     study = api.launch(path, workers=0, storage=storage, results=path.parent / "results")
     assert not (study.frame()["state"] == "failed").any()
     asked = api.confirm(
@@ -353,15 +345,13 @@ def test_a_pick_that_breaks_the_constraint_on_fresh_seeds_is_not_exported(
         (text(function="train", options="{}"), "the training loop gives no test split"),
         (text(confirm="constraint = 'accuracy >= 1.5'"), "keeps to confirm.constraint"),
         (text(trials=1), "no trial with ε > 0 has finished"),
-        (text(function="bad", options="{}"), "ε = 0 has not finished"),
+        (text(function="broken", options="{}"), "ε = 0 has not finished"),
     ],
 )
 def test_a_search_that_gives_nothing_to_confirm_says_why(
     write_study: Write, storage: str, content: str, reason: str
 ) -> None:
     path = write_study(content)
-    with (path.parent / "quick.py").open("a") as file:
-        file.write("\ndef bad(run):\n    raise RuntimeError('bad')\n    yield\n")
     study = api.launch(path, workers=0, storage=storage, results=path.parent / "results")
     assert study.finished
     assert reason in study.unconfirmed
@@ -469,8 +459,6 @@ def test_a_study_with_a_schedule_of_its_own_is_read_in_a_process_that_has_not_lo
 ) -> None:
     own = text().replace('"linear"', '"quick.py:slope"')
     path = write_study(own)
-    with (path.parent / "quick.py").open("a") as file:
-        file.write("\ndef slope(progress, rate):\n    return (1 - progress) ** rate\n")
     study = api.launch(path, workers=0, storage=storage, results=tmp_path / "results")
     before = study.frame()
     assert "quick.py:slope" in set(before["schedule"])

@@ -1,4 +1,4 @@
-"""A worker that is killed between any two of its writes: tests/support/kill_before_commit.py."""
+"""A worker killed before any of its commits loses nothing. See support/kill_before_commit.py."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -133,4 +133,4 @@ def test_what_is_started_from_here_is_not_told_of_the_file(file: Path) -> None:
 
 def test_help_does_not_read_it(file: Path) -> None:
     done = run_module("heavy_imports", "launch --help")
-    assert (done.stdout, done.stderr) == ('{"launch --help": []}\n', "")
+    assert (done.stdout, done.stderr) == ('{"launch --help": [0, []]}\n', "")

@@ -92,7 +92,7 @@ def written(folder: Path, ports: list[int], plain: int, tls: int) -> Path:
 
 @pytest.fixture(scope="module")
 def front(template: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    """Return nginx before two processes of the service. The last test ends one of them."""
+    """Return nginx in front of two processes of the service."""
     folder = tmp_path_factory.mktemp("proxy")
     world = copied(template, folder / "world")
     storage = world.study.storage

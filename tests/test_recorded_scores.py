@@ -1,8 +1,8 @@
 """Ten digits trials give the scores that were recorded, to the last bit, however they are run.
 
-The scores were recorded from the first edition. The trials run without the instructions that only
-some processors have, so that all x86-64 machines round alike. When a release of torch changes the
-scores, `python -m tests.test_recorded_scores` records them again.
+The scores were recorded before the modules were moved. The trials run without the instructions that
+only some processors have, so all x86-64 machines give the same bits. When a release of torch
+changes the scores, `python -m tests.test_recorded_scores` records them again.
 """
 
 import json

@@ -23,8 +23,8 @@ from sweeper.store.database import open_reader, open_writer
 from sweeper.store.schema import epochs, results, studies
 from sweeper.store.tickets import SEARCH
 from sweeper.worker.stopping import StopRequest
+from tests.support.in_process_runs import StopAfter, registered, run, text, work
 from tests.support.studies import copy_task
-from tests.support.studies_run import StopAfter, registered, run, text, work
 
 Write = Callable[..., Path]
 Launch = Callable[[Path], Study]
@@ -240,10 +240,10 @@ def test_a_lost_epoch_and_one_too_many_are_named(write_study: Write, storage: st
 
 
 def test_numbers_that_are_not_finite_are_as_they_are_stored(write: Write, storage: str) -> None:
-    run(write("counting", trials=1), storage)
+    run(write("counting", options="threads = 2", trials=1), storage)
     again = replay("quick", 0, storage)
     assert again.same
-    assert stored(storage, 0, "extra") == {"threads": 1, "nothing": None}
+    assert stored(storage, 0, "extra") == {"threads": 2, "nothing": None}
     rewrite(storage, 0, "extra", nothing=1.0)
     (line,) = replay("quick", 0, storage).differences
     assert (line.name, line.there, line.here) == ("extra_nothing", 1.0, math.inf)

@@ -1,4 +1,4 @@
-"""A made-up study shaped as the digits one is, for the report's tests; and that it is so."""
+"""The made-up study has the shape of the digits study."""
 
 from tests.support.report_frames import make_trials
 

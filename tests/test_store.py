@@ -1,7 +1,6 @@
 """The database contract: one class of tests, an empty subclass a backend."""
 
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +64,7 @@ from sweeper.store.trials import (
 )
 from sweeper.store.urls import masked, parse_url
 from sweeper.study.trials import create_optuna_study
+from tests.support.processes import start_module
 from tests.support.store_rows import EPOCH
 
 
@@ -378,16 +378,8 @@ class DatabaseContract:
         reader.close()
 
     def test_an_exclusive_section_keeps_others_out(self, store: Store, url: str) -> None:
-        code = (
-            "import sys; from sweeper.store.database import open_writer\n"
-            "store = open_writer(sys.argv[1])\n"
-            "print('ready', flush=True)\n"
-            "with store.exclusive(): print('inside', flush=True)\n"
-        )
         with store.exclusive():
-            other = subprocess.Popen(
-                [sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True
-            )
+            other = start_module("exclusive_section", url)
             assert other.stdout is not None
             assert other.stdout.readline() == "ready\n"
             with pytest.raises(subprocess.TimeoutExpired):

@@ -44,6 +44,9 @@ def test_the_wheel_holds_what_is_read_at_run_time_and_no_tests(unpacked: Path) -
     assert {
         "sweeper/py.typed",
         "sweeper/_bundled/studies/digits.toml",
+        "sweeper/executors/templates/kubernetes.yaml.j2",
+        "sweeper/service/pages/assets/service.css",
+        "sweeper/service/pages/templates/base.html",
         "sweeper/_bundled/dashboards/trade-offs.toml",
         "sweeper/executors/templates/slurm.sh.j2",
         "sweeper/report/templates/page.html",

@@ -17,10 +17,12 @@ from sqlalchemy import update
 
 import sweeper
 from sweeper.api import Study
+from sweeper.store.database import open_reader
 from sweeper.store.schema import now, tickets
 from sweeper.store.tickets import LEASE_SECONDS, claim, free_leases, ticket_states
 from sweeper.study.objective import train_alone
 from sweeper.study.trials import TICKET
+from sweeper.training.device import torch_threads
 from sweeper.worker import attempt
 from sweeper.worker.attempt import run_ticket
 from sweeper.worker.identity import worker_name
@@ -29,7 +31,7 @@ from sweeper.worker.open_study import open_for_work
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.watched import MAX_ATTEMPTS
 from sweeper.worker.worker import Ended
-from tests.support.studies_run import StopAfter, registered, run, text, work
+from tests.support.in_process_runs import StopAfter, registered, run, text, work
 
 Write = Callable[..., Path]
 
@@ -250,13 +252,29 @@ def test_a_timeout_stops_and_the_next_launch_goes_on(
 
 
 def test_extra_metrics_and_versions_are_stored(write_study: Write, storage: str) -> None:
-    study = run(write_study(text(trials=2)), storage)
+    study = run(write_study(text(options="threads = 2", trials=2)), storage)
     assert study.frame()["extra_quality"].notna().all()
     document = study.document()
     assert document["versions"]["torch"] == torch.__version__
-    assert document["versions"]["threads"] == "1"
+    assert document["versions"]["threads"] == "2"
     assert document["scores"].keys() >= {"nll", "quality"}
     json.dumps(document, allow_nan=False)
+
+
+def test_a_closed_study_opens_its_database_again(write_study: Write, storage: str) -> None:
+    study = run(write_study(text(trials=2)), storage)
+    before = study.frame()
+    study.close()
+    study.close()
+    pd.testing.assert_frame_equal(study.frame(), before)
+    study.close()
+    reader = open_reader(storage)
+    shared = Study("quick", storage, reader)
+    shared.frame()
+    opened = reader.engine.pool
+    shared.close()
+    assert reader.engine.pool is opened  # dispose() would replace it
+    reader.close()
 
 
 def test_foreign_trials_are_never_counted(write_study: Write, storage: str) -> None:
@@ -297,9 +315,10 @@ def test_a_task_file_that_changed_is_refused_before_a_trial_runs(
 
 @pytest.mark.slow
 def test_the_callers_process_is_left_as_it_was(write_study: Write, storage: str) -> None:
-    before = torch.get_num_threads(), gc.get_freeze_count()
-    run(write_study(text(trials=1)), storage)
-    assert (torch.get_num_threads(), gc.get_freeze_count()) == before
+    with torch_threads(3):
+        frozen = gc.get_freeze_count()
+        run(write_study(text(trials=1)), storage)
+        assert (torch.get_num_threads(), gc.get_freeze_count()) == (3, frozen)
 
 
 def test_readers_see_who_is_at_a_trial_and_who_fell_silent(

@@ -1,1 +1,1 @@
-"""Replay: train a stored trial again and compare it to the last bit."""
+"""Replay: train a stored trial again and compare the results bit by bit."""

@@ -74,7 +74,7 @@ def _name(row: pd.Series) -> str:
 
 
 # optuna-dashboard cuts a figure into attributes of two kilobytes and reads all of them at every
-# poll. So there are few figures, without hover texts and without plots that it has itself.
+# poll. So there are few figures, without hover texts. Plots that it already has are left out.
 _TITLES: Final = {
     "forest": "Each candidate against ε = 0, on the test split",
     "trade_off": "NLL, error and calibration of each trial (colour: ECE)",

@@ -1,4 +1,4 @@
-"""What a route asks FastAPI for: the studies, the settings, and the study that a path names."""
+"""Dependencies of the routes: the studies, the settings, and the study that a path names."""
 
 from typing import Annotated
 

@@ -16,7 +16,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
-
 # https://slurm.schedmd.com/slurm.conf.html, for one node that says it has four cores.
 CONF = """
 ClusterName=test

@@ -1,4 +1,4 @@
-"""Run commands in one process and print, as JSON, which heavy packages each has imported.
+"""Run commands in one process; print as JSON how each ended and which heavy packages it imported.
 
 `python -m tests.support.heavy_imports COMMAND …`, where a command is one argument: "status NAME".
 """
@@ -6,7 +6,7 @@
 import json
 import shlex
 import sys
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Final
 
@@ -17,13 +17,17 @@ HEAVY: Final = frozenset(
 )
 
 
-def imported_by(command: str) -> list[str]:
-    """Run one command; return the heavy packages that are imported after it."""
+def run(command: str) -> tuple[int, list[str]]:
+    """Run one command; return its exit status and the heavy packages that are imported after it."""
     sys.argv = ["sweeper", *shlex.split(command)]
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), suppress(SystemExit):
-        main()
-    return sorted(HEAVY & sys.modules.keys())
+    status = 0
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return status, sorted(HEAVY & sys.modules.keys())
 
 
 if __name__ == "__main__":
-    print(json.dumps({command: imported_by(command) for command in sys.argv[1:]}))
+    print(json.dumps({command: run(command) for command in sys.argv[1:]}))

@@ -30,16 +30,16 @@ KILLED: Final = 9
 
 
 class Fault:
-    """Ends the process at a call: before the n-th commit of its main thread."""
+    """Ends the process before a commit of its main thread."""
 
-    def __init__(self, fatal: int) -> None:
-        self.left = fatal
+    def __init__(self, commits: int) -> None:
+        self.commits_left = commits
 
     def __call__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            if self.left == 0:
+            if self.commits_left == 0:
                 os._exit(KILLED)
-            self.left -= 1
+            self.commits_left -= 1
 
 
 def before_each_commit(store: Store, fault: Fault) -> None:
@@ -68,11 +68,11 @@ def in_a_child(work_on: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed(storage: str, results: Path, study: StudyFile, fatal: int) -> None:
-    """Work on the study until the fault."""
+def killed(storage: str, results: Path, study: StudyFile, commits: int) -> None:
+    """Work on the study; end the process after so many commits."""
     store = open_writer(storage)
     register(store, study)
-    before_each_commit(store, Fault(fatal))
+    before_each_commit(store, Fault(commits))
     work(store, Terms(study.name, results), StopRequest())
     store.close()
 
@@ -98,12 +98,12 @@ def main() -> None:
     file, results, trace, storage = sys.argv[1:]
     # Imports and caches are filled once, for all children.
     undisturbed = renamed(read_study(file), "never", trace)
-    killed(storage, Path(results), undisturbed, fatal=sys.maxsize)
+    killed(storage, Path(results), undisturbed, commits=sys.maxsize)
     studies, status = list[StudyFile](), KILLED
     while status == KILLED:  # a worker that ends by itself had no commit left
-        fatal = len(studies)
-        studies.append(renamed(read_study(file), fatal, trace))
-        status = in_a_child(partial(killed, storage, Path(results), studies[-1], fatal))
+        commits = len(studies)
+        studies.append(renamed(read_study(file), commits, trace))
+        status = in_a_child(partial(killed, storage, Path(results), studies[-1], commits))
         print(status, flush=True)
     assert in_a_child(partial(finished, storage, Path(results), studies)) == 0
 

@@ -22,7 +22,6 @@ GIVEN = sys.argv[2:]
 OPTIONS = dict(one.split("=", 1) for one in GIVEN if one.startswith("--") and "=" in one)
 FLAGS = [one for one in GIVEN if one.startswith("--") and "=" not in one]
 WORDS = [one for one in GIVEN if not one.startswith("--")]
-
 # A shell stays beside the pod's process, to write down who it is and how it ends.
 POD = """
 trap : TERM

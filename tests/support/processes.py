@@ -115,13 +115,19 @@ def serving(start: StartSweeper, *options: object, url: str) -> Iterator[tuple[S
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)
 
 
-def run_module(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a module of tests/support as a process of its own."""
-    return subprocess.run(
+def start_module(name: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start a module of tests/support as a process of its own."""
+    return subprocess.Popen(
         [sys.executable, "-m", f"tests.support.{name}", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
+
+
+def run_module(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a module of tests/support to its end."""
+    with start_module(name, *arguments) as process:
+        out, err = process.communicate(timeout=500)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -13,8 +13,6 @@ from tests.support.report_frames import make_report
 
 SEEDS, EXAMPLES = 6, 300
 LABELS = {"valid": "drawn by hand", "test": "checked twice", "train": "20 % replaced"}
-
-
 POINTS: dict[str, dict[str, Any]] = {
     "baseline": {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0},
     "pick": {"epsilon": 0.2, "schedule": "cosine", "rate": 2.0},

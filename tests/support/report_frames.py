@@ -10,26 +10,12 @@ from sweeper.report import ReportInput
 from sweeper.study.results import EPOCH_COLUMNS, TRIAL_COLUMNS
 
 SCHEDULES = ("fixed", "linear", "cosine", "exponential", "step", "confidence", "error")
-
-
 CLASSES = 10
-
-
 EPOCHS = 40
-
-
 _SCORES = ("nll", "accuracy", "accuracy_top5", "brier", "ece", "temperature", "nll_calibrated")
-
-
 _COPIED = ("epsilon", "label_smoothing", "schedule", "rate", "value", *_SCORES)
-
-
 _NONE = {"value": None, "temperature": None, "nll_calibrated": None}
-
-
 PRUNED = {**_NONE, "state": "pruned", "epochs": 8}
-
-
 FAILED = {
     **dict.fromkeys(_SCORES),
     "value": None,

@@ -14,15 +14,9 @@ from sweeper.study.results import EPOCH_COLUMNS
 from tests.support.report_frames import FAILED, PRUNED, frame, make_report, make_trial, make_trials
 
 NAMES = ["response", "trade_off", "calibrated", "schedules", "history", "importance"]
-
-
 # Left out of a page without a confirmation, and of one without other hyperparameters.
 CONFIRMED = ["forest", "sides", "reliability"]
-
-
 OTHERS = ["interaction"]
-
-
 HOSTILE = "<b>x</b><script>alert('x')</script></script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 

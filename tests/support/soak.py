@@ -1,4 +1,4 @@
-"""How often a test repeats what depends on chance: a little in `make test`, more in `make soak`."""
+"""Rounds of the tests that depend on timing: few in `make test`, many in `make soak`."""
 
 import os
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final
 
 TASKS: Final = Path(__file__).parent.parent / "tasks"
-
 STUDY = """
 [study]
 name = "quick"
@@ -15,8 +14,6 @@ use = "quick.py:train"
 [budget]
 trials = 12
 """
-
-
 RESUMABLE = """
 [study]
 name = "quick"

@@ -26,7 +26,8 @@ if [ "${TOOLS:-yes}" = no ] || [ "$(id -u)" != 0 ] || ! has apt-get; then
 fi
 echo "Installing Debian packages for the tests (TOOLS=no skips this):$missing"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-# shellcheck disable=SC2086
-apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-    echo "Not all of them could be installed; the tests that need them are skipped."
+apt-get update -qq || true
+for package in $missing; do
+    apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
+        echo "$package could not be installed; the tests that need it are skipped."
+done

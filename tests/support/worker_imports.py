@@ -1,4 +1,4 @@
-"""Train as a worker does; print which packages are imported that only other commands need."""
+"""Train as a worker does, and print the imported packages that only other commands need."""
 
 import sys
 

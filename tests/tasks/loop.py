@@ -1,4 +1,4 @@
-"""Training loops of one epoch, and one that is none, for the tests of loading."""
+"""Training loops of one epoch, and one that is not a loop, for the tests of loading."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Declared tasks and things that are none, for the tests of loading."""
+"""Declared tasks, and objects that are not tasks, for the tests of loading."""
 
 from dataclasses import replace
 from typing import Any

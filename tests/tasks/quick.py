@@ -1,6 +1,6 @@
-"""Training loops without training: logits whose NLL depends on ε, schedule and seed.
+"""Loops that compute logits instead of training. Their NLL depends on ε, schedule and seed.
 
-A study of them takes a moment. Tests copy this file beside their study files.
+A study with them takes about a second. Tests copy this file beside their study files.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def resumable(run: TrainingRun) -> Iterator[Evaluation]:
     for epoch, evaluation in enumerate(train(run), start=1):
         if epoch <= state["epoch"]:
             continue
-        # sleep() does not work under a clock that is set apart
+        # time.sleep() does not work under faketime
         threading.Event().wait(options.get("pause", 0.0))
         while epoch > 1 and Path(options["trace"] + ".hold").exists():
             threading.Event().wait(0.02)
@@ -165,3 +165,26 @@ def unkept(run: TrainingRun) -> Iterator[Evaluation]:
     """Has a state that cannot be written."""
     for evaluation in train(run):
         yield dataclasses.replace(evaluation, state=lambda: {"model": {1, 2}})
+
+
+def broken(run: TrainingRun) -> Iterator[Evaluation]:
+    """Raises in its first epoch."""
+    for evaluation in train(run):
+        if evaluation.progress > 0:
+            raise RuntimeError("no such luck")
+        yield evaluation
+
+
+def jealous(run: TrainingRun) -> Iterator[Evaluation]:
+    """Raises if it is asked for its test split."""
+
+    def refuse() -> tuple[Tensor, Tensor]:
+        raise RuntimeError("asked")
+
+    for evaluation in train(run):
+        yield dataclasses.replace(evaluation, splits={"test": refuse})
+
+
+def slope(progress: float, rate: float) -> float:
+    """A schedule: ε falls to 0 as a power of the remaining share of the training."""
+    return float((1 - progress) ** rate)

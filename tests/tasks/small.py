@@ -1,4 +1,4 @@
-"""A declared task whose models can be stacked, but for two widths."""
+"""A declared task whose models can be stacked, except for two widths."""
 
 from collections.abc import Mapping
 from typing import Any

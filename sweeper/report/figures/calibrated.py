@@ -145,8 +145,8 @@ def _traces(data: Calibrated, side: str) -> Iterator[go.Scatter]:
             yield style.entry(name, marker, group.schedule)
 
 
-def _marker(style: style.Style) -> dict[str, Any]:
-    return {"color": style.colour, "symbol": style.symbol, "size": 8, "opacity": 0.75}
+def _marker(chosen: style.Style) -> dict[str, Any]:
+    return {"color": chosen.colour, "symbol": chosen.symbol, "size": 8, "opacity": 0.75}
 
 
 def _marks(data: Calibrated, side: str) -> Iterator[go.Scatter]:

@@ -1,1 +1,1 @@
-"""Who may ask the service, and under which host names."""
+"""Who may use the service, and the host names it answers to."""

@@ -1,1 +1,1 @@
-"""The loss of hard labels, written by hand: eager mode on the CPU, and Triton on a GPU."""
+"""Hand-written kernels for the loss with hard labels: eager mode on the CPU, Triton on a GPU."""

@@ -1,4 +1,4 @@
-"""Studies run by a worker in this process."""
+"""Study files of one loop, and workers that run them in this process."""
 
 from pathlib import Path
 
