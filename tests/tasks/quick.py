@@ -185,6 +185,6 @@ def jealous(run: TrainingRun) -> Iterator[Evaluation]:
         yield dataclasses.replace(evaluation, splits={"test": refuse})
 
 
-def slope(progress: float, rate: float) -> float:
+def slope(progress: Tensor, rate: Tensor) -> Tensor:
     """A schedule: ε falls to 0 as a power of the remaining share of the training."""
-    return float((1 - progress) ** rate)
+    return (1 - progress) ** rate
