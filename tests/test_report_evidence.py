@@ -138,7 +138,7 @@ def test_a_confirmation_that_failed_says_so() -> None:
     assert report.verdict is None
     text = words(render(report))
     assert "No verdict: the confirmation failed" in text
-    assert "The first failure: out of memory" in text
+    assert "training runs failed, most often with: out of memory" in text
     assert "No score of the confirmation can be compared" in text
 
 

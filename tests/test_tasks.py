@@ -423,15 +423,9 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
         (
             "loop.py:train_two",
             {},
-            "task.use: loop.py:train_two yields, so it is a training loop, but it cannot be called "
+            "task.use: loop.py:train_two is a training loop, but it cannot be called "
             "as train(run): missing a required argument: 'other'; take the one argument run, a "
             "TrainingRun",
-        ),
-        (
-            "loop.py:not_a_loop",
-            {},
-            "task.options: loop.py:not_a_loop needs run; give every option without a default "
-            "(a training loop must yield its evaluations)",
         ),
     ],
 )

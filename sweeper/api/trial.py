@@ -35,7 +35,11 @@ class Trial:
             f"accuracy {e.accuracy:.4f}  ece {e.ece:.4f}"
             for e in self.epochs.itertuples()
         ]
-        for title, text in (("printed", self.result.log), ("failure", self.result.failure)):
+        for title, text in (
+            ("notes", self.result.notes.replace("; ", "\n")),
+            ("printed", self.result.log),
+            ("failure", self.result.failure),
+        ):
             if text.strip():
                 lines += ["", f"{title}:", text.rstrip()]
         return "\n".join(lines)

@@ -483,7 +483,7 @@ def _print_verdict(study: "api.Study") -> None:
         for sentence in verdict.sentences:
             console().print(f"  {sentence}", soft_wrap=False)
     elif evidence is not None and evidence.complete:
-        typer.echo("no verdict: too few of its trainings came to an end")
+        typer.echo(f"no verdict: {evidence.no_verdict}")
     elif study.unconfirmed:
         typer.echo(f"not confirmed: {study.unconfirmed}")
     for sentence in study.health():

@@ -25,6 +25,7 @@ from sweeper.study.frames import last_line, trials_frame
 from sweeper.study.objective import Epoch, Failed
 from sweeper.study.patience import out_of_patience
 from sweeper.study.spec import Confirm, StudySpec
+from sweeper.training.plain import as_tensor, describe
 from sweeper.training.run import OtherSplit
 from sweeper.training.seeding import derive_seed
 
@@ -266,11 +267,20 @@ def _scores(name: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, 
 
 def _asked(splits: Mapping[OtherSplit, Any], name: OtherSplit) -> Any:
     try:
-        logits, labels = splits[name]()
+        found = splits[name]()
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise Failed(f"Evaluation.splits[{name!r}] raised {what}") from error
-    if not (isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor) and len(labels)):
+    if not (isinstance(found, tuple | list) and len(found) == 2):
+        raise Failed(
+            f"Evaluation.splits[{name!r}] returned {describe(found)}; it must return logits "
+            "and labels"
+        )
+    try:
+        logits, labels = (as_tensor(value, f"splits[{name!r}]") for value in found)
+    except TypeError as error:
+        raise Failed(f"Evaluation.{error}") from error
+    if not labels.numel():
         raise Failed(f"Evaluation.splits[{name!r}] gave no examples; return logits and labels")
     return logits, labels
 

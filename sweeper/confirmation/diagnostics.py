@@ -31,7 +31,8 @@ def health(
     """
     done = evidence if evidence is not None and evidence.complete else None
     searched = len(_finished(trials))
-    found = [*_few(searched), *_failing(trials), *_at_the_edge(trials, space, done, verdict)]
+    found = [*_few(searched), *_failing(trials), *_noted(trials)]
+    found += _at_the_edge(trials, space, done, verdict)
     if done is not None:
         found += [*_disagreeing(done, searched), *_drowned(done)]
     return tuple(found)
@@ -62,6 +63,15 @@ def _failing(trials: pd.DataFrame) -> Iterator[str]:
         yield (
             f"Failures: {failed} of {ended} trials failed{why}, so that part of the space was not "
             "searched. Read why with sweeper logs, then mend the task or narrow the space."
+        )
+
+
+def _noted(trials: pd.DataFrame) -> Iterator[str]:
+    noted = trials[[isinstance(text, str) and text != "" for text in trials["notes"]]]
+    for _, first in noted.head(1).iterrows():
+        yield (
+            f"Reports: {len(noted)} of {len(trials)} trials have notes. The first, on trial "
+            f"{first['number']}: {first['notes']}."
         )
 
 

@@ -1,5 +1,6 @@
 """What the confirmation found: each score of each candidate, paired with ε = 0."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -122,8 +123,28 @@ class Evidence:
         mine, base = self.done[candidate], self.done[0]
         return [(mine[number], base[number]) for number in sorted(mine.keys() & base.keys())]
 
+    @property
+    def no_verdict(self) -> str:
+        """Why a complete confirmation gives no verdict; "" if it gives one."""
+        if len(self.pairs(self.pick)) < 2:
+            failures = Counter(r.failure for r in self.replicates if r.failure)
+            reason = "fewer than two seeds trained both the pick and ε = 0 to a score"
+            for failure, _ in failures.most_common(1):
+                count = f"{failures.total()} of {self.wanted} training runs failed"
+                return f"{reason}: {count}, most often with: {failure}"
+            return reason
+        if self._test_rows < 2:
+            return "the test split has 1 example; an interval needs at least 2"
+        return ""
+
+    @property
+    def _test_rows(self) -> int:
+        return min((r.rows["test"] for r in self.replicates if "test" in r.rows), default=0)
+
     def compare(self, candidate: int, score: str, split: Split = "test") -> Comparison | None:
-        """Return a score of a candidate against the baseline; None with fewer than two pairs.
+        """Return a score of a candidate against the baseline.
+
+        None with fewer than two pairs, or with fewer than two test examples.
 
         On the test split both seeds and examples are samples; on the others the interval is of
         the seeds alone.
@@ -131,6 +152,8 @@ class Evidence:
         pairs = self.pairs(candidate)
         values = [(_score(a, split, score), _score(b, split, score)) for a, b in pairs]
         if len(pairs) < 2 or any(value is None for pair in values for value in pair):
+            return None
+        if split == "test" and self._test_rows < 2:
             return None
         both = np.array(values, dtype=float)
         mean, baseline = both.mean(0)

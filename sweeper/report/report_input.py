@@ -18,7 +18,7 @@ Metric = Literal["nll", "nll_calibrated"]
 Floats = NDArray[np.float64]
 
 READY: Final = ("fixed", "linear", "cosine", "exponential", "step", "confidence", "error")
-_WORDS: Final = ("state", "schedule", "started", "finished", "failure", "cause")
+_WORDS: Final = ("state", "schedule", "started", "finished", "failure", "cause", "notes")
 _SPLIT_NAMES: Final[Mapping[Split, tuple[str, ...]]] = {
     "valid": ("validation", "valid", "val"),
     "test": ("test",),

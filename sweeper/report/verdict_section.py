@@ -77,9 +77,8 @@ def _without_verdict(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
     if not evidence.complete:
         said = "The verdict comes when all have ended: what half of them say may yet turn round."
         return f"Confirmation under way: {ended} of {wanted} trainings have ended", (said,)
-    said = "Fewer than two seeds trained both the pick and ε = 0 to a score."
-    first = next((f" The first failure: {r.failure}" for r in evidence.replicates if r.failure), "")
-    return "No verdict: the confirmation failed", (said + first,)
+    reason = evidence.no_verdict
+    return "No verdict: the confirmation failed", (f"{reason[:1].upper()}{reason[1:]}.",)
 
 
 def _settings(evidence: Evidence) -> str:

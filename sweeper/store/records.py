@@ -62,6 +62,7 @@ class Result:
     cause: str = ""  # sweeper.study.objective.Cause
     splits: str = ""  # those that the loop gives beside validation
     log: str = ""
+    notes: str = ""  # what was unusual about its reports
 
 
 def _if_held(table: Table) -> Insert:
@@ -285,10 +286,18 @@ def _numbers(row: EpochRow) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value with NaN and infinities as None: no SQL database has them in JSON."""
+    """Return the value as every database can store it.
+
+    NaN and infinities become None, because JSON in SQL has none; characters that UTF-8 cannot
+    encode, and NUL, which PostgreSQL refuses, are replaced.
+    """
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return _finite(value)
+        return {_text(key): _plain(item) for key, item in value.items()}
+    return _text(value) if isinstance(value, str) else _finite(value)
+
+
+def _text(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\ufffd")
 
 
 def _bound(value: Any) -> Any:

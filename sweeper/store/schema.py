@@ -26,6 +26,8 @@ VERSION_TABLE: Final = "sweeper_alembic_version"
 metadata: Final = MetaData()
 
 # MySQL's Text and Blob have 64 KiB, and a trial's output may be longer.
+# Characters of the notes on one trial.
+LONGEST_NOTES: Final = 1000
 LONG_TEXT: Final = Text().with_variant(LONGTEXT(), "mysql")
 
 studies: Final = Table(
@@ -112,6 +114,7 @@ results: Final = Table(
     Column("cause", String(16), nullable=False, server_default=""),
     Column("splits", String(32), nullable=False, server_default=""),  # beside validation
     Column("log", LONG_TEXT, nullable=False),
+    Column("notes", String(LONGEST_NOTES), nullable=False, server_default=""),
 )
 
 # A study's confirmations, numbered from 1; the tickets of each are a phase of their own.

@@ -232,6 +232,7 @@ class TrialTable(NamedTuple):
     copied_from: Sequence[int | None]
     failure: Sequence[str]
     cause: Sequence[str]
+    notes: Sequence[str]
     params: Mapping[str, Sequence[Any]]
 
 
@@ -263,6 +264,7 @@ def read_table(
         results.c.copied_from,
         func.coalesce(results.c.failure, ""),
         func.coalesce(results.c.cause, ""),
+        func.coalesce(results.c.notes, ""),
         *(table.c.param_value for table in params.values()),
         # Which of several distributions a value is of, where that says what it means.
         *(params[name].c.distribution_json for name, found in distributions.items() if found[1:]),

@@ -105,6 +105,7 @@ def _frame(table: TrialTable, numbers: Mapping[int, int]) -> pd.DataFrame:
         "finished": pd.to_datetime(kept(table.finished), format="ISO8601"),
         "failure": [last_line(text) for text in kept(table.failure)],
         "cause": kept(table.cause),
+        "notes": kept(table.notes),
         **{
             f"hp_{name}": kept(values)
             for name, values in table.params.items()

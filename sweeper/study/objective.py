@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Literal, TypeVar
@@ -22,6 +22,7 @@ from sweeper.training.checkpoints import Checkpoint
 from sweeper.training.device import is_out_of_memory, memory_at_hand
 from sweeper.training.packed.pack import is_packed
 from sweeper.training.packed.stacking import Unstackable
+from sweeper.training.plain import describe, looks_like_probabilities
 from sweeper.training.run import Evaluation, Trainer, TrainingRun
 
 # The end of what a loop printed; a runaway loop must not fill the database.
@@ -62,6 +63,7 @@ class Outcome:
     splits: tuple[str, ...] = ()
     log: str = ""
     packed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 # Called after each epoch; True stops the training: the trial is pruned.
@@ -131,7 +133,7 @@ def go_on_alone(trainer: Trainer, trial: Followed[T], training: Training) -> T:
         while True:
             try:
                 with training.fence():
-                    evaluations = evaluations or iter(trainer(training.run))
+                    evaluations = evaluations or _iterator(trainer(training.run))
                     given = next(evaluations, None)
             except Failed as error:
                 trial.throw(error)
@@ -147,6 +149,15 @@ def go_on_alone(trainer: Trainer, trial: Followed[T], training: Training) -> T:
             close()
 
 
+def _iterator(returned: object) -> Iterator[Evaluation]:
+    if not isinstance(returned, Iterable):
+        raise Failed(
+            f"the training loop returned {describe(returned)}; it must yield Evaluation, or return "
+            "an iterator that does"
+        )
+    return iter(returned)
+
+
 def followed(
     run: TrainingRun,
     on_epoch: OnEpoch,
@@ -158,7 +169,7 @@ def followed(
     What the loop raises, and a training that diverges, is an outcome and not an error. What
     `on_epoch` raises passes through, but for `Failed`: it belongs to the worker.
     """
-    training, number = Training(run), 0
+    training, number, notes = Training(run), 0, _Notes()
     if resumed is not None:
         run = replace(run, state=resumed.state)
         training = Training(run, seconds=resumed.seconds, packed=is_packed(run))
@@ -170,6 +181,7 @@ def followed(
         while (evaluation := (yield training)) is not None:
             number += 1
             last = _scored(number, evaluation, training, in_full)
+            notes.add(last.evaluation)
             if on_epoch(last):
                 state = "pruned"
                 break
@@ -177,6 +189,7 @@ def followed(
             raise Failed("the training loop yielded no Evaluation; yield one after each epoch")
         if state == "complete":
             last = _completed(last)
+            notes.end(last.evaluation)
     except Failed as error:
         state, failure, cause = "failed", str(error), error.cause
     return Outcome(
@@ -191,7 +204,40 @@ def followed(
         splits=tuple(last.evaluation.splits) if last else (),
         log=training.log.getvalue()[-LOG_CHARACTERS:],
         packed=training.packed,
+        notes=tuple(notes.texts),
     )
+
+
+class _Notes:
+    """What is unusual about the reports of a training run; each kind is noted once."""
+
+    def __init__(self) -> None:
+        self.texts = list[str]()
+        self._progress = 0.0
+        self._repeated = False
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Look at a report: at its logits if it is the first, at its progress if it is not."""
+        if self._progress == 0.0 and looks_like_probabilities(evaluation.logits):
+            self.texts.append(
+                "the logits look like probabilities: no value is negative and each row sums to 1; "
+                "report logits, from before the softmax, or their logarithms"
+            )
+        if evaluation.progress <= self._progress and not self._repeated:
+            self._repeated = True
+            self.texts.append(
+                f"progress {evaluation.progress:g} was reported after {self._progress:g}; "
+                "it must increase"
+            )
+        self._progress = max(self._progress, evaluation.progress)
+
+    def end(self, last: Evaluation) -> None:
+        """Look at the last report of a training loop that ended by itself."""
+        if last.progress < 1.0:
+            self.texts.append(
+                f"the training loop ended at progress {last.progress:g}; "
+                "its last report counts as the final one"
+            )
 
 
 def metric_of(scores: Scores, metric: Metric) -> float:

@@ -40,11 +40,12 @@ def load_task(use: str, options: Mapping[str, Any], folder: Path) -> LoadedTask:
     """Return the task of a ready name, or of "file.py:name" relative to `folder`.
 
     The named object is a Task, a function that takes the options as keywords and returns one,
-    or a generator function `train(run)`, which finds the options in `run.options`. Raises
-    SweeperError, in one line, for everything that is wrong with the name, file or options.
+    or a training loop `train(run)`, which yields evaluations or returns an iterator of them, and
+    finds the options in `run.options`. Raises SweeperError, in one line, for everything that is
+    wrong with the name, file or options.
     """
     found, source = _find(use, folder)
-    if inspect.isgeneratorfunction(found):
+    if _is_loop(found):
         _check_takes_run(use, found)
         return LoadedTask(found, task=None, source=source, accepts=None)
     task = _make_task(use, found, options)
@@ -96,12 +97,19 @@ def _kind(found: object) -> str:
     return found.__name__ if isinstance(found, type) else f"of type {type(found).__name__}"
 
 
+def _is_loop(found: object) -> bool:
+    """Return whether it is a generator function, or a function whose first parameter is `run`."""
+    if inspect.isgeneratorfunction(found):
+        return True
+    return isinstance(found, FunctionType) and [*inspect.signature(found).parameters][:1] == ["run"]
+
+
 def _check_takes_run(use: str, loop: Callable[..., Any]) -> None:
     try:
         inspect.signature(loop).bind(object())
     except TypeError as error:
         raise SweeperError(
-            f"task.use: {use} yields, so it is a training loop, but it cannot be called as "
+            f"task.use: {use} is a training loop, but it cannot be called as "
             f"train(run): {error}; take the one argument run, a TrainingRun"
         ) from None
 

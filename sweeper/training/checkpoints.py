@@ -6,14 +6,14 @@ code. A file that is torn, or another trial's, is as good as none.
 
 import os
 import tempfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+
+from sweeper.training.plain import as_state
 
 _FORMAT: Final = 1
 
@@ -37,8 +37,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     Raises TypeError, naming the place, for a state that could not be read back as data, OSError
     where the file cannot be written.
     """
-    _check_plain(checkpoint.state, "state")
-    _write(path, {"format": _FORMAT, **vars(checkpoint)})
+    state = as_state(checkpoint.state, "state")
+    _write(path, {"format": _FORMAT, **vars(checkpoint), "state": state})
 
 
 def load(path: Path, key: str) -> Checkpoint | None:
@@ -51,8 +51,7 @@ def load(path: Path, key: str) -> Checkpoint | None:
 
 def save_weights(path: Path, key: str, weights: Any) -> None:
     """Write a trial's weights; raises as `save` does."""
-    _check_plain(weights, 'state["model"]')
-    _write(path, {"format": _FORMAT, "key": key, "weights": weights})
+    _write(path, {"format": _FORMAT, "key": key, "weights": as_state(weights, "state['model']")})
 
 
 def load_weights(path: Path, key: str) -> Any:
@@ -91,20 +90,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except Exception:  # whatever bytes that are no checkpoint make torch raise
         return None
     return found if isinstance(found, dict) else None
-
-
-def _check_plain(value: Any, place: str) -> None:
-    """Raise TypeError for what `weights_only` would refuse to read."""
-    kind = type(value)  # exactly: NumPy's float64 is a float, and refused
-    if kind in (dict, OrderedDict):
-        for name, item in value.items():
-            _check_plain(name, f"{place}'s keys")
-            _check_plain(item, f"{place}[{name!r}]")
-    elif kind in (list, tuple):
-        for number, item in enumerate(value):
-            _check_plain(item, f"{place}[{number}]")
-    elif kind not in (type(None), bool, int, float, str) and not isinstance(value, Tensor):
-        raise TypeError(
-            f"{place} is of type {kind.__name__}; allowed: tensors, numbers, texts, None, "
-            "lists and dicts of them"
-        )

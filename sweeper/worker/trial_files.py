@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import SEARCH, Ticket
@@ -18,6 +18,8 @@ from sweeper.training.checkpoints import (
     save,
     save_weights,
 )
+from sweeper.training.plain import as_state, describe
+from sweeper.training.run import Evaluation
 
 # A checkpoint is written after an epoch, but not more often than this of its trial's training,
 # nor than every so many times what the last one took: what a kill may cost, beside the epoch it
@@ -25,7 +27,7 @@ from sweeper.training.checkpoints import (
 SECONDS: Final = 1.0
 TIMES: Final = 20
 # What the failure of a trial begins with whose state could not be kept.
-BAD_STATE: Final = "Evaluation.state: "
+BAD_STATE: Final = "Evaluation.state"
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +90,11 @@ class Checkpoints:
             self._due = found.seconds + SECONDS
         return found
 
+    def check(self, epoch: Epoch) -> None:
+        """Raise `Failed` if the state of the training loop could not be saved."""
+        if epoch.evaluation.state is not None:
+            _state_of(epoch.evaluation)
+
     def keep(self, epoch: Epoch) -> None:
         """Write a checkpoint if one is due."""
         if epoch.seconds >= self._due:
@@ -98,20 +105,17 @@ class Checkpoints:
 
         Where it cannot be written the trial goes on: it would only have to start again.
         """
-        state = epoch.evaluation.state
-        if state is None:
+        if epoch.evaluation.state is None:
             return
         began = time.monotonic()
-        path = self._files.checkpoint(self._ticket)
-        self._written(
-            lambda: save(path, Checkpoint(self._key, epoch.number, epoch.seconds, _plain(state())))
-        )
+        path, state = self._files.checkpoint(self._ticket), _state_of(epoch.evaluation)
+        self._written(lambda: save(path, Checkpoint(self._key, epoch.number, epoch.seconds, state)))
         self._due = epoch.seconds + max(SECONDS, TIMES * (time.monotonic() - began))
 
     def write_weights(self, epoch: Epoch) -> None:
         """Keep the model of a trial's last evaluation, where the loop's state has one."""
-        state = epoch.evaluation.state
-        model = None if state is None else state().get("model")
+        has_state = epoch.evaluation.state is not None
+        model = _state_of(epoch.evaluation).get("model") if has_state else None
         if model is not None:
             path = self._files.weights(self._ticket.number)
             self._written(lambda: save_weights(path, self._files.key(self._ticket.number), model))
@@ -131,8 +135,6 @@ class Checkpoints:
     def _written(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except TypeError as error:
-            raise Failed(f"{BAD_STATE}{error}") from error
         except OSError as error:
             self._say(error)
 
@@ -142,7 +144,18 @@ class Checkpoints:
             self._failing = True
 
 
-def _plain(state: object) -> dict[str, object]:
+def _state_of(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what a checkpoint saves; raises `Failed`, naming what cannot be saved."""
+    assert evaluation.state is not None
+    try:
+        state = evaluation.state()
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Failed(f"{BAD_STATE} raised {what}") from error
     if not isinstance(state, dict):
-        raise TypeError(f"state is of type {type(state).__name__}; allowed: a dict")
-    return state
+        raise Failed(f"{BAD_STATE} returned {describe(state)}; it must return a dict")
+    try:
+        plain: dict[str, Any] = as_state(state, "state")
+    except TypeError as error:
+        raise Failed(f"{BAD_STATE}: {error}") from error
+    return plain

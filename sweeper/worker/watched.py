@@ -9,6 +9,7 @@ import torch
 from sweeper.confirmation.design import Assignment
 from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, Result, rewrite_epoch, start_attempt, write_epoch
+from sweeper.store.schema import LONGEST_NOTES
 from sweeper.store.tickets import LeaseLost, Ticket
 from sweeper.study.objective import Epoch, Failed, Followed, Outcome, followed
 from sweeper.study.space import Point, hparams_of, smoothing_of
@@ -70,7 +71,8 @@ def train(attempt: Attempt, run: TrainingRun, course: Course) -> Followed[Outcom
     stored = start_attempt(attempt.study.store, attempt.ticket) if again else 0
     resumed = attempt.checkpoints.load() if again else None
     _limit(attempt, course, 0.0 if resumed is None else resumed.seconds)
-    watch = _Watch(attempt, course, stored)
+    first = 1 if resumed is None else resumed.epochs + 1
+    watch = _Watch(attempt, course, stored, first)
     attempt.vigil.epoch_begins()
     outcome = yield from followed(run, watch, watch.in_full, resumed)
     attempt.vigil.rests()
@@ -124,6 +126,7 @@ def result_of(study: OpenStudy, outcome: Outcome) -> Result:
         cause=outcome.cause,
         splits=",".join(outcome.splits),
         log=outcome.log,
+        notes="; ".join(outcome.notes)[:LONGEST_NOTES],
     )
 
 
@@ -147,6 +150,7 @@ class _Watch:
     attempt: Attempt
     course: Course
     stored: int  # epochs that an earlier attempt has stored
+    first: int  # number of the first epoch of this attempt
 
     def __call__(self, epoch: Epoch) -> bool:
         """Store an epoch; return whether the trial is pruned. Raises `Stopped`."""
@@ -163,6 +167,8 @@ class _Watch:
         attempt = self.attempt
         write = rewrite_epoch if epoch.number <= self.stored else write_epoch
         write(attempt.study.store, attempt.ticket, epoch_row(epoch))
+        if epoch.number == self.first and attempt.study.file.task.task is None:
+            attempt.checkpoints.check(epoch)
         if epoch.evaluation.progress == 1.0:
             self.course.ended(epoch)
             return False

@@ -1,4 +1,4 @@
-"""Training loops of one epoch, and one that is not a loop, for the tests of loading."""
+"""Training loops of one epoch, for the tests of loading."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,3 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
 
 def train_two(run: TrainingRun, other: Any) -> Iterator[None]:
     yield None
-
-
-def not_a_loop(run: TrainingRun) -> list[Evaluation]:
-    return []
