@@ -32,7 +32,7 @@ name = "killed"
 [task]
 use = "digits_variants.py:wide"
 [budget]
-trials = 8
+trials = 6
 pack = {pack}
 [sampler]
 name = "random"
@@ -42,10 +42,10 @@ name = "none"
 shortlist = 1
 replicates = 2
 """
-# Some fall into the search, 96 epochs, and some into the confirmation, 72.
-TRIALS, EPOCHS = 8, 12
-KILLS = repeats(5, soak=12)
-EPOCHS_BETWEEN = 160 // (KILLS + 1)
+# Some fall into the search, 72 epochs, and some into the confirmation, 72.
+TRIALS, EPOCHS = 6, 12
+KILLS = repeats(4, soak=12)
+EPOCHS_BETWEEN = 144 // (KILLS + 1)
 Launch = Callable[[str], subprocess.Popen[str]]
 
 

@@ -9,6 +9,7 @@ import pytest
 import sweeper
 from sweeper import Study
 from tests.support.processes import run as command
+from tests.support.serving import serve
 from tests.support.studies import copy_task
 
 STUDY = """
@@ -138,6 +139,16 @@ class TestSqlite(Reports):
         found = [text for text in study.health() if text.startswith("Reports: 2 of 2 trials")]
         assert len(found) == bool(notes)
         assert ("\nnotes:\n" in study.log(1)) == bool(notes)
+        study.close()
+
+    def test_notes_are_on_the_page_of_the_trial_and_in_the_api(
+        self, launch: Launch, url: str
+    ) -> None:
+        launch("short").close()
+        site = serve(url)
+        words = "the training loop ended at progress 0.5; its last report counts as the final one"
+        assert words in site.page("/studies/x/trials/1").text
+        assert site.ask("/v1/studies/x/trials/1").json["trial"]["notes"] == words
 
     def test_progress_that_ends_at_1_by_rounding_is_1(self, launch: Launch) -> None:
         assert launch("summed").epochs()["progress"].max() == 1.0

@@ -84,6 +84,7 @@ class TrialAnswer(Answer):
     copied_from: int | None
     failure: str
     cause: str
+    notes: str
 
 
 class TrialsAnswer(Answer):

@@ -50,6 +50,7 @@ def _trial(row: Mapping[str, Any]) -> TrialAnswer:
         copied_from=plain["copied_from"],
         failure=plain["failure"],
         cause=plain["cause"],
+        notes=plain["notes"],
     )
 
 

@@ -143,6 +143,7 @@ def _facts(trial: Trial) -> list[tuple[str, str]]:
         ("epochs", str(row["epochs"])),
         ("time", wording.seconds(row["seconds"])),
         ("cause of failure", str(row["cause"])),
+        ("notes", str(row["notes"])),
     ]
     copied = row["copied_from"]
     known += [] if pd.isna(copied) else [("result taken over from", f"trial {copied}")]
