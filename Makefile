@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # All tests: more jobs than cores, because many of them wait for processes and servers.
-JOBS ?= $(if $(FAST),2,4)
+JOBS ?= $(if $(FAST),2,3)
 TOOLS ?= yes
 SOURCES := sweeper tests benchmarks studies
 

@@ -6,6 +6,7 @@ import os
 # two threads each, the linear algebra of small models costs three times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -29,6 +30,9 @@ from tests.support.serving import stopped_after
 from tests.support.studies import STUDY, copy_task
 
 Write = Callable[..., Path]
+
+# A shell starts background jobs with SIGINT ignored, and all processes of the tests inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests with one of these are left out of `make test FAST=1`.
 SLOW_MARKERS: Final = ("chaos", "browser")

@@ -187,13 +187,23 @@ class TestLocal(Outside):
     name = "local"
 
 
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """Start a cluster of this machine, which each executor of this module finds."""
+    pytest.importorskip("ray")
+    started = make_executor("ray")
+    started.check(JobSpec("none", (sys.executable, "-c", ""), Path(), {}), 1)
+    yield
+    started.close()
+
+
+@pytest.mark.usefixtures("ray_cluster")
 class TestRay(Outside):
     name = "ray"
     seen = False
 
     @pytest.fixture
     def spec(self, tmp_path: Path) -> JobSpec:
-        pytest.importorskip("ray")
         command = (sys.executable, "-m", "tests.support.job", "say")
         env = {SECRET: URL, "PYTHONPATH": str(ROOT)}
         return JobSpec("quick", command, tmp_path / "logs", env)

@@ -101,6 +101,8 @@ def test_a_server_stopped_in_mid_sweep_loses_no_worker_and_no_result(
     own_server = request.getfixturevalue(kind)
     process = start(url=own_server.url)
     study = wait_until(process, own_server.url, 5)
+    while len(study.workers()) < 2:
+        assert process.poll() is None
     own_server.stop()
     time.sleep(seconds)  # the outage
     own_server.start()

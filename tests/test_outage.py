@@ -1,5 +1,8 @@
 """A database that does not answer: what is done again, and what is not."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from sweeper.worker import attempt
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker import Terms
 from sweeper.worker.worker import work as run_worker
-from tests.support.databases import cut
+from tests.support.databases import Server, cut
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +147,28 @@ def test_a_write_whose_answer_was_lost_is_there_once(
     assert study.frame()["ticket"].tolist() == list(range(12))
     assert set(study.frame()["state"]) <= {"complete", "pruned"}
     assert study.epochs().groupby("number").size().tolist() == study.frame()["epochs"].tolist()
+    study.close()
+
+
+@pytest.mark.chaos
+def test_a_worker_of_a_launch_waits_for_a_server_that_is_away(
+    own_server: Server, write_study: Write, tmp_path: Path
+) -> None:
+    store = open_writer(own_server.url)
+    register(store, read_study(write_study()))
+    store.close()
+    own_server.stop()
+    launch = {"SWEEPER_STORAGE": own_server.url, "SWEEPER_PARENT": str(os.getpid())}
+    command = [sys.executable, "-m", "sweeper", "worker", "quick"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, **launch}, stderr=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stderr is not None
+        assert "trying again for 600 s" in worker.stderr.readline()
+        own_server.start()
+        assert worker.wait(60) == 0, worker.stderr.read()
+    study = Study("quick", own_server.url)
+    assert study.finished
     study.close()
 
 

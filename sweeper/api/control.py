@@ -9,7 +9,7 @@ from sweeper.api.launching import show_in_dashboard
 from sweeper.api.study import Study
 from sweeper.confirmation.design import finished
 from sweeper.errors import Conflict
-from sweeper.store.database import Store, open_reader, open_writer
+from sweeper.store.database import OUTAGE_SECONDS, Store, open_reader, open_writer
 from sweeper.store.studies import StudyState, delete_study, get_study, set_state
 from sweeper.store.urls import DEFAULT_STORAGE, check_place
 from sweeper.study.load import read_stored
@@ -61,9 +61,12 @@ def _set_state(name: str, storage: str, state: StudyState) -> None:
 
 
 @contextmanager
-def writer_of(storage: str) -> Iterator[Store]:
-    """Open a database that is there to write to; never make one."""
-    open_reader(storage).close()
+def writer_of(storage: str, wait_seconds: float = 0.0) -> Iterator[Store]:
+    """Open a database that is there to write to; never make one.
+
+    A server that does not answer is waited for, `wait_seconds` at most.
+    """
+    open_reader(storage, wait_seconds).close()
     writer = open_writer(storage)
     try:
         yield writer
@@ -95,7 +98,9 @@ def run_worker(
     deadline = None if timeout is None else time.monotonic() + timeout
     stop = StopRequest(deadline=deadline, parent=parent, own_process=True, grace=grace)
     stop.listen()
-    with writer_of(storage) as writer:
+    # A launch takes a worker that cannot begin for one that refuses, and would end.
+    wait = 0.0 if parent is None else OUTAGE_SECONDS
+    with writer_of(storage, wait) as writer:
 
         def show(name: str) -> None:
             show_in_dashboard(writer, Study(name, storage, writer))

@@ -200,10 +200,11 @@ def open_writer(storage: str) -> Store:
         return _store(url, "writer", OUTAGE_SECONDS)
 
 
-def open_reader(storage: str) -> Store:
+def open_reader(storage: str, wait_seconds: float = 0.0) -> Store:
     """Open a database to look at; nothing can be written through it.
 
-    Raises `SweeperError` where there is no database, or one that no sweeper has used.
+    A server that does not answer is waited for, `wait_seconds` at most. Raises `SweeperError`
+    where there is no database, or one that no sweeper has used.
     """
     url = parse_url(storage)
     path = sqlite_path(url)
@@ -212,7 +213,7 @@ def open_reader(storage: str) -> Store:
             f"{masked(url)}: there is no such file; launch a study first, or name another --storage"
         )
     with readable_errors(url):
-        age = _schema_age(url)
+        age = retried(lambda: _schema_age(url), seconds=wait_seconds, database=masked(url))
         if age == "older":
             raise DatabaseFailed(
                 f"{masked(url)} was made by an older sweeper; sweeper init brings its tables to "

@@ -84,8 +84,6 @@ def started_processes(storage: str, folder: Path) -> Iterator[StartSweeper]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # The tests may run in the background of a shell, where Ctrl-C is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process
