@@ -8,6 +8,7 @@ import pytest
 
 import sweeper
 from sweeper import Study
+from tests.support.processes import run as command
 from tests.support.serving import serve
 from tests.support.studies import copy_task
 
@@ -23,7 +24,9 @@ name = "random"
 [pruner]
 name = "none"
 [confirm]
-enabled = false
+enabled = {confirm}
+shortlist = 1
+replicates = 2
 """
 Launch = Callable[[str], Study]
 
@@ -42,7 +45,7 @@ class Reports:
 
         def launched(function: str) -> Study:
             file = tmp_path / "x.toml"
-            file.write_text(STUDY.format(function=function))
+            file.write_text(STUDY.format(function=function, confirm="false"))
             return sweeper.launch(file, workers=0, storage=url, results=tmp_path / "results")
 
         return launched
@@ -151,6 +154,31 @@ class TestSqlite(Reports):
 
     def test_progress_that_ends_at_1_by_rounding_is_1(self, launch: Launch) -> None:
         assert launch("summed").epochs()["progress"].max() == 1.0
+
+    @pytest.mark.parametrize(
+        ("function", "reason"),
+        [
+            ("raising_split", "Evaluation.splits['test'] raised FileNotFoundError: test.csv"),
+            ("empty_split", "Evaluation.splits['test'] gave no examples"),
+            ("shapeless_split", "Evaluation.splits['test']: labels have shape (4,)"),
+            ("single_split", "Evaluation.splits['test'] returned a Tensor of shape (30, 3); it"),
+            ("one_example", "the test split has 1 example; an interval needs at least 2"),
+            ("array_split", ""),
+        ],
+    )
+    def test_a_confirmation_without_a_verdict_says_why(
+        self, url: str, tmp_path: Path, function: str, reason: str
+    ) -> None:
+        file, results = tmp_path / "x.toml", tmp_path / "results"
+        copy_task(tmp_path, "reports.py")
+        file.write_text(STUDY.format(function=function, confirm="true"))
+        done = command("launch", file, "--workers", 0, "--storage", url, "--results", results)
+        assert done.status == 0, done.err
+        assert ("no verdict: " in done.out) == bool(reason)
+        assert reason in " ".join(done.out.split())
+        assert command("status", "x", "--storage", url).status == 0
+        assert (results / "x" / "report.html").is_file()
+        assert (results / "x" / "best.json").is_file()
 
 
 class TestPostgresql(Reports):

@@ -186,3 +186,34 @@ def nothing(run: TrainingRun) -> None:
     """Forgets to yield."""
     for _ in report(run, lambda usual, epoch: {}):
         pass
+
+
+def with_test_split(run: TrainingRun, test: Callable[[Evaluation], Any]) -> Iterator[Evaluation]:
+    return report(run, lambda usual, epoch: {"splits": {"test": lambda: test(usual)}})
+
+
+def raising_split(run: TrainingRun) -> Iterator[Evaluation]:
+    def test(usual: Evaluation) -> Any:
+        raise FileNotFoundError("test.csv")
+
+    return with_test_split(run, test)
+
+
+def empty_split(run: TrainingRun) -> Iterator[Evaluation]:
+    return with_test_split(run, lambda usual: (usual.logits[:0], usual.labels[:0]))
+
+
+def shapeless_split(run: TrainingRun) -> Iterator[Evaluation]:
+    return with_test_split(run, lambda usual: (usual.logits, usual.labels[:4]))
+
+
+def single_split(run: TrainingRun) -> Iterator[Evaluation]:
+    return with_test_split(run, lambda usual: usual.logits)
+
+
+def one_example(run: TrainingRun) -> Iterator[Evaluation]:
+    return with_test_split(run, lambda usual: (usual.logits[:1], usual.labels[:1]))
+
+
+def array_split(run: TrainingRun) -> Iterator[Evaluation]:
+    return with_test_split(run, lambda usual: (usual.logits.numpy(), usual.labels.tolist()))
