@@ -30,7 +30,7 @@ STUDY = """
 [study]
 name = "killed"
 [task]
-use = "digits_variants.py:wide"
+use = "digits_variants.py:paced"
 [budget]
 trials = 6
 pack = {pack}
@@ -113,7 +113,11 @@ class Kills:
         return path
 
     @pytest.fixture
-    def launch(self, file: Path, start_sweeper: StartSweeper) -> Launch:
+    def launch(
+        self, file: Path, start_sweeper: StartSweeper, monkeypatch: pytest.MonkeyPatch
+    ) -> Launch:
+        # Trials last for seconds, so that a killed one has a checkpoint to go on from.
+        monkeypatch.setenv("DIGITS_STEP", "0.03")
         return lambda url: start_sweeper("launch", file, "--workers", 3, url=url)
 
     @pytest.fixture
@@ -145,6 +149,7 @@ class Kills:
     def check_undisturbed(
         self, frame: pd.DataFrame, confirmed: Evidence | None, file: Path, tmp_path: Path
     ) -> None:
+        os.environ.pop("DIGITS_STEP")
         undisturbed = sweeper.launch(
             file, workers=0, storage=f"sqlite:///{tmp_path}/calm.db", results=tmp_path / "calm"
         )
