@@ -141,6 +141,7 @@ class TestSqlite(Reports):
         found = [text for text in study.health() if text.startswith("Reports: 2 of 2 trials")]
         assert len(found) == bool(notes)
         assert ("\nnotes:\n" in study.log(1)) == bool(notes)
+        assert frame["notes"][1] in study.log(1)
         study.close()
 
     def test_notes_are_on_the_page_of_the_trial_and_in_the_api(

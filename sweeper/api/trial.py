@@ -36,7 +36,7 @@ class Trial:
             for e in self.epochs.itertuples()
         ]
         for title, text in (
-            ("notes", self.result.notes.replace("; ", "\n")),
+            ("notes", self.result.notes),
             ("printed", self.result.log),
             ("failure", self.result.failure),
         ):

@@ -71,7 +71,7 @@ def _noted(trials: pd.DataFrame) -> Iterator[str]:
     for _, first in noted.head(1).iterrows():
         yield (
             f"Reports: {len(noted)} of {len(trials)} trials have notes. The first, on trial "
-            f"{first['number']}: {first['notes']}."
+            f"{first['number']}: {first['notes'].splitlines()[0]}."
         )
 
 

@@ -62,7 +62,7 @@ class Result:
     cause: str = ""  # sweeper.study.objective.Cause
     splits: str = ""  # those that the loop gives beside validation
     log: str = ""
-    notes: str = ""  # what was unusual about its reports
+    notes: str = ""  # what was unusual about its reports, one line per note
 
 
 def _if_held(table: Table) -> Insert:

@@ -41,7 +41,7 @@ TRIAL_COLUMNS: Final = (
     "finished",
     "failure",  # first line of what went wrong; "" if nothing did
     "cause",  # raised | diverged | memory | timeout | lost; "" if nothing went wrong
-    "notes",  # what was unusual about its reports; "" if nothing was
+    "notes",  # what was unusual about its reports, one line per note; "" if nothing was
 )
 
 EPOCH_COLUMNS: Final = (

@@ -126,7 +126,7 @@ def result_of(study: OpenStudy, outcome: Outcome) -> Result:
         cause=outcome.cause,
         splits=",".join(outcome.splits),
         log=outcome.log,
-        notes="; ".join(outcome.notes)[:LONGEST_NOTES],
+        notes="\n".join(outcome.notes)[:LONGEST_NOTES],
     )
 
 
