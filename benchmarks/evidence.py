@@ -11,7 +11,7 @@ Method    Thousands of studies, each from its search to its verdict through the 
           tested on resamples of the measured differences: seeds and examples are drawn with
           replacement from what was trained, so the mean of that is the truth.
 Run       OMP_NUM_THREADS=1 python -m benchmarks.evidence [--repeats 1000] [--processes 2]
-          [--write docs/evidence.md] [--quick]
+          [--write benchmarks/RESULTS.md] [--quick]
           About ten minutes on two cores.
 """
 
@@ -30,7 +30,7 @@ import torch
 from benchmarks.shared.arguments import parse, parser
 from benchmarks.shared.simulated_study import Simulated, World, world
 from benchmarks.shared.tables import markdown_table, write_tables
-from sweeper.confirmation.intervals import Floats, interval, two_way
+from sweeper.confirmation.intervals import Floats, interval, two_way_interval
 from sweeper.errors import SweeperError
 from sweeper.scoring import examples, score
 from sweeper.smoothing import Smoothing
@@ -72,8 +72,8 @@ def something(name: str, world: World, **settings: Any) -> Case:
 
 NOTHING: Final = (
     nothing("noise as on digits", World()),
-    nothing("the same, examples with a tail to the left", World(tail="left")),
-    nothing("the same, a tail to the right", World(tail="right")),
+    nothing("the same, examples skewed to the left", World(tail="left")),
+    nothing("the same, examples skewed to the right", World(tail="right")),
     nothing("splits redrawn", World(), resplit=True),
     nothing("splits redrawn, training sets differ", World(train_sd=RUN_SD), resplit=True),
     nothing("examples without noise", world(RUN_SD, 0.0), 0.4),
@@ -85,7 +85,7 @@ NOTHING: Final = (
 SOMETHING: Final = (
     *(something(f"{share:.0%}", world(RUN_SD, share, 2.0)) for share in SHARES),
     # On digits the sd of one score is 1.4 to 4 times that of one paired difference.
-    something("75%, two sd of one score", world(RUN_SD, 0.75, 2 * 1.4)),
+    something("75%, two SD of one score", world(RUN_SD, 0.75, 2 * 1.4)),
     something("75%, splits redrawn", world(RUN_SD, 0.75, 2.0), resplit=True),
     something(
         "75%, splits redrawn, training sets differ",
@@ -96,22 +96,22 @@ SOMETHING: Final = (
 
 
 HEAD_NOTHING: Final = (
-    "ε does nothing",
+    "ε has no effect",
     "helps",
     "hurts",
-    "95% holds the truth",
-    "seeds alone: helps",
+    "coverage of the 95% CI",
+    "helps, seeds only",
 )
 HEAD_POWER: Final = (
-    "share of the examples",
+    "variance from examples",
     *(f"n = {n}" for n in COUNTS),
-    f"95% holds, n = {DEFAULT}",
+    f"coverage, n = {DEFAULT}",
 )
 HEAD_PICK: Final = (
-    "share of the examples",
-    "regret: luckiest",
-    "pick",
-    "promised too much: luckiest trial",
+    "variance from examples",
+    "regret: lowest trial",
+    "regret: pick",
+    "optimistic bias: lowest trial",
     "the pick's trial",
     "the pick, smoothed",
 )
@@ -122,7 +122,7 @@ HEAD_DIGITS: Final = (
     "examples / √N",
     "rest / √N",
     "one run",
-    "share of the examples",
+    "variance from examples",
     "r seeds",
     "r examples",
     "r valid, test",
@@ -134,7 +134,7 @@ HEAD_RESAMPLED: Final = (
     *(
         f"{what}, N = {count:,}"
         for count in RESAMPLED_ROWS
-        for what in ("wrongly better", "wrongly worse", "Student's misses")
+        for what in ("falsely better", "falsely worse", "Student's misses")
     ),
 )
 
@@ -188,9 +188,9 @@ def pick_line(case: Case, found: pd.DataFrame) -> list[str]:
     once = found[found["count"] == found["count"].min()]
     unit = case.world.run_sd
     columns = [
-        once["lucky"] - once["best"],
+        once["selected"] - once["best"],
         once["truth"] - once["best"],
-        once["lucky_curse"],
+        once["selected_curse"],
         once["curse"],
         once["smoothed_curse"],
     ]
@@ -220,7 +220,8 @@ def measured(data_seed: int, seeds: int) -> Measured:
         for smoothing in (Smoothing(0.0), ANNEALED):
             *_, last = train(task, TrainingRun(smoothing, seed, data_seed))
             temperature = score(last.logits, last.labels).temperature or 1.0
-            test = examples(*last.splits["test"](), temperature)
+            logits, labels = last.splits["test"]()
+            test = examples(logits, labels, temperature)
             valid = examples(last.logits, last.labels, temperature)
             found.append((np.asarray(valid.nll), np.asarray(test.nll)))
     sides = (np.stack(side) for side in zip(*found, strict=True))
@@ -263,8 +264,8 @@ def _example_error(losses: Floats) -> float:
 
 def resampled_line(data_seed: int, differences: Floats, resamples: int) -> list[str]:
     """Return how often the interval of a resample misses the truth on either side."""
-    centred = differences.mean(0) - differences.mean()
-    skewness = float((centred**3).mean() / centred.std() ** 3)
+    centered = differences.mean(0) - differences.mean()
+    skewness = float((centered**3).mean() / centered.std() ** 3)
     rng = np.random.default_rng(data_seed)
     missed = [
         cell
@@ -280,7 +281,7 @@ def _missed(differences: Floats, count: int, resamples: int, rng: np.random.Gene
     for _ in range(resamples):
         seeds = rng.integers(0, len(differences), DEFAULT)
         table = differences[seeds][:, rng.integers(0, differences.shape[1], count)]
-        found = two_way(table)
+        found = two_way_interval(table)
         symmetric = interval(found.estimate, found.error, found.freedom)
         low.append(found.low > 0)
         high.append(found.high < 0)

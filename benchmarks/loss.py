@@ -37,7 +37,7 @@ from sweeper.smoothing import smoothing_loss
 EPSILON = 0.1
 ROWS, CLASSES = (64, 256, 1024, 4096), (2, 10, 100, 1000, 32_000)
 DTYPES = (torch.float32, torch.bfloat16)
-MOST_LOGITS = {"cpu": 2**25, "cuda": 2**28}
+MAX_LOGITS = {"cpu": 2**25, "cuda": 2**28}
 RAISED = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 MARK = "SWEEPER_LOSS_THRESHOLDS"
 
@@ -164,7 +164,7 @@ def shapes(quick: bool, device: str) -> Iterator[tuple[torch.dtype, int, int]]:
     rows = (64, 1024) if quick else ROWS
     classes = (10, 1000) if quick else CLASSES
     for dtype, n, k in product(DTYPES, rows, classes):
-        if n * k <= MOST_LOGITS[device]:
+        if n * k <= MAX_LOGITS[device]:
             yield dtype, n, k
 
 

@@ -30,8 +30,9 @@ from sweeper.store.database import open_writer
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
 from sweeper.training.run import TrainingRun
+from sweeper.worker.served_studies import WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
+from sweeper.worker.worker import work
 
 STUDY = """
 [study]
@@ -74,7 +75,7 @@ def ours(folder: Path, to_do: Work) -> Cost:
     store = open_writer(storage)
     record = register(store, read_study(file))
     began = time.perf_counter()
-    work(store, Terms(record.name, folder), StopRequest())
+    work(store, WorkerOptions(record.name, folder), StopRequest())
     wall = time.perf_counter() - began
     trained = Study("overhead", storage).frame()[f"extra_{timed_digits.SECONDS}"].sum()
     store.close()

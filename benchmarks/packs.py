@@ -6,7 +6,7 @@ Method    Whole epochs, including evaluation, after a first one, by the loop of 
           pack of each size. A trial is all epochs of the task; a pack has trials of every
           schedule. `--places N` also compares three ways to use the N places of a pack when
           trials end early, after one to four quarters of the epochs: places are kept until all
-          trials have ended, given up, or taken by the next trials.
+          trials have ended, removed, or taken by the next trials.
 Run       python -m benchmarks.packs [--device cuda] [--sizes 1,2,4,8,16,32,64] [--repeats 3]
           [--task "digits MLP"] [--places 16] [--quick]
 """
@@ -92,9 +92,9 @@ def table(task: Task, sizes: list[int], device: torch.device, repeats: int) -> s
     return markdown_table(["in one step", "trials per hour", "ratio"], rows)
 
 
-# ---- places that come free ---------------------------------------------------------------
+# ---- free places -------------------------------------------------------------------------
 
-PLACES = {"kept": "kept to the end", "given up": "given up", "taken": "taken by the next trial"}
+PLACES = {"kept": "stay empty", "removed": "removed", "taken": "taken by the next trial"}
 
 
 def worked_off(task: Task, places: int, device: torch.device, way: str) -> float:
@@ -129,7 +129,7 @@ def places_table(task: Task, places: int, device: torch.device, repeats: int) ->
     sides = {way: partial(worked_off, task, places, device, way) for way in PLACES}
     found = alternate(sides, repeats)
     return markdown_table(
-        [f"places that come free, of {places}", "seconds"],
+        [f"free places, of {places}", "seconds"],
         [[PLACES[way], median_range(seconds, "{:.2f}")] for way, seconds in found.items()],
     )
 

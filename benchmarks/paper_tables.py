@@ -9,7 +9,7 @@ Method    Each configuration is trained on several seeds of several splits. The 
           test rows. Differences are paired by seed and split. Their mean over seeds gives one
           value per split, and the interval is over splits.
 Run       OMP_NUM_THREADS=1 python -m benchmarks.paper_tables [--seeds 3] [--splits 6]
-          [--processes 2] [--write docs/evidence.md] [--quick]
+          [--processes 2] [--write benchmarks/RESULTS.md] [--quick]
           About five minutes on two idle cores.
 """
 
@@ -30,17 +30,17 @@ from torch import Tensor, nn
 
 from benchmarks.shared.arguments import parse, parser
 from benchmarks.shared.tables import markdown_table, replace_section
-from sweeper.confirmation.intervals import Floats, Interval, redrawn
+from sweeper.confirmation.intervals import Floats, Interval, resplit_interval
 from sweeper.scoring import examples, expected_calibration_error, fit_temperature, score
 from sweeper.smoothing import Smoothing
 from sweeper.tasks.digits import digits
-from sweeper.training import Optimiser, Splits, Task, TrainingRun, train
+from sweeper.training import Optimizer, Splits, Task, TrainingRun, train
 
 BEGIN: Final = "<!-- Papers' tables: written by benchmarks/paper_tables.py -->"
 END: Final = "<!-- end of papers' tables -->"
 SAME: Final = "same"
 OPPOSITE: Final = "opposite"
-NOT_TOLD: Final = "not told apart"
+INCONCLUSIVE: Final = "inconclusive"
 FEATURES, CLASSES = 40, 10
 TRAIN, VALID, TEST = 2000, 2000, 8000
 
@@ -55,7 +55,7 @@ def synthetic() -> Task:
         classes=CLASSES,
         model=mlp,
         data=problem,
-        optimiser=Optimiser(lr=1e-3),
+        optimizer=Optimizer(lr=1e-3),
         epochs=60,
     )
 
@@ -97,7 +97,7 @@ TASKS: Final[Mapping[str, Callable[[], Task]]] = {
 OVERLAP: Final = {"synthetic": 0.0, "noisy digits": 1 / 3, "digits": 1 / 3}
 
 
-# One training
+# One training run
 
 
 class Job(NamedTuple):
@@ -142,7 +142,8 @@ def trained(job: Job) -> tuple[Job, Run]:
     task = task_of(job.task, job.epochs)
     *_, last = train(task, TrainingRun(job.smoothing, job.seed, job.split))
     temperature = fit_temperature(last.logits, last.labels)
-    test = on_test(*last.splits["test"](), temperature)
+    logits, labels = last.splits["test"]()
+    test = on_test(logits, labels, temperature)
     return job, Run(on_validation(last.logits, last.labels), test)
 
 
@@ -349,7 +350,7 @@ def difference(here: Floats, there: Floats, overlap: float) -> Interval:
 
     The value of a split is its mean over seeds; `overlap` is as in `OVERLAP`.
     """
-    return redrawn((here - there).mean(1), overlap)
+    return resplit_interval((here - there).mean(1), overlap)
 
 
 def spread(values: Floats) -> tuple[float, float, float]:
@@ -380,7 +381,7 @@ def expected(line: Line) -> float:
 def direction(found: Interval, reference: float) -> str:
     """Return whether a difference has the sign of a reference, if its interval excludes 0."""
     if found.low <= 0 <= found.high:
-        return NOT_TOLD
+        return INCONCLUSIVE
     return SAME if found.estimate * reference > 0 else OPPOSITE
 
 
@@ -404,11 +405,10 @@ UNITS: Final = {
     "accuracy": Unit("accuracy", 100.0, 2, "%"),
     "temperature": Unit("temperature", digits=2),
 }
-HEAD: Final = ("", "paper", "earlier", "ours", "our difference, 95%", "direction")
+HEAD: Final = ("", "paper", "earlier", "ours", "our difference, 95% CI", "direction")
 
 
 def cells(row: Row) -> list[str]:
-    """Return the cells of a row."""
     line, unit = row.line, UNITS[row.line.measure]
     against = f" vs {line.against.name}" if line.against else ""
     paper, earlier = references(line)
@@ -456,8 +456,8 @@ def _clause(row: Row) -> str:
     line, title = row.line, UNITS[row.line.measure].title
     if row.difference is None or line.against is None:
         return ""
-    if row.direction == NOT_TOLD:
-        return f"the {title} of {line.name} and that of {line.against.name}"
+    if row.direction == INCONCLUSIVE:
+        return f"the {title} of {line.name} compared with that of {line.against.name}"
     word = "higher" if row.difference.estimate > 0 else "lower"
     return f"the {title} is {word} with {line.name} than with {line.against.name}"
 
@@ -477,7 +477,7 @@ def _counted(picks: Iterable[Smoothing]) -> str:
 
 
 def _described(smoothing: Smoothing) -> str:
-    rate = "" if smoothing.rate is None else f" at rate {smoothing.rate:g}"
+    rate = "" if smoothing.rate is None else f" with annealing rate {smoothing.rate:g}"
     return f"{smoothing.epsilon:g}{rate}"
 
 
@@ -488,8 +488,8 @@ def table_section(table: Table, runs: Runs) -> str:
         f"### {table.title}",
         wrapped(table.text),
         markdown_table(HEAD, map(cells, found)),
-        wrapped(f"Picks, with the number of splits: {picks_text(found)}."),
-        wrapped(f"**Found.** {finding(found)}"),
+        wrapped(f"Picks (and the number of splits): {picks_text(found)}."),
+        wrapped(f"**Results.** {finding(found)}"),
     ]
     return "\n\n".join(parts)
 
@@ -521,69 +521,70 @@ def listed(numbers: Iterable[float]) -> str:
 
 WORDS: Final = {0: "", 1: "(higher)", -1: "(lower)"}
 OPENINGS: Final = {
-    SAME: "The same way as before,",
-    OPPOSITE: "The other way round than before,",
-    NOT_TOLD: "Not told apart are",
+    SAME: "In the same direction:",
+    OPPOSITE: "In the opposite direction:",
+    INCONCLUSIVE: "Inconclusive:",
 }
-HEADING: Final = "## What papers say, and what comes out here"
-INTRODUCTION: Final = """What papers and an earlier measurement of our own, of few seeds, say of
-label smoothing is measured again with this package; `python -m benchmarks.paper_tables` makes the
-tables. Data and models are smaller than the papers', so it is directions that are compared:
-*same* as the paper's (or, where it has none, the earlier one), *opposite*, or *not told apart*
-where the interval of our difference holds 0.
+HEADING: Final = "## Results of papers, reproduced"
+INTRODUCTION: Final = """This section reproduces results on label smoothing from papers, and from an
+earlier measurement of our own with few seeds. `python -m benchmarks.paper_tables` makes the
+tables. Data and models are smaller than in the papers, so only directions are compared: *same* as
+in the paper (or, without a value there, in the earlier measurement), *opposite*, or
+*inconclusive* if the interval of our difference contains 0.
 
-Each configuration is trained on {seeds} seeds of each of {splits} splits. Whatever had to be
-picked (ε, start, rate) was picked on the validation rows of each split, by the mean over its
-seeds; the test rows were only reported on. *Ours* is the mean over test rows, ± the standard
-deviation between the seeds of one split, ± that between the means of the splits. In brackets are
-others' differences. Our difference is paired, the same seed on the same split, and of percentages
-in points. Its interval is over splits, so that it holds both kinds of spread; where splits are
-drawn from the same rows it has Nadeau and Bengio's variance, which is larger. Each is a 95%
-interval by itself, not corrected for their number. ε is the mass that the true class loses
-(`convention = "others"`), and NLL is in nats."""
+Each configuration is trained on {seeds} seeds of each of {splits} splits. Hyperparameters (ε,
+initial ε, annealing rate) were picked on the validation rows of each split, by the mean over its
+seeds; test rows are only reported. *Ours* is the mean over test rows, ± the standard deviation
+over the seeds of a split, ± the standard deviation of the means of the splits. In parentheses are
+the differences of the papers and the earlier measurement. Our difference is paired by seed and
+split; for percentages it is in percentage points. Its interval is over splits, so it includes
+both kinds of variation. If splits are drawn from the same rows, it uses Nadeau and Bengio's
+variance, which is larger. Each interval has 95% on its own, without a correction for multiple
+comparisons. ε is the mass that the true class loses (`convention = "others"`), and NLL is in
+nats."""
 TABLES: Final = (
     Table(
         "Calibration: label smoothing and temperature scaling (Müller et al. 2019, table 3)",
         "synthetic",
-        f"""ECE (15 bins) and NLL of hard labels, of the same models after temperature scaling, of
-label smoothing, and of both. The paper's are of CIFAR-100, with ε = 0.05. Ours are of
-scikit-learn's `make_classification`: 10 classes, 40 features, 20 of them informative, 2 clusters
-a class, class separation 1.5. Each split is a problem of its own, of {TRAIN:,} rows to train,
-{VALID:,} to validate and {TEST:,} to test, all with the 1% of random labels that scikit-learn
-puts there. An MLP of 256 and 256 units, Adam at 0.001 with cosine decay, 60 epochs. ε was picked
-from {listed(SYNTHETIC_GRID)} by validation NLL; each model's temperature is fitted on the
-validation rows.""",
+        f"""ECE (15 bins) and NLL for hard labels, for the same models after temperature scaling,
+for label smoothing, and for both. The paper used CIFAR-100 and ε = 0.05. We used scikit-learn's
+`make_classification`: 10 classes, 40 features, 20 of them informative, 2 clusters per class,
+class separation 1.5. Each split is a new problem with {TRAIN:,} training, {VALID:,} validation
+and {TEST:,} test rows, all with the 1% of random labels that scikit-learn adds. The model is an
+MLP with two layers of 256 units, trained for 60 epochs with Adam at 0.001 with cosine decay. ε
+was picked from {listed(SYNTHETIC_GRID)} by validation NLL; each model's temperature is fitted on
+the validation rows.""",
         MUELLER,
     ),
     Table(
         "Accuracy under label noise (Lukasik et al. 2020)",
         "noisy digits",
-        f"""Accuracy on correct test labels, where another class replaces 20% of the training
-labels; validation labels are correct too. The paper's are of CIFAR-10. Ours are of scikit-learn's
-digits, 1,797 images of which 60, 20 and 20% are drawn for each split, and an MLP of 128 and 128
-units, 40 epochs. Once with the paper's ε = 0.1, which it spreads over all classes (0.09 in this
-package's convention), and once with an ε picked from {listed(NOISY_GRID)} by validation
-accuracy.""",
+        f"""Accuracy on correct test labels when 20% of the training labels are replaced by
+another class; validation labels are correct. The paper used CIFAR-10. We used scikit-learn's
+digits (1,797 images, split randomly into 60, 20 and 20%) and an MLP with two layers of 128 units,
+trained for 40 epochs. ε is either the paper's 0.1, which is spread over all classes (0.09 in this
+package's convention), or picked from {listed(NOISY_GRID)} by validation accuracy.""",
         LUKASIK,
     ),
     Table(
         "Annealed against fixed, by NLL",
         "digits",
-        f"""NLL on digits with their own labels, the same model and splits. A fixed ε was picked
-from {listed(DIGITS_GRID)}; an exponential one, ε·exp(-r·u), and one that is switched off, ε while
-u < 1/(1+r), from ε of {listed(STARTS)} and rates r of {listed(RATES)}, where u is the share of
-the training that is done. All by validation NLL. The grid of fixed ε began at 0.02 at first, which
-every split picked, so two lower ones were added. Without them both annealed ones had been told
-apart from fixed ε: this comparison depends on how low the grid goes.""",
+        f"""NLL on digits with clean labels, with the same model and splits. A fixed ε was picked
+from {listed(DIGITS_GRID)}. An exponential ε, ε·exp(-r·u), and a switched-off ε, ε while
+u < 1/(1+r), were picked from initial ε of {listed(STARTS)} and annealing rates r of
+{listed(RATES)}, where u is the fraction of training done. All picks are by validation NLL. At
+first, the grid of fixed ε started at 0.02, which every split picked, so two lower values were
+added. Without them, both annealed schedules differed significantly from fixed ε: this comparison
+depends on the lowest value of the grid.""",
         RAW,
     ),
     Table(
         "Annealed against fixed, by NLL after temperature scaling",
         "digits",
-        """The same trainings by their NLL after temperature scaling: picked by that of the
-validation rows, where each half has the temperature of the other, and reported on test rows, at
-the temperature of the validation rows. The earlier measurement kept no NLL of annealed ε, only
-that a large, fixed one was best.""",
+        """The same training runs, by NLL after temperature scaling. Picks are by the scaled NLL of
+the validation rows, where each half uses the temperature of the other half. Test rows use the
+temperature of the validation rows. The earlier measurement has no NLL for annealed ε, only the
+result that a large fixed ε was best.""",
         AFTERWARDS,
     ),
 )
@@ -629,7 +630,7 @@ def main() -> None:
     print(text)
     if given.write:
         path = given.write
-        kept = path.read_text(encoding="utf-8") if path.exists() else "# Evidence\n"
+        kept = path.read_text(encoding="utf-8") if path.exists() else "# Benchmark results\n"
         path.write_text(put(text, kept), encoding="utf-8")
 
 

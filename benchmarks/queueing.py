@@ -1,17 +1,17 @@
 """The ticket queue with a thousand and ten thousand workers: which limit is reached first.
 
-Claim     docs/scaling.md: which of connections, the study's lock, the reading of other workers'
-          trials and the cores of the database reaches its limit first as the number of workers
-          grows, and how much each remedy gains.
+Claim     The bottlenecks of docs/explanation/scaling.md: which of connections, the study's lock,
+          reading the trials of other workers, and the cores of the database reaches its limit
+          first as the number of workers grows, and how much each remedy gains.
 Method    First, the cost of each step of a trial is measured on a real PostgreSQL server: the CPU
           time of the server's processes, which does not depend on the number of workers. Then an
           event simulation in virtual time: workers claim, read the trials that have ended, create
           their trials under the study's lock, report epochs, tell, and renew their leases. A
           database with a number of cores serves them first come, first served; the network adds a
           round trip to each statement. A lease that is not renewed for 30 s lapses.
-            as it is     every worker reads the trials that others ended, for sampler and pruner
-            read apart   one process reads and proposes, and stores the points in the tickets
-            in batches   the same, and a hundred trials are created in one transaction
+            current           every worker reads the ended trials of the others
+            separate reader   one process reads and proposes, and stores the points in the tickets
+            batched creation  the same, and a hundred trials are created in one transaction
           Workers begin within the length of their first trial; trials differ by a fifth in length.
 Run       python -m benchmarks.queueing [--workers 100,300,1000,3000,10000] [--seconds 6,60,600]
           [--cores 8] [--round-trip 0.0005] [--trials 3] [--postgresql URL] [--quick]
@@ -40,7 +40,7 @@ from sweeper.store.database import Store, open_writer
 from sweeper.store.records import EpochRow, Result, close_ticket, write_epoch, write_result
 from sweeper.store.studies import get_study
 from sweeper.store.tickets import Ticket, claim, renew
-from sweeper.store.trials import bear, finish
+from sweeper.store.trials import end_trial, insert_trial
 from sweeper.study.load import read_stored
 from sweeper.study.trials import open_optuna_study
 
@@ -111,13 +111,13 @@ def measured(backend: Backend, count: int) -> Costs:
     with launched(backend, 4 * count, finished=count) as launch:
         store = open_writer(launch.storage)
         record = get_study(store, NAME)
-        spec = read_stored(record.spec).spec
+        spec = read_stored(record).spec
         study = open_optuna_study(store, spec)
         distributions = study.get_trials(deepcopy=False)[-1].distributions
         params = study.get_trials(deepcopy=False)[-1].params
         server = Server(_data_folder(store))
         held: list[Ticket] = []
-        born: list[int] = []
+        created: list[int] = []
 
         def cost(work: Callable[[int], object]) -> float:
             before = server.cpu()
@@ -132,7 +132,8 @@ def measured(backend: Backend, count: int) -> Costs:
 
         def be_born(number: int) -> None:
             ticket = held[number].number
-            born.append(bear(store, study._study_id, ticket, params, distributions))
+            trial, _ = insert_trial(store, study._study_id, ticket, params, distributions)
+            created.append(trial)
 
         def report(number: int) -> None:
             for epoch in FEW:
@@ -140,7 +141,7 @@ def measured(backend: Backend, count: int) -> Costs:
 
         def tell(number: int) -> None:
             write_result(store, held[number], RESULT)
-            finish(store, born[number], optuna.trial.TrialState.COMPLETE, 0.5, {})
+            end_trial(store, created[number], optuna.trial.TrialState.COMPLETE, 0.5, {})
             close_ticket(store, held[number])
 
         costs = {
@@ -154,7 +155,7 @@ def measured(backend: Backend, count: int) -> Costs:
         before = server.cpu()
         fresh = [open_writer(launch.storage) for _ in range(5)]
         for one in fresh:
-            one.reading.get_all_trials(study._study_id, deepcopy=False)
+            one.optuna_reader.get_all_trials(study._study_id, deepcopy=False)
         read = (server.cpu() - before) / (5 * 2 * count)
         memory = _memory_of_connections(server, fresh)
         for one in fresh:
@@ -305,7 +306,9 @@ def simulated(case: Case, costs: Costs) -> list[str]:
     """Run one case; return its row."""
     began = time.perf_counter()
     found = Simulation(case, costs).run()
-    remedy = "in batches" if case.batch > 1 else "read apart" if case.apart else "as it is"
+    remedy = (
+        "batched creation" if case.batch > 1 else "separate reader" if case.apart else "current"
+    )
     return [
         f"{case.workers:,}",
         f"{case.seconds:g}",

@@ -113,7 +113,7 @@ def table(found: dict[str, list[Usage]]) -> str:
         ]
         for name, usages in found.items()
     ]
-    return markdown_table(["", "seconds", "MiB", "times as fast", "of the memory"], rows)
+    return markdown_table(["", "seconds", "MiB", "speedup", "memory ratio"], rows)
 
 
 def seconds_to_draw(page: Path) -> float:

@@ -52,8 +52,8 @@ from benchmarks.shared.worker_processes import (
     run_workers,
     sweeper_worker,
 )
-from sweeper.api import Study
-from sweeper.cli.tables import listing, summary
+from sweeper.api import Study, StudySnapshot
+from sweeper.cli.tables import StudyRow, listing, summary
 from sweeper.report import ReportInput, render
 from sweeper.study.progress import read_progress
 
@@ -69,7 +69,7 @@ def exact(backends: Sequence[Backend], workers: int, each: int) -> int:
     rows, wrong = [], 0
     for backend in backends:
         with launched(backend, workers * each) as launch:
-            job = sweeper_worker(launch.storage, launch.terms(each))
+            job = sweeper_worker(launch.storage, launch.options(each))
             results = run_workers(workers, job, launch.folder)
             found = [*faults(launch), *_uneven(results, each)]
         wrong += bool(found)
@@ -121,7 +121,7 @@ def latency(backends: Sequence[Backend], counts: Sequence[int], fewest: int) -> 
 def _race(backend: Backend, workers: int, trials: int) -> tuple[WorkerResults, list[str]]:
     with launched(backend, trials) as launch:
         results = run_workers(
-            workers, sweeper_worker(launch.storage, launch.terms()), launch.folder
+            workers, sweeper_worker(launch.storage, launch.options()), launch.folder
         )
         found = faults(launch)
     notes(f"{backend.name}, {workers} sweeper", results)
@@ -177,9 +177,9 @@ def growth(backends: Sequence[Backend], sizes: Sequence[int]) -> int:
 
 def _going_on(launch: LaunchedStudy) -> dict[str, str]:
     """Return the times of the first trials of workers, which read the study, and of later ones."""
-    joined = run_workers(JOIN, sweeper_worker(launch.storage, launch.terms(1)), launch.folder)
+    joined = run_workers(JOIN, sweeper_worker(launch.storage, launch.options(1)), launch.folder)
     notes("joining workers", joined)
-    alone = run_workers(1, sweeper_worker(launch.storage, launch.terms()), launch.folder)
+    alone = run_workers(1, sweeper_worker(launch.storage, launch.options()), launch.folder)
     notes("a worker alone", alone)
     if not alone.timings:
         sys.exit("a worker alone finished no trial")
@@ -194,6 +194,13 @@ def _going_on(launch: LaunchedStudy) -> dict[str, str]:
     }
 
 
+def _status(study: StudySnapshot) -> list[object]:
+    return [
+        listing([StudyRow(study.name, study.state, study.progress, study.recommended)]),
+        summary(study.frame),
+    ]
+
+
 def _reading(launch: LaunchedStudy) -> dict[str, str]:
     """Return the milliseconds of each way to read the study."""
     study = Study(NAME, launch.storage)
@@ -204,7 +211,7 @@ def _reading(launch: LaunchedStudy) -> dict[str, str]:
         "launcher's next poll": lambda: read_progress(store, record, launch.trials),
         "frame": study.frame,
         "workers": study.workers,
-        "status, in all": lambda: (listing([study]), summary(study.frame()), study.workers()),
+        "status, in all": lambda: (_status(study.snapshot()), study.workers()),
         "report's data": lambda: inputs.append(study.report_input()),
         "report's page": lambda: render(inputs[0]),
     }

@@ -30,10 +30,10 @@ from benchmarks.shared.timing import alternate, seconds_of
 from sweeper.scoring import score
 from sweeper.scoring.calibration import BINS, add_class_gaps
 from sweeper.scoring.ranking import ranking
-from sweeper.scoring.samples import judged, spread
+from sweeper.scoring.samples import class_values, sample_values
 from sweeper.scoring.score_inputs import blocks
-from sweeper.scoring.selective import ranked_area
-from sweeper.scoring.temperature import cross_fitted, fitted_beta, halved
+from sweeper.scoring.selective import aurc_of_ranking
+from sweeper.scoring.temperature import cross_fit, fit_beta, split_in_halves
 
 SMALL = (360, 10)
 HAS_TORCHMETRICS = find_spec("torchmetrics") is not None
@@ -84,21 +84,21 @@ def sides(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
 
 def phases(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
     """Return the phases of the scores in full."""
-    halves = halved(logits, labels)
-    beta = fitted_beta(halves.all)
+    halves = split_in_halves(logits, labels)
+    beta = fit_beta(halves.all)
     gaps = torch.zeros(logits.shape[1], BINS, dtype=torch.float64)
-    parts = [judged(*block) for block in blocks(logits, labels)]
+    parts = [sample_values(*block) for block in blocks(logits, labels)]
     confidence = torch.cat([samples.confidence for samples, _ in parts])
     hits = torch.cat([samples.correct for samples, _ in parts]).double()
 
     def judge() -> None:
         for block in blocks(logits, labels):
-            judged(*block)
+            sample_values(*block)
 
     def spread_again() -> None:
         for samples, shares in parts:
             copied = shares._replace(log_p=shares.log_p.clone())
-            spread(samples, copied, gaps)
+            class_values(samples, copied, gaps)
 
     def class_gaps() -> None:
         for samples, (_, p, own) in parts:
@@ -108,10 +108,10 @@ def phases(logits: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
         "softmax, max, nll, brier": judge,
         "top 5, entropy, class gaps": spread_again,
         "of these, class gaps": class_gaps,
-        "sort and aurc": lambda: ranked_area(ranking(confidence), hits),
-        "halves and margins": lambda: halved(logits, labels),
-        "temperature of all": lambda: fitted_beta(halves.all),
-        "temperatures of the halves": lambda: cross_fitted(halves, beta),
+        "sort and aurc": lambda: aurc_of_ranking(ranking(confidence), hits),
+        "halves and margins": lambda: split_in_halves(logits, labels),
+        "temperature of all": lambda: fit_beta(halves.all),
+        "temperatures of the halves": lambda: cross_fit(halves, beta),
     }
 
 

@@ -10,7 +10,7 @@ Method    Searches with the study's own plan, samplers, pruners and pick on the 
           training seed. Its regret is the difference between its pick and the best configuration
           of the table, as a mean over the other seven seeds.
 Run       OMP_NUM_THREADS=1 python -m benchmarks.search [--kept results/search.jsonl]
-          [--replicates 32] [--processes 1] [--write docs/search.md] [--quick]
+          [--replicates 32] [--processes 1] [--write benchmarks/RESULTS.md] [--quick]
           About 35 minutes on one core; it continues where it was stopped. --write puts the tables
           into the document and draws its plots in the same folder. --quick cuts the searches short.
 """
@@ -172,7 +172,7 @@ def _stopped(tried: Sequence[Tried]) -> dict[str, float]:
     return {name: float(stopped[group].mean()) for name, group in groups.items() if group.any()}
 
 
-def prepared() -> None:
+def prepare() -> None:
     torch.set_num_threads(1)
     quiet_optuna()
     for task in TASKS:
@@ -188,7 +188,7 @@ def simulate(
     keys = {key_of(job): job for job in wanted}
     there = {line["key"]: line for line in map(json.loads, kept.read_text().splitlines())}
     missing = [job for key, job in keys.items() if key not in there]
-    with Pool(processes, prepared) as pool, kept.open("a") as file:
+    with Pool(processes, prepare) as pool, kept.open("a") as file:
         for line in pool.imap_unordered(partial(simulated, quick=quick), missing):
             file.write(json.dumps(line) + "\n")
             file.flush()

@@ -36,9 +36,9 @@ T = TypeVar("T")
 
 
 @contextmanager
-def service(launch: LaunchedStudy) -> Iterator[tuple[psutil.Process, int]]:
+def service(launch: LaunchedStudy, *options: str) -> Iterator[tuple[psutil.Process, int]]:
     """Serve the study; yield the process and its port."""
-    command = [sys.executable, "-m", "sweeper", "serve", "--no-browser", "--port", "0"]
+    command = [sys.executable, "-m", "sweeper", "serve", "--no-browser", "--port", "0", *options]
     environment = {**os.environ, "SWEEPER_STORAGE": launch.storage}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -48,13 +48,13 @@ def service(launch: LaunchedStudy) -> Iterator[tuple[psutil.Process, int]]:
 
 
 @contextmanager
-def workers(launch: LaunchedStudy, count: int) -> Iterator[None]:
+def workers(launch: LaunchedStudy, count: int, *options: str) -> Iterator[None]:
     """Run workers on the study."""
     command = [sys.executable, "-m", "sweeper", "worker", NAME, "--folder", str(launch.folder)]
     environment = {**os.environ, "SWEEPER_STORAGE": launch.storage}
     started = [
         subprocess.Popen(
-            [*command, "--results", str(launch.folder)],
+            [*command, "--results", str(launch.folder), *options],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -151,7 +151,7 @@ def answers(periods: Sequence[Period]) -> str:
         [kind, f"{len(of):,}", *(f"{1e3 * cut:,.0f}" for cut in np.percentile(of, (50, 99, 100)))]
         for kind, of in times.items()
     ]
-    headings = ["answer", "asked", "median, ms", "99th percentile, ms", "longest, ms"]
+    headings = ["response", "requests", "median, ms", "99th percentile, ms", "longest, ms"]
     return markdown_table(headings, rows)
 
 

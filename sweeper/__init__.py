@@ -1,11 +1,16 @@
-"""Does label smoothing help this model, with which ε, and should it anneal?"""
+"""Tune label smoothing: does it help this model, with which ε, and should ε anneal?"""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sweeper.lazy import lazy
+from sweeper.version import __version__
 
 if TYPE_CHECKING:
     from sweeper.api import (
+        LaunchOptions,
+        RunOptions,
         Study,
+        StudySnapshot,
         confirm,
         delete,
         launch,
@@ -14,42 +19,64 @@ if TYPE_CHECKING:
         pause,
         replay,
         resume,
+        retry,
         stop,
         studies,
         verify,
     )
-    from sweeper.errors import SweeperError
+    from sweeper.errors import SweeperError, TrialPruned, TrialReleased
     from sweeper.smoothing import Smoothing, SmoothingLoss, smooth_targets, smoothing_loss
-    from sweeper.training.run import Evaluation, TrainingRun
-    from sweeper.training.task import Optimiser, Splits, Task
+    from sweeper.training.outputs import Scorer
+    from sweeper.training.run import Evaluation, TrainingRun, current_run
+    from sweeper.training.task import Optimizer, Splits, Task
 
-_HOME = {
+_HOMES = {
     **dict.fromkeys(
         (
-            *("Study", "confirm", "delete", "launch", "make_executor", "open_study", "pause"),
-            *("replay", "resume", "stop", "studies", "verify"),
+            *(
+                "LaunchOptions",
+                "RunOptions",
+                "Study",
+                "StudySnapshot",
+                "confirm",
+                "delete",
+                "launch",
+                "make_executor",
+                "open_study",
+                "pause",
+            ),
+            *("replay", "resume", "retry", "stop", "studies", "verify"),
         ),
         "sweeper.api",
     ),
-    "SweeperError": "sweeper.errors",
+    **dict.fromkeys(("SweeperError", "TrialPruned", "TrialReleased"), "sweeper.errors"),
     **dict.fromkeys(
         ("Smoothing", "SmoothingLoss", "smooth_targets", "smoothing_loss"), "sweeper.smoothing"
     ),
-    **dict.fromkeys(("Evaluation", "TrainingRun"), "sweeper.training.run"),
-    **dict.fromkeys(("Optimiser", "Splits", "Task"), "sweeper.training.task"),
+    **dict.fromkeys(("Evaluation", "TrainingRun", "current_run"), "sweeper.training.run"),
+    **dict.fromkeys(("Optimizer", "Splits", "Task"), "sweeper.training.task"),
+    "Scorer": "sweeper.training.outputs",
 }
 
 __all__ = [
     "Evaluation",
-    "Optimiser",
+    "LaunchOptions",
+    "Optimizer",
+    "RunOptions",
+    "Scorer",
     "Smoothing",
     "SmoothingLoss",
     "Splits",
     "Study",
+    "StudySnapshot",
     "SweeperError",
     "Task",
     "TrainingRun",
+    "TrialPruned",
+    "TrialReleased",
+    "__version__",
     "confirm",
+    "current_run",
     "delete",
     "launch",
     "make_executor",
@@ -57,6 +84,7 @@ __all__ = [
     "pause",
     "replay",
     "resume",
+    "retry",
     "smooth_targets",
     "smoothing_loss",
     "stop",
@@ -64,9 +92,9 @@ __all__ = [
     "verify",
 ]
 
+# Late, so that a training script that imports sweeper.smoothing needs torch alone.
+__getattr__ = lazy(__name__, _HOMES)
 
-def __getattr__(name: str) -> Any:
-    # Late, so that a training script that imports sweeper.smoothing needs torch alone.
-    if name not in _HOME:
-        raise AttributeError(f"module 'sweeper' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Where the study files and the pages that come with the package lie."""
+"""Location of the study files and dashboards that ship with the package."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,9 +9,14 @@ _PACKAGE = Path(__file__).parent
 
 
 def bundled_folder(folder: Literal["studies", "dashboards"]) -> Path:
-    """Return a folder of the wheel, or of the checkout where sweeper is not installed from one."""
-    places = (_PACKAGE / "_bundled" / folder, _PACKAGE.parent / folder)
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        raise SweeperError(f"{folder}: not found in {places[0]} or {places[1]}; install again")
-    return found
+    """Return a bundled folder: the one in the wheel, or else the one in the source checkout.
+
+    Raises `SweeperError` if neither exists.
+    """
+    candidates = (_PACKAGE / "_bundled" / folder, _PACKAGE.parent / folder)
+    for path in candidates:
+        if path.is_dir():
+            return path
+    raise SweeperError(
+        f"{folder}: not found in {candidates[0]} or {candidates[1]}; reinstall sweeper"
+    )

@@ -15,7 +15,9 @@ from typing import Final
 import pytest
 import torch
 
+from sweeper.store.database import Store, open_writer
 from sweeper.store.urls import parse_url
+from sweeper.trainers.client import shared_zygote
 from tests.support.clusters import running_slurm
 from tests.support.databases import (
     MysqlServer,
@@ -73,6 +75,21 @@ def no_server_left() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_zygote() -> Iterator[None]:
+    """Fork all servers of trainers that tests start in this process from one that has torch."""
+    with shared_zygote():
+        yield
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test of the command line in its own folder, without settings from outside."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("SWEEPER_STORAGE", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def write_study(tmp_path: Path) -> Write:
     """Return a function that writes a study file, with its task beside it."""
@@ -90,6 +107,14 @@ def write_study(tmp_path: Path) -> Write:
 def storage(tmp_path: Path) -> str:
     """Return the URL of an SQLite file that is not there yet."""
     return f"sqlite:///{tmp_path}/sweeper.db"
+
+
+@pytest.fixture
+def store(storage: str) -> Iterator[Store]:
+    """Open the test's own SQLite database to write."""
+    opened = open_writer(storage)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -21,16 +21,17 @@ from sweeper.store import database
 from sweeper.store.database import open_writer
 from sweeper.store.records import write_epoch
 from sweeper.store.tickets import claim
-from sweeper.study.load import read_study
+from sweeper.study import trials
 from sweeper.study.registration import register
-from sweeper.worker import attempt
+from sweeper.worker import search
+from sweeper.worker.served_studies import WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
-from tests.support.databases import Server, cut, empty_database
-from tests.support.processes import run_module
+from sweeper.worker.worker import work
+from tests.support.databases import Server, cut_connections, empty_database
+from tests.support.processes import ROOT, run_module
 from tests.support.soak import repeats
 from tests.support.store_rows import EPOCH
-from tests.support.studies import RESUMABLE, steps
+from tests.support.studies import RESUMABLE, read_here, steps
 
 Write = Callable[..., Path]
 pytestmark = pytest.mark.chaos
@@ -82,6 +83,30 @@ class TestStartsOnMysql(Starts):
             yield [stack.enter_context(empty_database(mysql_server)) for _ in range(1 + ROUNDS)]
 
 
+# ---- random faults -----------------------------------------------------------------------
+
+needs_soak = pytest.mark.skipif(repeats(0, soak=1) == 0, reason="takes minutes; make soak runs it")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--quick"],
+        pytest.param(["--minutes", "5", "--trials", "40"], marks=needs_soak),
+        pytest.param(["--mode", "rounds", "--trials", "40"], marks=needs_soak),
+        pytest.param(["--mode", "crowd"], marks=needs_soak),
+        pytest.param(["--mode", "crowd", "--database", "postgresql"], marks=needs_soak),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.timeout(1800)
+def test_budgets_stay_exact_under_random_faults(options: list[str]) -> None:
+    command = [sys.executable, "-m", "benchmarks.chaos", *options, "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-10000:] + done.stderr[-2000:]
+    assert "PASS  " in done.stdout
+
+
 # ---- clocks ------------------------------------------------------------------------------
 
 FAKETIME = shutil.which("faketime")
@@ -89,7 +114,7 @@ FAKETIME = shutil.which("faketime")
 
 @pytest.mark.skipif(FAKETIME is None, reason="there is no faketime here to set a clock apart")
 @pytest.mark.parametrize("ahead", ["first", "second"])
-def test_clocks_an_hour_apart_do_not_pass_a_lease_on(
+def test_clock_skew_does_not_expire_leases(
     postgresql: str, write_study: Write, tmp_path: Path, ahead: str
 ) -> None:
     trace = tmp_path / "trace"
@@ -98,7 +123,7 @@ def test_clocks_an_hour_apart_do_not_pass_a_lease_on(
     )
     content = RESUMABLE.format(trace="", trials=1).replace("options = { trace = '' }", options)
     store = open_writer(postgresql)
-    record = register(store, read_study(write_study(content)))
+    record = register(store, read_here(write_study(content)))
     command = [sys.executable, "-m", "sweeper", "worker", "quick"]
     # The clock of the wall alone: with the monotonic one set apart, no wait would end.
     wall = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
@@ -135,18 +160,16 @@ def small_disk(kilobytes: int) -> Iterator[Path]:
         folder.rmdir()
 
 
-def test_a_full_disk_is_said_and_the_study_goes_on_when_there_is_room(
-    write_study: Write, tmp_path: Path
-) -> None:
+def test_full_disk_is_reported_and_study_resumes(write_study: Write, tmp_path: Path) -> None:
     file = write_study()
     with small_disk(kilobytes=4096) as disk:
         storage, ballast = f"sqlite:///{disk}/s.db", disk / "ballast"
         store = open_writer(storage)
-        register(store, read_study(file))
-        work(store, Terms("quick", tmp_path / "r", trials=3), StopRequest())
+        register(store, read_here(file))
+        work(store, WorkerOptions("quick", tmp_path / "r", trials=3), StopRequest())
         fill(ballast)
-        with pytest.raises(SweeperError, match=r"s\.db: its disk is full; make room"):
-            work(store, Terms("quick", tmp_path / "r"), StopRequest())
+        with pytest.raises(SweeperError, match=r"s\.db: its disk is full; free some space"):
+            work(store, WorkerOptions("quick", tmp_path / "r"), StopRequest())
         store.close()
         ballast.unlink()
         study = sweeper.launch(file, workers=0, storage=storage, results=tmp_path / "r")
@@ -166,15 +189,15 @@ def fill(path: Path) -> None:
             return
 
 
-def test_a_read_only_database_is_said_and_the_study_goes_on_when_it_may(
+def test_read_only_database_is_reported_and_study_resumes(
     write_study: Write, tmp_path: Path
 ) -> None:
     file = write_study()
     with small_disk(kilobytes=8192) as disk:
         storage = f"sqlite:///{disk}/s.db"
         store = open_writer(storage)
-        register(store, read_study(file))
-        work(store, Terms("quick", tmp_path / "r", trials=3), StopRequest())
+        register(store, read_here(file))
+        work(store, WorkerOptions("quick", tmp_path / "r", trials=3), StopRequest())
         store.close()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(
@@ -191,21 +214,21 @@ def test_a_read_only_database_is_said_and_the_study_goes_on_when_it_may(
 # ---- connections -------------------------------------------------------------------------
 
 
-def test_a_connection_cut_between_tell_and_close_costs_nothing(
+def test_lost_connection_between_tell_and_close_loses_no_trial(
     postgresql: str, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = tmp_path / "trace"
     store = open_writer(postgresql)
-    register(store, read_study(write_study(RESUMABLE.format(trace=trace, trials=3))))
-    told, cuts = attempt._tell, []
+    register(store, read_here(write_study(RESUMABLE.format(trace=trace, trials=3))))
+    told, cuts = trials.tell, []
 
     def tell_and_cut(*args: object) -> None:
         told(*args)  # type: ignore[arg-type]
-        cut(store)
+        cut_connections(store)
         cuts.append(1)
 
-    monkeypatch.setattr(attempt, "_tell", tell_and_cut)
-    work(store, Terms("quick", tmp_path / "r"), StopRequest())
+    monkeypatch.setattr(search, "tell", tell_and_cut)
+    work(store, WorkerOptions("quick", tmp_path / "r"), StopRequest())
     store.close()
     assert len(cuts) == 3
     trained = steps(trace)
@@ -215,11 +238,11 @@ def test_a_connection_cut_between_tell_and_close_costs_nothing(
     study.close()
 
 
-def test_a_forked_process_leaves_its_parents_connections_alone(
+def test_forked_process_does_not_close_parent_connections(
     postgresql: str, write_study: Write
 ) -> None:
     store = open_writer(postgresql)
-    record = register(store, read_study(write_study()))
+    record = register(store, read_here(write_study()))
     ticket = claim(store, record.id, "parent", below=12)
     assert ticket is not None
     write_epoch(store, ticket, EPOCH)  # so that both kinds of connection are open
@@ -243,7 +266,7 @@ def test_a_forked_process_leaves_its_parents_connections_alone(
 
 # Optuna leaves its engine behind where its constructor cannot connect a second time.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_server_without_connections_left_says_what_to_do(
+def test_too_many_connections_error_has_advice(
     own_server: Server,
 ) -> None:
     open_writer(own_server.url).close()
@@ -256,30 +279,28 @@ def test_a_server_without_connections_left_says_what_to_do(
     own_server.stop()
     own_server.start()
     engine = create_engine(own_server.url, pool_size=10)
-    taken, said = [], ""
+    taken, output = [], ""
     for _ in range(8):
         try:
             taken.append(engine.connect())
             open_writer(own_server.url).close()
         except SweeperError as error:
-            said = str(error)
+            output = str(error)
             break
     for connection in taken:
         connection.close()
     engine.dispose()
     gc.collect()
-    assert "takes no more connections; run fewer workers, or raise its max_connections" in said
+    assert "accepts no more connections; run fewer workers, or raise its max_connections" in output
 
 
-def test_a_lock_of_launches_that_another_keeps_is_named(
-    postgresql: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_launch_lock_is_reported(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_SECONDS", 1)
     store = open_writer(postgresql)
     with (
-        store.exclusive(),
-        pytest.raises(SweeperError, match="its lock of launches was held by another"),
-        store.exclusive(),
+        store.exclusive_lock(),
+        pytest.raises(SweeperError, match="its launch lock was held by another"),
+        store.exclusive_lock(),
     ):
         raise AssertionError("two were inside")
     store.close()

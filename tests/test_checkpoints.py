@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sweeper
+from sweeper import api
 from sweeper.api import Study
-from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import open_writer
-from sweeper.store.tickets import Ticket, claim, free_leases
-from sweeper.study.load import read_study
-from sweeper.study.objective import Epoch
+from sweeper.store.tickets import Ticket, claim, revoke_leases
 from sweeper.study.registration import register
 from sweeper.tasks.digits import digits, mlp
+from sweeper.tasks.importing import StudyModules
+from sweeper.tasks.loading import load_task
+from sweeper.training import checkpoints
 from sweeper.training.checkpoints import (
     Checkpoint,
     discard,
@@ -34,13 +36,15 @@ from sweeper.training.checkpoints import (
     save_weights,
 )
 from sweeper.training.loop import load_splits, predict, train
+from sweeper.training.messages import Start
 from sweeper.training.run import Evaluation, TrainingRun
-from sweeper.training.task import Optimiser, Task
-from sweeper.worker import trial_files
+from sweeper.training.task import Optimizer, Task
+from sweeper.worker.served_studies import EndReason, WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
+from sweeper.worker.trial_files import TrialFiles
+from sweeper.worker.worker import work
 from tests.support.in_process_runs import StopAfter
-from tests.support.studies import RESUMABLE, steps
+from tests.support.studies import RESUMABLE, read_here, steps
 
 Write = Callable[..., Path]
 STATE = {"epochs": 2, "model": {"w": torch.arange(3.0)}, "list": [1, 0.5, None, "ε"]}
@@ -49,7 +53,7 @@ STATE = {"epochs": 2, "model": {"w": torch.arange(3.0)}, "list": [1, 0.5, None, 
 # ---- files -------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_comes_back_as_it_went(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "trial-1.pt"
     save(path, Checkpoint("k", 2, 1.5, STATE))
     found = load(path, "k")
@@ -60,14 +64,14 @@ def test_a_checkpoint_comes_back_as_it_went(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["trial-1.pt"]
 
 
-def test_another_trials_checkpoint_is_none(tmp_path: Path) -> None:
+def test_checkpoint_of_another_trial_is_ignored(tmp_path: Path) -> None:
     save(tmp_path / "c.pt", Checkpoint("k", 2, 1.5, STATE))
     assert load(tmp_path / "c.pt", "other") is None
     assert load(tmp_path / "none.pt", "k") is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_torn_checkpoint_is_none(tmp_path: Path, share: float) -> None:
+def test_truncated_checkpoint_is_ignored(tmp_path: Path, share: float) -> None:
     path = tmp_path / "c.pt"
     save(path, Checkpoint("k", 2, 1.5, STATE))
     content = path.read_bytes()
@@ -86,7 +90,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda v, p: p.write_bytes(pickle.dumps(v, 2))])
-def test_a_hostile_file_is_read_as_data(tmp_path: Path, write: Callable[..., Any]) -> None:
+def test_malicious_checkpoint_executes_no_code(tmp_path: Path, write: Callable[..., Any]) -> None:
     path, trace = tmp_path / "c.pt", tmp_path / "trace"
     write({"format": 1, "key": "k", "state": Hostile(trace)}, path)
     assert load(path, "k") is None
@@ -99,16 +103,16 @@ def test_a_hostile_file_is_read_as_data(tmp_path: Path, write: Callable[..., Any
     [
         ({"a": [np.arange(2)]}, r"state\['a'\]\[0\] is an ndarray of shape \(2,\)"),
         ({"a": {1, 2}}, r"state\['a'\] is a set of length 2"),
-        ({Path("x"): 1}, "state's keys is of type PosixPath"),
+        ({Path("x"): 1}, "a key of state is a PosixPath"),
     ],
 )
-def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, state: Any, place: str) -> None:
+def test_unloadable_state_is_not_saved(tmp_path: Path, state: Any, place: str) -> None:
     with pytest.raises(TypeError, match=place):
         save(tmp_path / "c.pt", Checkpoint("k", 1, 0.0, state))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_writer_left_is_removed_with_the_file(tmp_path: Path) -> None:
+def test_discard_removes_temporary_files_of_killed_writers(tmp_path: Path) -> None:
     path = tmp_path / "trial-1.pt"
     save_weights(path, "k", {"w": torch.zeros(1)})
     (tmp_path / ".trial-1.pt.abc").write_bytes(b"half")
@@ -118,7 +122,7 @@ def test_what_a_killed_writer_left_is_removed_with_the_file(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == [".trial-11.pt.abc"]
 
 
-# ---- the ready loop ----------------------------------------------------------------------
+# ---- the built-in loop -------------------------------------------------------------------
 
 
 def logits_of(task: Task, run: TrainingRun) -> Iterator[Tensor]:
@@ -128,19 +132,19 @@ def logits_of(task: Task, run: TrainingRun) -> Iterator[Tensor]:
 @pytest.mark.parametrize("after", [1, 3])
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 @pytest.mark.parametrize(
-    "optimiser",
+    "optimizer",
     [
-        Optimiser("adam", lr=3e-3),
-        Optimiser("adamw", lr=3e-3, weight_decay=0.01),
-        Optimiser("sgd", lr=0.1, momentum=0.9),
+        Optimizer("adam", lr=3e-3),
+        Optimizer("adamw", lr=3e-3, weight_decay=0.01),
+        Optimizer("sgd", lr=0.1, momentum=0.9),
     ],
-    ids=lambda optimiser: optimiser.name,
+    ids=lambda optimizer: optimizer.name,
 )
 @pytest.mark.usefixtures("one_thread")
-def test_a_training_goes_on_bit_for_bit(
-    tmp_path: Path, model: Any, optimiser: Optimiser, after: int
+def test_resumed_training_is_bitwise_equal(
+    tmp_path: Path, model: Any, optimizer: Optimizer, after: int
 ) -> None:
-    task = replace(digits(model=model, train_fraction=0.3), epochs=4, optimiser=optimiser)
+    task = replace(digits(model=model, train_fraction=0.3), epochs=4, optimizer=optimizer)
     run = TrainingRun(Smoothing(0.2, "linear", 1.0), 5, 5, hparams={"dropout": 0.3})
     straight = list(logits_of(task, run))
     for epoch, evaluation in enumerate(train(task, run), start=1):
@@ -168,7 +172,7 @@ class Normed(nn.Module):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_running_statistics_go_on_too(tmp_path: Path) -> None:
+def test_resume_restores_running_statistics(tmp_path: Path) -> None:
     task = replace(digits(train_fraction=0.3), epochs=3, model=lambda _: Normed(), hparams={})
     run = TrainingRun(Smoothing(0.1), 0, 0)
     straight = list(logits_of(task, run))
@@ -182,8 +186,10 @@ def test_running_statistics_go_on_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_ready_loop_of_ones_own_goes_on_too(tmp_path: Path) -> None:
-    trainer = read_study("own_loop").task.trainer
+def test_example_custom_loop_resumes(tmp_path: Path) -> None:
+    trainer = load_task(
+        "own_loop.py:train", {}, StudyModules(Path(__file__).parent.parent / "studies")
+    ).trainer
     run = TrainingRun(Smoothing(0.1, "linear", 1.0), 3, 3)
     straight = [evaluation.logits for evaluation in trainer(run)]
     for epoch, evaluation in enumerate(trainer(run), start=1):
@@ -217,17 +223,15 @@ def run(file: Path, storage: str) -> Study:
     return sweeper.launch(file, workers=0, storage=storage, results=file.parent / "results")
 
 
-def test_a_stopped_trial_trains_no_epoch_twice(
-    write_study: Write, storage: str, tmp_path: Path
-) -> None:
+def test_resumed_trial_repeats_no_epoch(write_study: Write, storage: str, tmp_path: Path) -> None:
     trace, results = tmp_path / "trace", tmp_path / "results"
     store = open_writer(storage)
-    record = register(store, read_study(write_study(RESUMABLE.format(trace=trace, trials=2))))
-    terms = Terms("quick", results)
-    work(store, terms, StopAfter(4))  # looks: two before the first claim, one an epoch
+    record = register(store, read_here(write_study(RESUMABLE.format(trace=trace, trials=2))))
+    options = WorkerOptions("quick", results)
+    work(store, options, StopAfter(4))  # asked twice before the first claim, once per epoch
     assert steps(trace) == [(0.0, 1), (0.0, 2), (0.0, 3)]
-    assert os.listdir(results / "quick" / "checkpoints") == ["trial-0.pt"]
-    work(store, terms, StopRequest())
+    assert os.listdir(results / "quick" / "checkpoints") == ["trial-0.1.pt"]
+    work(store, options, StopRequest())
     store.close()
     trained = steps(trace)
     assert len(trained) == len(set(trained)) == 16
@@ -239,15 +243,56 @@ def test_a_stopped_trial_trains_no_epoch_twice(
     assert "quick training begins" in study.log(0)
 
 
+def test_checkpoint_of_older_code_is_ignored(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    trace, results = tmp_path / "trace", tmp_path / "results"
+    file = write_study(RESUMABLE.format(trace=trace, trials=1))
+    store = open_writer(storage)
+    register(store, read_here(file))
+    work(store, WorkerOptions("quick", results), StopAfter(4))
+    store.close()
+    task = tmp_path / "quick.py"
+    task.write_text(task.read_text() + "# edited\n")
+    sweeper.launch(file, workers=0, storage=storage, results=results, accept_code=True)
+    assert steps(trace) == [(0.0, epoch) for epoch in (1, 2, 3, *range(1, 9))]
+    assert os.listdir(results / "quick" / "checkpoints") == []
+
+
+def test_files_unknown_to_a_restored_database_are_ignored(
+    write_study: Write, storage: str, tmp_path: Path
+) -> None:
+    trace, results = tmp_path / "trace", tmp_path / "results"
+    store = open_writer(storage)
+    register(store, read_here(write_study(RESUMABLE.format(trace=trace, trials=1))))
+    api.backup(tmp_path / "backup.db", storage)
+    work(store, WorkerOptions("quick", results), StopAfter(4))
+    store.close()
+    files = results / "quick" / "checkpoints"
+    [checkpoint] = files.glob("*.pt")
+    # A second claim of that history, which the restored database will reach too.
+    shutil.copy(checkpoint, files / "trial-0.2.pt")
+    shutil.copy(tmp_path / "backup.db", storage.removeprefix("sqlite:///"))
+    for end in ("-wal", "-shm"):
+        Path(storage.removeprefix("sqlite:///") + end).unlink(missing_ok=True)
+    store = open_writer(storage)
+    work(store, WorkerOptions("quick", results), StopAfter(3))
+    work(store, WorkerOptions("quick", results), StopRequest())
+    store.close()
+    before, after = steps(trace)[:3], steps(trace)[3:]
+    assert before == [(0.0, epoch) for epoch in (1, 2, 3)]
+    assert after == [(0.0, epoch) for epoch in range(1, 9)]
+
+
 @pytest.mark.slow
 def test_interrupting_changes_no_result(write_study: Write, storage: str, tmp_path: Path) -> None:
     straight = run(write_study(DIGITS, "digits.toml"), storage)
     other = f"sqlite:///{tmp_path}/other.db"
     store = open_writer(other)
-    register(store, read_study(tmp_path / "digits.toml"))
+    register(store, read_here(tmp_path / "digits.toml"))
     for looks in (7, 30, 52, 12, 45):
-        work(store, Terms("digits", tmp_path / "elsewhere"), StopAfter(looks))
-    work(store, Terms("digits", tmp_path / "elsewhere"), StopRequest())
+        work(store, WorkerOptions("digits", tmp_path / "elsewhere"), StopAfter(looks))
+    work(store, WorkerOptions("digits", tmp_path / "elsewhere"), StopRequest())
     store.close()
     interrupted = Study("digits", other)
     different = ["seconds", "started", "finished"]
@@ -257,36 +302,104 @@ def test_interrupting_changes_no_result(write_study: Write, storage: str, tmp_pa
     pd.testing.assert_frame_equal(straight.epochs(), interrupted.epochs())
 
 
-def test_time_and_epochs_of_all_attempts_are_counted(
+def rewritten(**fields: Any) -> Callable[[Path], None]:
+    """Return a function that writes a checkpoint again with other fields."""
+
+    def rewrite(path: Path) -> None:
+        found = torch.load(path, weights_only=True)
+        torch.save({**found, **fields}, path)
+
+    return rewrite
+
+
+def replaced_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "file").touch()
+
+
+def replaced_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replaced_by_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "it cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "it cannot be read"),
+        (lambda path: torch.save([1, 2], path), "it cannot be read"),
+        (replaced_by_folder, "it cannot be read"),
+        (replaced_by_pipe, "it cannot be read"),
+        (replaced_by_loop, "it cannot be read"),
+        (rewritten(key="another"), "it belongs to another trial"),
+        (rewritten(format=99), "its format belongs to a different version"),
+        (rewritten(more=1), "got an unexpected keyword argument 'more'"),
+        (rewritten(epochs="2"), "epochs: 2"),
+        (rewritten(epochs=-1), "epochs: -1"),
+        (rewritten(epochs=10**30), "epochs: 1000"),
+        (rewritten(seconds=float("nan")), "seconds: nan"),
+        (rewritten(seconds=None), "seconds: None"),
+        (rewritten(state=[1]), "state is of type list"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_ignored_with_a_warning(
+    spoil: Callable[[Path], None],
+    message: str,
+    write_study: Write,
+    storage: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trace, results = tmp_path / "trace", tmp_path / "results"
+    store = open_writer(storage)
+    register(store, read_here(write_study(RESUMABLE.format(trace=trace, trials=1))))
+    work(store, WorkerOptions("quick", results), StopAfter(4))
+    checkpoint = results / "quick" / "checkpoints" / "trial-0.1.pt"
+    spoil(checkpoint)
+    assert work(store, WorkerOptions("quick", results), StopRequest()) is EndReason.FINISHED
+    store.close()
+    assert steps(trace) == [(0.0, 1), (0.0, 2), (0.0, 3)] + [(0.0, n) for n in range(1, 9)]
+    assert f"ignoring the checkpoint {checkpoint}: " in caplog.text
+    assert message in caplog.text
+    assert Study("quick", storage).frame()["state"].tolist() == ["complete"]
+
+
+def test_time_and_epochs_are_summed_over_attempts(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     options = f"options = {{ trace = '{tmp_path}/trace', pause = 0.05 }}"
     text = RESUMABLE.format(trace="", trials=1).replace("options = { trace = '' }", options)
     store = open_writer(storage)
-    register(store, read_study(write_study(text)))
-    work(store, Terms("quick", tmp_path / "results"), StopAfter(6))
-    work(store, Terms("quick", tmp_path / "results"), StopRequest())
+    register(store, read_here(write_study(text)))
+    work(store, WorkerOptions("quick", tmp_path / "results"), StopAfter(6))
+    work(store, WorkerOptions("quick", tmp_path / "results"), StopRequest())
     store.close()
     row = Study("quick", storage).frame().iloc[0]
     assert row["epochs"] == 8
     assert row["seconds"] >= 8 * 0.05
 
 
-def test_a_study_of_the_same_name_does_not_go_on_from_anothers_files(
+def test_study_of_same_name_ignores_files_of_deleted_study(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     trace, results = tmp_path / "trace", tmp_path / "results"
     file = write_study(RESUMABLE.format(trace=trace, trials=1))
     for _ in range(2):
         store = open_writer(storage)
-        register(store, read_study(file))
-        work(store, Terms("quick", results), StopAfter(4))
+        register(store, read_here(file))
+        work(store, WorkerOptions("quick", results), StopAfter(4))
         store.close()
         sweeper.delete("quick", storage)
     store = open_writer(storage)
-    record = register(store, read_study(file))
+    record = register(store, read_here(file))
     assert claim(store, record.id, "dead", below=1) is not None
-    free_leases(store, ["dead"])  # so that the next claim looks for a checkpoint
+    revoke_leases(store, ["dead"])  # so that the next claim looks for a checkpoint
     store.close()
     run(file, storage)
     assert steps(trace) == [(0.0, 1), (0.0, 2), (0.0, 3)] * 2 + [(0.0, n) for n in range(1, 9)]
@@ -310,57 +423,62 @@ def test_the_best_trials_weights_are_kept_and_exported(
     )
 
 
-def test_weights_that_are_not_here_are_said_to_be_missing(
-    write_study: Write, storage: str, tmp_path: Path
-) -> None:
+def test_missing_weights_are_reported(write_study: Write, storage: str, tmp_path: Path) -> None:
     study = run(write_study(), storage)  # its loop yields no state
     with pytest.raises(sweeper.SweeperError, match=r"weights of trial \d+ are not in .*--results"):
         study.export_model(tmp_path / "model.pt", tmp_path / "results")
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_a_folder_that_takes_no_checkpoint_costs_no_trial(
+def test_unwritable_checkpoint_folder_fails_no_trial(
     write_study: Write,
     storage: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(trial_files, "SECONDS", 0.0)
-    monkeypatch.setattr(trial_files, "TIMES", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "TIMES", 0)
     folder = tmp_path / "results" / "quick"
     folder.mkdir(parents=True)
-    (folder / "checkpoints").write_text("a file in its place")
+    (folder / "checkpoints").symlink_to("/dev/full/checkpoints")
     with caplog.at_level(logging.WARNING):
         study = run(write_study(RESUMABLE.format(trace=tmp_path / "trace", trials=2)), storage)
     assert study.frame()["state"].tolist() == ["complete", "complete"]
-    assert "cannot be written" in caplog.text
+    assert "cannot write a file of the trial" in caplog.text
 
 
-def test_a_state_that_cannot_be_kept_fails_its_trial_by_name(
+def test_unsavable_state_fails_the_trial_and_is_named(
     write_study: Write, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_files, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     file = write_study(RESUMABLE.format(trace=tmp_path / "trace", trials=1))
     task = tmp_path / "quick.py"
     task.write_text(task.read_text().replace('"epoch": epoch, "model"', '"bad": {1}, "model"'))
     frame = run(file, storage).frame()
     assert frame["failure"].tolist() == [
         "Evaluation.state: state['bad'] is a set of length 1; allowed: tensors, numbers, strings, "
-        "None, and lists, tuples and dicts of them"
+        "None, and lists, tuples and dicts of these"
     ]
     assert frame["cause"].tolist() == ["raised"]
 
 
-def test_a_confirmation_goes_on_from_no_trials_checkpoint(tmp_path: Path) -> None:
+def test_confirmation_does_not_use_search_checkpoints(tmp_path: Path) -> None:
     labels = torch.tensor([0, 1])
     evaluation = Evaluation(torch.eye(2), labels, 0.5, state=lambda: {"epochs": 2})
-    epoch = Epoch(2, evaluation, score(torch.eye(2), labels), 0.1, 1.0)
-    trial, again = (Ticket(1, phase, 3, None, "w", 1, 1) for phase in ("search", "confirm-1"))
-    of_studies = trial_files.TrialFiles(tmp_path, "study")
-    trial_files.Checkpoints(of_studies, trial).write(epoch)
-    assert trial_files.Checkpoints(of_studies, trial).load() is not None
-    assert trial_files.Checkpoints(of_studies, again).load() is None
+    trial, again = (Ticket(1, phase, 3, None, "w", 2, 2) for phase in ("search", "confirm-1"))
+    files = TrialFiles(tmp_path, "study")
+
+    def writer(ticket: Ticket) -> checkpoints.CheckpointWriter:
+        base, identity = str(files.checkpoint(ticket)), files.checkpoint_key(ticket)
+        start = Start("k", (0.1,), 0, 0, claim=2, checkpoint=base, identity=identity)
+        return checkpoints.CheckpointWriter(start)
+
+    writer(trial).write(evaluation.state, 2, 1.0)
+    assert writer(trial).load() is not None
+    assert writer(again).load() is None
     # Not even from a file that has its name.
-    of_studies.checkpoint(trial).rename(of_studies.checkpoint(again))
-    assert trial_files.Checkpoints(of_studies, again).load() is None
+    (of_trial,) = checkpoints.checkpoint_files(files.checkpoint(trial))
+    of_trial.rename(of_trial.with_name(of_trial.name.replace("trial", "confirm-1")))
+    assert len(checkpoints.checkpoint_files(files.checkpoint(again))) == 1
+    assert writer(again).load() is None

@@ -6,37 +6,42 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import optuna
+import pandas as pd
 import pytest
 
 from sweeper import api
 from sweeper.cli import options
-from sweeper.cli.progress import Clock, words
+from sweeper.cli.tables import without_result
+from sweeper.executors import JobSpec
+from sweeper.executors.base import Traits
+from sweeper.executors.local import LocalExecutor, LocalJob
+from sweeper.report.report_input import prepare
+from sweeper.report.summary import summarize
+from sweeper.report.trial_table import trials_table
 from sweeper.store.urls import DEFAULT_STORAGE
 from sweeper.study.progress import Progress
-from sweeper.worker import watched
+from sweeper.study.progress_text import RemainingTime, line
+from sweeper.training.trainer import FunctionTrainer
 from tests.support.processes import process, run, run_module
 from tests.support.studies import STUDY
 
 Write = Callable[..., Path]
 ANSI = re.compile(r"\x1b\[")
-COLOUR = re.compile(r"\x1b\[(\d+;)*[349]\d(;\d+)*m")
+COLOR = re.compile(r"\x1b\[(\d+;)*[349]\d(;\d+)*m")
 
 
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each test stand in a folder of its own, with no setting from outside."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("SWEEPER_STORAGE", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def files() -> dict[str, bytes]:
 # ---- launch ------------------------------------------------------------------------------
 
 
-def test_a_launch_shows_plain_lines_a_table_and_its_files(write_study: Write) -> None:
+def test_launch_prints_progress_table_and_files(write_study: Write) -> None:
     done = run("launch", write_study(), "--workers", 0)
     assert done.status == 0
     assert "12/12" in done.out
@@ -68,13 +73,29 @@ def test_a_launch_shows_plain_lines_a_table_and_its_files(write_study: Write) ->
 
 
 @pytest.mark.slow
-def test_a_second_launch_says_it_is_finished_and_trains_nothing(finished: Path) -> None:
+def test_second_launch_reports_finished_and_trains_nothing(finished: Path) -> None:
     before = api.open_study("quick").frame()
-    with patch.object(watched, "followed", side_effect=AssertionError("trained again")):
+    with patch.object(FunctionTrainer, "train", side_effect=AssertionError("trained again")):
         done = run("launch", finished, "--workers", 0)
     assert done.status == 0
-    assert "is finished: all 12 trials were done before" in done.out
+    assert done.out.splitlines()[1].startswith("study quick is already finished: all 12 trials")
+    assert done.out.count("is already finished") == 1
     assert api.open_study("quick").frame().equals(before)
+
+
+class Never(LocalExecutor):
+    """A queue that is to be given no job."""
+
+    traits: ClassVar[Traits] = Traits("never", max_jobs=2, outlives_parent=True)
+
+    def start(self, spec: JobSpec, count: int) -> Sequence[LocalJob]:
+        raise AssertionError("a job was started")
+
+
+def test_finished_study_submits_no_job(finished: Path) -> None:
+    api.launch(finished, executor=Never(), detach=True)
+    with pytest.raises(AssertionError, match="was started"):
+        api.launch(finished, executor=Never(), detach=True, trials=13)
 
 
 @pytest.mark.slow
@@ -88,7 +109,7 @@ def test_more_trials_continue_a_study(finished: Path) -> None:
     assert run("status", "quick", "--json").json["trials"] == 15
 
 
-def test_json_of_a_launch_is_all_of_stdout(write_study: Write) -> None:
+def test_launch_json_is_the_only_stdout(write_study: Write) -> None:
     done = run("launch", write_study(), "--workers", 0, "--json")
     assert done.json["state"] == "finished"
     assert done.json["complete"] + done.json["pruned"] == 12
@@ -106,7 +127,7 @@ def test_a_dry_run_writes_nothing(write_study: Write) -> None:
     assert files() == before
 
 
-def test_a_dry_run_on_a_study_changes_none_of_its_bytes(finished: Path) -> None:
+def test_dry_run_does_not_change_the_database_file(finished: Path) -> None:
     run("status")  # whatever SQLite leaves when the last reader goes is there now
     before = files()
     done = run("launch", finished, "--dry-run", "--json", "--trials", 20)
@@ -122,42 +143,209 @@ def test_a_dry_run_on_a_study_changes_none_of_its_bytes(finished: Path) -> None:
     assert after["sweeper.db"] == before["sweeper.db"]
 
 
-def test_a_dry_run_on_a_fresh_postgresql_finds_nothing_there(
-    write_study: Write, postgresql: str
-) -> None:
+def test_dry_run_on_empty_postgresql(write_study: Write, postgresql: str) -> None:
     done = run("launch", write_study(), "--dry-run", "--storage", postgresql)
     assert done.status == 0
     assert "0 ended" in done.out
 
 
-def test_a_timeout_stops_a_launch_that_goes_on_later(write_study: Write) -> None:
+def test_launch_timeout_can_be_resumed(write_study: Write) -> None:
     text = STUDY.replace("quick.py:train", "quick.py:slow") + (
         "[task.options]\ntrace = 'trace'\npause = 0.1\n"
     )
     path = write_study(text)
     done = run("launch", path, "--workers", 0, "--timeout", 1.5)
     assert done.status == 0
-    assert "launch it again to go on" in done.out
+    assert "\nto continue: sweeper launch " in done.out
     assert run("status", "quick", "--json").json["state"] == "unfinished"
 
 
-def test_a_study_without_a_finished_trial_says_why(write_study: Write) -> None:
+def test_study_without_finished_trial_reports_the_cause(write_study: Write) -> None:
     path = write_study(STUDY.replace("quick.py:train", "quick.py:broken"))
     done = run("launch", path, "--workers", 0)
     assert done.status == 1
-    assert "12 failed; trial 0: RuntimeError: no such luck (sweeper logs quick 0)" in done.out
+    assert "5 failed; trial 0: RuntimeError: broken on purpose (sweeper logs quick 0)" in done.out
+    assert "study quick has failed" in done.out
     assert "Traceback" in run("logs", "quick", 0).out
 
 
-def test_the_note_says_what_was_found(finished: Path) -> None:
+def test_dashboard_note_contains_the_result(finished: Path) -> None:
     storage = optuna.storages.RDBStorage(DEFAULT_STORAGE)
     attrs = storage.get_study_system_attrs(storage.get_study_id_from_name("quick"))
     storage.remove_session()
     storage.engine.dispose()
     [note] = [value for key, value in attrs.items() if key.startswith("dashboard:note_str")]
-    assert note.startswith("### Best so far: ε = 0.1")
-    assert "NLL" in note
-    assert "at ε = 0" in note
+    assert note.startswith("### No recommendation yet\n\nLowest in the search: validation NLL ")
+    assert "This value is optimistic" in note
+
+
+TUNED = """
+[study]
+name = "tuned"
+[task]
+use = "tuned.py:train"
+[space]
+quality = [1.0, 2.0, 3.0]
+[budget]
+trials = 4
+[confirm]
+enabled = false
+[[first]]
+from = "best.json"
+[[first]]
+epsilon = 0.1
+quality = 2.0
+"""
+LOOP = """
+from sweeper import Evaluation
+from quick import one_hot, torch
+
+def train(run):
+    labels = torch.arange(120) % 12
+    quality = run.hparams["quality"] - run.smoothing.epsilon
+    yield Evaluation(quality * one_hot(labels, 12), labels, 1.0)
+"""
+
+
+def test_the_best_trial_at_zero_is_the_baseline_that_is_shown(write_study: Write) -> None:
+    path = write_study(TUNED, "tuned.toml")
+    Path("tuned.py").write_text(LOOP)
+    best = {"convention": "others", "epsilon": 0, "schedule": "fixed", "rate": None}
+    Path("best.json").write_text(json.dumps({**best, "hparams": {"quality": 3.0}}))
+    done = run("launch", path, "--workers", 0)
+    assert done.status == 0, done.err
+    study = api.open_study("tuned")
+    base, frame = study.baseline, study.frame()
+    assert base is not None
+    assert (base["number"], frame["epsilon"].tolist()[:3]) == (1, [0.0, 0.0, 0.1])
+    assert base["value"] == frame["value"].min()
+    progress = study.progress()
+    assert progress.baseline == progress.best == pytest.approx(base["value"])
+    shown = re.search(r"none +│ 0 .*│ +(\d+) │", done.out)
+    assert shown is not None
+    assert shown[1] == "1"
+    exported = json.loads(Path("results/tuned/best.json").read_text())
+    assert (exported["trial"], exported["scores"]) == (1, exported["baseline"])
+    found = study.report_input()
+    assert summarize(found).headline == "Lowest in the search: ε = 0"
+    marks = [row.mark for row in trials_table(prepare(found).trials, {"lowest": 1}).rows]
+    assert marks[:3] == ["baseline", "lowest, baseline", ""]
+    figures = study.figures()
+    for name in ("history", "calibrated"):
+        assert figures[name].layout.shapes[0].y0 == pytest.approx(base["nll"])
+
+
+def test_the_results_of_another_database_are_not_overwritten(write_study: Write) -> None:
+    path = write_study(STUDY.replace("12", "2"))
+    assert run("launch", path, "--workers", 0).status == 0
+    before = files()
+    other = ("--storage", "other.db", "--workers", 0)
+    for arguments in ((), ("--dry-run",), ("--detach",)):
+        done = run("launch", path, *other[: -2 if arguments else None], *arguments)
+        assert (done.status, done.results) == (2, "")
+        assert re.fullmatch(
+            r"error: results: results/quick already contains .* --results FOLDER .*\n", done.err
+        )
+    assert files() == before
+    assert run("launch", path, *other, "--results", "elsewhere").status == 0
+    for command in ("report", "confirm", "retry", "worker"):
+        refused = run(command, "quick", "--storage", "other.db")
+        assert refused.status == 2, command
+    assert run("report", "quick", "--storage", "other.db", "-o", "one.html").status == 0
+    assert Path("results/quick/best.json").read_bytes() == before["results/quick/best.json"]
+
+
+def test_a_copy_of_a_database_does_not_overwrite_the_results(write_study: Write) -> None:
+    path = write_study(STUDY.replace("12", "2"))
+    assert run("launch", path, "--workers", 0).status == 0
+    assert run("backup", "copy.db").status == 0
+    before = Path("results/quick/best.json").read_bytes()
+    done = run("launch", path, "--workers", 0, "--trials", 3, "--storage", "copy.db")
+    assert done.status == 2
+    assert "results: results/quick already contains the results of study" in done.err
+    assert Path("results/quick/best.json").read_bytes() == before
+
+
+def test_a_project_folder_can_be_copied_and_continued(write_study: Write, tmp_path: Path) -> None:
+    path = write_study(STUDY.replace("12", "2"))
+    assert run("launch", path, "--workers", 0).status == 0
+    shutil.copytree(Path.cwd(), tmp_path / "copy")
+    os.chdir(tmp_path / "copy")
+    assert run("launch", path.name, "--workers", 0, "--trials", 3).status == 0
+    assert run("status", "quick", "--json").json["trials"] == 3
+
+
+@pytest.mark.parametrize(
+    ("at", "folder", "message"),
+    [
+        ("results/quick", False, "results/quick is not a directory"),
+        ("results/quick/report.html", True, "results/quick/report.html is a directory; remove it"),
+        ("results/quick/best.json", True, "results/quick/best.json is a directory; remove it"),
+    ],
+)
+def test_results_that_cannot_be_written_are_refused_before_training(
+    at: str, folder: bool, message: str, write_study: Write
+) -> None:
+    path = Path(at)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if folder else path.write_text("")
+    done = run("launch", write_study(STUDY), "--workers", 0)
+    assert (done.status, done.results) == (2, "")
+    assert done.err == f"error: results: {message}\n"
+
+
+def test_paths_that_are_too_long_are_one_line(write_study: Write) -> None:
+    for arguments in (("x" * 300,), (write_study(STUDY), "--results", "x" * 300)):
+        done = run("launch", *arguments, "--workers", 0)
+        assert done.status == 2
+        assert len(done.err.splitlines()) == 1
+        assert "unexpected" not in done.err
+
+
+def test_an_export_goes_through_links_and_into_pipes(write_study: Write) -> None:
+    assert run("launch", write_study(STUDY.replace("12", "2")), "--workers", 0).status == 0
+    Path("target").mkdir()
+    Path("target/best.json").write_text("old")
+    Path("link.json").symlink_to("target/best.json")
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(Path("pipe").read_text)
+        assert run("export", "quick", "-o", "pipe").status == 0
+        assert json.loads(read.result(30))["study"] == "quick"
+    assert run("export", "quick", "-o", "link.json").status == 0
+    assert Path("pipe").is_fifo()
+    assert Path("link.json").is_symlink()
+    assert json.loads(Path("target/best.json").read_text())["study"] == "quick"
+
+
+def test_results_folder_survives_moved_database_and_relaunch(
+    write_study: Write,
+) -> None:
+    path = write_study(STUDY.replace("12", "2"))
+    assert run("launch", path, "--workers", 0).status == 0
+    Path("sweeper.db").rename("moved.db")
+    assert run("launch", path, "--workers", 0, "--trials", 3, "--storage", "moved.db").status == 0
+    assert run("delete", "quick", "--yes", "--storage", "moved.db").status == 0
+    done = run("launch", path, "--workers", 0, "--storage", "moved.db")
+    assert done.status == 0
+    assert "results/quick/best.json" in done.out
+
+
+def test_chdir_in_a_loop_has_no_effect_outside(write_study: Write) -> None:
+    path = write_study(STUDY.replace("12", "3").replace(":train", ":wander"))
+    with Path("quick.py").open("a") as file:
+        file.write(
+            "\ndef wander(run):\n    os.makedirs('away', exist_ok=True)\n    os.chdir('away')\n"
+            "    yield from train(run)\n"
+        )
+    here = Path.cwd()
+    done = run("launch", path, "--workers", 0, "--results", "out")
+    assert done.status == 0, done.err
+    assert Path.cwd() == here
+    assert done.out.endswith("out/quick/report.html\nout/quick/best.json\n")
+    assert Path("out/quick/best.json").is_file()
+    assert {file.name for file in here.glob("away/**/*") if file.is_file()} == set()
+    assert run("status", "quick", "--json").json["complete"] >= 1
 
 
 # ---- the other commands ------------------------------------------------------------------
@@ -178,24 +366,24 @@ def test_status_json_is_parseable_without_a_single_result(write_study: Write) ->
     assert run("status", "--json").json[0]["trials"] == 1
 
 
-def test_report_writes_where_it_is_told(finished: Path) -> None:
+def test_report_writes_to_output_path(finished: Path) -> None:
     done = run("report", "quick", "-o", "a/b [bold] :tram:.html")
     assert done.out == "a/b [bold] :tram:.html\n"
     assert Path("a/b [bold] :tram:.html").read_text().startswith("<!")
 
 
-def test_report_writes_the_page_it_is_told(finished: Path, tmp_path: Path) -> None:
+def test_report_writes_the_selected_page(finished: Path, tmp_path: Path) -> None:
     done = run("report", "quick", "--page", "schedules", "-o", "one.html")
-    assert "should ε anneal?" in Path(done.out.strip()).read_text()
+    assert "should ε be annealed?" in Path(done.out.strip()).read_text()
     mine = '[[panels]]\nfigure = "history"\nheading = "Mine <b>"\noptions = { height = 333 }\n'
     Path("mine.toml").write_text('title = "My page"\n' + mine)
     run("report", "quick", "--page", "mine.toml", "-o", "two.html")
     written = Path("two.html").read_text()
     assert "Mine &lt;b&gt;" in written
     assert "min-height: 333px" in written
-    for page, said in (("schedule", "did you mean 'schedules'"), ("no.toml", "No such file")):
+    for page, output in (("schedule", "did you mean 'schedules'"), ("no.toml", "No such file")):
         done = run("report", "quick", "--page", page)
-        assert (done.status, said in done.err) == (2, True)
+        assert (done.status, output in done.err) == (2, True)
 
 
 def test_export_goes_to_stdout_or_to_a_file(finished: Path) -> None:
@@ -206,11 +394,11 @@ def test_export_goes_to_stdout_or_to_a_file(finished: Path) -> None:
     assert {**printed.json, **of_their_second} == {**written, **of_their_second}
 
 
-def test_logs_tell_what_a_trial_did(finished: Path) -> None:
-    said = run("logs", "quick", 0).out
-    assert said.startswith("trial 0: complete, epsilon 0, fixed\n")
-    assert "epoch   8" in said
-    assert "quick training begins" in said
+def test_logs_show_epochs_and_output(finished: Path) -> None:
+    output = run("logs", "quick", 0).out
+    assert output.startswith("trial 0: complete, ε = 0\n")
+    assert "epoch   8" in output
+    assert "quick training begins" in output
 
 
 def test_delete_asks_first(finished: Path) -> None:
@@ -249,14 +437,14 @@ def test_the_storage_comes_from_the_environment(
     assert run("status", "--storage", "sweeper.db").status == 2
 
 
-def test_the_default_storage_is_the_stores() -> None:
+def test_cli_and_store_have_the_same_default_storage() -> None:
     assert options.DEFAULT_STORAGE == DEFAULT_STORAGE
 
 
-def test_a_worker_makes_no_database(tmp_path: Path) -> None:
+def test_worker_does_not_create_a_database(tmp_path: Path) -> None:
     done = run("worker", "quick", "--storage", "none/sweeper.db")
     assert done.status == 2
-    assert "there is no such file" in done.err
+    assert "file not found" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,6 +460,28 @@ def test_wide_unicode_passes_through(write_study: Write) -> None:
     done = run("launch", folder / path.name, "--workers", 0, "--results", folder / "結果")
     assert done.status == 0
     assert f"{folder}/結果/quick/best.json" in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_unencodable_characters_are_replaced(encoding: str, write_study: Write) -> None:
+    # A worker prints in the same encoding, and so does the code that it trains.
+    path = write_study(STUDY.replace("12", "2"), "ε.toml")
+    Path("quick.py").write_text(Path("quick.py").read_text().replace("print(", 'print("é ε",'))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+
+    def printed(*arguments: object) -> str:
+        done = process(*arguments, env=environment, encoding=encoding)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert "| none" in printed("launch", path, "--workers", 1)
+    assert "| study" in printed("status")
+    assert "é ε" in Path("results/quick/logs/trials/trial-0.1.log").read_text("utf-8")
+    assert ("é ?" if encoding == "latin-1" else "? ?") in printed("logs", "quick", 0)
+    best = json.loads(Path("results/quick/best.json").read_text("utf-8"))
+    assert json.loads(printed("export", "quick"))["trial"] == best["trial"]
+    assert "é" not in printed("schema")
 
 
 @pytest.fixture
@@ -300,22 +510,22 @@ def in_terminal(finished: Path) -> Callable[..., str]:
 
 
 @pytest.mark.slow
-def test_colour_is_for_terminals_that_want_it(in_terminal: Callable[..., str]) -> None:
-    assert COLOUR.search(in_terminal("launch", "--help"))
-    assert not COLOUR.search(in_terminal("launch", "--help", NO_COLOR="1"))
-    assert not COLOUR.search(in_terminal("status", "quick", NO_COLOR="1"))
+def test_color_only_on_color_terminals(in_terminal: Callable[..., str]) -> None:
+    assert COLOR.search(in_terminal("launch", "--help"))
+    assert not COLOR.search(in_terminal("launch", "--help", NO_COLOR="1"))
+    assert not COLOR.search(in_terminal("status", "quick", NO_COLOR="1"))
 
 
 @pytest.mark.slow
 def test_a_terminal_gets_a_live_bar(in_terminal: Callable[..., str]) -> None:
-    said = in_terminal("launch", "quick.toml", "--workers", "1", "--trials", "13")
-    assert "━" in said
-    assert "13/13" in said
-    assert COLOUR.search(said)
+    output = in_terminal("launch", "quick.toml", "--workers", "1", "--trials", "13")
+    assert "━" in output
+    assert "13/13" in output
+    assert COLOR.search(output)
 
 
 @pytest.mark.slow
-def test_nothing_but_text_without_a_terminal(finished: Path) -> None:
+def test_no_escape_codes_without_terminal(finished: Path) -> None:
     done = process("status", "quick")
     assert done.returncode == 0
     assert not ANSI.search(done.stdout + done.stderr)
@@ -344,13 +554,28 @@ def test_shell_completion_is_offered() -> None:
 SMALL = {"--help": 0, "launch --help": 0, "studies": 0, "launch digts": 2, "status --jsn": 2}
 
 
-def test_small_questions_load_nothing_heavy() -> None:
+def test_light_commands_import_no_heavy_packages() -> None:
     done = run_module("heavy_imports", *SMALL)
     assert json.loads(done.stdout) == {command: [status, []] for command, status in SMALL.items()}
 
 
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("sweeper.api.launching", set()),
+        ("sweeper.worker.worker", set()),
+        ("sweeper.snapshot", {"pandas", "scipy"}),
+        ("sweeper.api.write_results", {"pandas", "scipy", "plotly"}),
+    ],
+)
+def test_a_process_imports_only_what_its_work_needs(module: str, heavy: set[str]) -> None:
+    command = f"import {module}"
+    _, found = json.loads(run_module("heavy_imports", command).stdout)[command]
+    assert set(found) == {"optuna", "sqlalchemy", "alembic", *heavy}
+
+
 @pytest.mark.slow
-def test_what_is_seldom_used_is_loaded_late() -> None:
+def test_rarely_used_modules_are_imported_lazily() -> None:
     done = run_module("worker_imports")
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
@@ -360,28 +585,59 @@ def test_what_is_seldom_used_is_loaded_late() -> None:
 
 def counts(complete: int, **others: Any) -> Progress:
     none: dict[str, Any] = {"pruned": 0, "failed": 0, "waiting": 0, "retried": 0}
-    known = {"trials": 10, "complete": complete, "running": 2, "best": None, "baseline": None}
+    known: dict[str, Any] = {
+        "trials": 10,
+        "complete": complete,
+        "running": 2,
+        "best": None,
+        "baseline": None,
+    }
     return Progress(**{**none, **known, **others})
 
 
-def test_a_line_of_progress_leaves_out_what_is_not_known() -> None:
-    assert words(counts(0), "") == "0/10  0 done · 2 running · 0 pruned · 0 failed"
-    assert words(counts(3, pruned=1, best=0.12345), "9 s left") == (
-        "4/10  3 done · 2 running · 1 pruned · 0 failed · best NLL 0.1235 · 9 s left"
+def test_schedules_without_a_finished_trial_are_listed() -> None:
+    states = [(0.0, "fixed", "complete"), (0.1, "fixed", "pruned"), (0.1, "linear", "complete")]
+    states += [(0.1, "cosine", "pruned"), (0.2, "cosine", "pruned"), (0.3, "cosine", "failed")]
+    trials = pd.DataFrame(states, columns=["epsilon", "schedule", "state"])
+    assert list(without_result(trials)) == [
+        "cosine: no finished trial (2 pruned, 1 failed)",
+        "fixed: no finished trial (1 pruned)",
+    ]
+
+
+def test_progress_line_omits_unknown_values() -> None:
+    assert line(counts(0), "", "nll") == "0/10  0 done · 2 running · 0 pruned · 0 failed"
+    assert line(counts(3, pruned=1, best=0.12345), "9 s left", "nll") == (
+        "4/10  3 done · 2 running · 1 pruned · 0 failed · best NLL 0.123 · 9 s left"
     )
+    packed = line(counts(0, running=17, slots=2), "", "nll")
+    assert packed == "0/10  0 done · 17 running in packs · 0 pruned · 0 failed"
+    assert "packs" not in line(counts(0, running=2, slots=2), "", "nll")
+    scaled = line(counts(3, best=0.12345), "", "nll_calibrated")
+    assert scaled.endswith("· best NLL scaled 0.123")
 
 
-def test_the_time_left_counts_only_what_this_launch_did() -> None:
-    clock = Clock()
-    with patch("sweeper.cli.progress.time.monotonic", side_effect=[100.0, 102.0, 700.0, 701.0]):
+def test_remaining_time_uses_only_trials_of_this_launch() -> None:
+    clock = RemainingTime()
+    with patch(
+        "sweeper.study.progress_text.time.monotonic", side_effect=[100.0, 102.0, 700.0, 701.0]
+    ):
         assert clock.left(counts(6)) == ""
         assert clock.left(counts(7)) == "6 s left"
         assert clock.left(counts(8)) == "10 min left"
         assert clock.left(counts(10)) == ""
 
 
+def test_remaining_time_does_not_increase_between_trials() -> None:
+    clock = RemainingTime()
+    times = [0.0, 10.0, 50.0, 99.5, 1000.0, 1010.0]
+    with patch("sweeper.study.progress_text.time.monotonic", side_effect=times):
+        found = [clock.left(counts(ended)) for ended in (0, 1, 1, 1, 1, 2)]
+    assert found == ["", "90 s left", "50 s left", "", "", "67 min left"]
+
+
 @pytest.mark.slow
-def test_the_first_ctrl_c_ends_a_launch_that_can_go_on(write_study: Write) -> None:
+def test_first_ctrl_c_ends_launch_resumably(write_study: Write) -> None:
     text = STUDY.replace("quick.py:train", "quick.py:slow") + (
         "[task.options]\ntrace = 'trace'\npause = 0.2\n"
     )
@@ -395,5 +651,5 @@ def test_the_first_ctrl_c_ends_a_launch_that_can_go_on(write_study: Write) -> No
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert b"launch it again to go on" in out
+    assert b"\nto continue: sweeper launch " in out
     assert err == b""

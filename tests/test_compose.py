@@ -35,7 +35,7 @@ COMPOSE: Final[dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8")
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 OURS: Final = [name for name, service in SERVICES.items() if service["image"] == "sweeper"]
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
-GUIDE: Final = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
+GUIDE: Final = (ROOT / "docs" / "how-to" / "docker-compose.md").read_text(encoding="utf-8")
 PASSWORD: Final = "p@ss w/rd:%20 ?#'ü"
 
 
@@ -60,13 +60,13 @@ IN_WORKER: Final = shown("docker compose run --rm worker")
 # ---- what the files promise --------------------------------------------------------------
 
 
-def test_the_services_are_a_database_and_ours() -> None:
+def test_compose_services_are_database_and_sweeper() -> None:
     assert [*SERVICES] == ["db", "init", "worker", "worker-gpu", "web"]
     assert OURS == ["init", "worker", "worker-gpu", "web"]
     assert {name for name in OURS if "profiles" in SERVICES[name]} == {"worker-gpu"}
 
 
-def test_only_the_web_is_published_and_on_loopback() -> None:
+def test_only_web_port_is_published_on_loopback() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"web": ["127.0.0.1:8080:8080"]}
     # Inside its container it has to listen on every address to be reached from outside.
@@ -74,7 +74,7 @@ def test_only_the_web_is_published_and_on_loopback() -> None:
     assert not any("network_mode" in service for service in SERVICES.values())
 
 
-def test_the_database_is_on_an_internal_network_alone() -> None:
+def test_database_is_only_on_the_internal_network() -> None:
     assert COMPOSE["networks"]["database"] == {"internal": True}
     assert SERVICES["db"]["networks"] == ["database"]
     # The default one as well: no port of a service on internal networks alone is published.
@@ -82,7 +82,7 @@ def test_the_database_is_on_an_internal_network_alone() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_service_of_ours_can_do_little(name: str) -> None:
+def test_sweeper_services_have_minimal_privileges(name: str) -> None:
     service = SERVICES[name]
     assert service["user"] == "10001:10001"
     assert service["read_only"] is True
@@ -93,7 +93,7 @@ def test_a_service_of_ours_can_do_little(name: str) -> None:
     assert "cap_add" not in service
 
 
-def test_secrets_come_from_files_and_no_value_is_in_the_file() -> None:
+def test_compose_file_contains_no_secret_values() -> None:
     assert COMPOSE["secrets"] == {"db_password": {"file": "./secrets/db_password"}}
     for service in SERVICES.values():
         assert service["secrets"] == ["db_password"]
@@ -106,7 +106,7 @@ def test_secrets_come_from_files_and_no_value_is_in_the_file() -> None:
     )
 
 
-def test_secrets_stay_out_of_git_and_of_the_image() -> None:
+def test_secrets_are_ignored_by_git_and_docker() -> None:
     assert "/secrets/" in ignored(".gitignore")
     patterns = [line for line in ignored(".dockerignore") if not line.startswith("#")]
     assert patterns[0] == "*"
@@ -115,7 +115,7 @@ def test_secrets_stay_out_of_git_and_of_the_image() -> None:
     assert {f"!{path}" for path in copied} == {p for p in patterns if p.startswith("!")}
 
 
-def test_ours_wait_for_the_tables_and_those_for_the_database() -> None:
+def test_services_wait_for_database_and_schema() -> None:
     assert SERVICES["init"]["depends_on"] == {"db": {"condition": "service_healthy"}}
     assert SERVICES["db"]["healthcheck"]["test"][:2] == ["CMD", "pg_isready"]
     assert SERVICES["init"]["restart"] == "no"
@@ -125,7 +125,7 @@ def test_ours_wait_for_the_tables_and_those_for_the_database() -> None:
         assert SERVICES[name]["restart"] == "unless-stopped"
 
 
-def test_a_worker_has_time_to_hand_its_trial_back() -> None:
+def test_stop_grace_period_exceeds_worker_grace() -> None:
     command = SERVICES["worker"]["command"]
     grace = float(command[command.index("--grace") + 1])
     assert grace < float(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
@@ -139,14 +139,14 @@ def test_workers_read_studies_and_share_results() -> None:
     assert device["capabilities"] == ["gpu"]
 
 
-def test_what_outlives_the_containers_is_in_named_volumes() -> None:
+def test_persistent_data_is_in_named_volumes() -> None:
     # PostgreSQL's image of 18 and later refuses a volume on /var/lib/postgresql/data.
     assert SERVICES["db"]["image"] == "postgres:18"
     assert SERVICES["db"]["volumes"] == ["db:/var/lib/postgresql"]
     assert {*COMPOSE["volumes"]} == {"db", "results"}
 
 
-def test_the_image_is_sweeper_run_by_a_user_that_may_write_results() -> None:
+def test_image_user_can_write_results() -> None:
     assert [json.loads(entry) for entry in instructions("ENTRYPOINT")] == [["sweeper"]]
     assert instructions("USER") == ["10001:10001"]
     assert "--owner 10001 --group 10001 /results" in DOCKERFILE
@@ -155,17 +155,17 @@ def test_the_image_is_sweeper_run_by_a_user_that_may_write_results() -> None:
     assert "sweeper" in scripts
 
 
-def test_the_image_has_torch_first_and_leaves_no_cache() -> None:
+def test_image_installs_torch_first_without_cache() -> None:
     installs = [line for line in instructions("RUN") if "pip install" in line]
     assert all("--no-cache-dir -c constraints.txt" in line for line in installs)
     assert installs[0].endswith('--extra-index-url "$TORCH_INDEX" torch')
-    assert installs[1].endswith('".[postgresql,mysql]"')
+    assert installs[1].endswith('".[serve,postgresql,mysql]"')
     [index] = instructions("ARG")
     argument = COMPOSE["x-sweeper"]["build"]["args"]["TORCH_INDEX"]
     assert f"${{{index.replace('=', ':-')}}}" == argument
 
 
-def test_what_the_image_copies_is_enough_to_install(tmp_path: Path) -> None:
+def test_image_copies_all_files_needed_to_install(tmp_path: Path) -> None:
     for line in instructions("COPY"):
         *sources, target = line.split()
         for source in sources:
@@ -176,7 +176,7 @@ def test_what_the_image_copies_is_enough_to_install(tmp_path: Path) -> None:
                 shutil.copy(ROOT / source, tmp_path / target)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path / "dist"), str(tmp_path)], check=True)
-    assert len([*(tmp_path / "dist").glob("sweeper-*.whl")]) == 1
+    assert len([*(tmp_path / "dist").glob("label_smoothing_sweeper-*.whl")]) == 1
 
 
 # ---- its commands are the program's ------------------------------------------------------
@@ -197,16 +197,14 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_settings")
 @pytest.mark.parametrize("name", OURS)
-def test_a_service_runs_a_command_that_there_is(name: str) -> None:
+def test_service_commands_exist(name: str) -> None:
     parse(SERVICES[name]["command"])
 
 
 @pytest.mark.usefixtures("no_settings")
-def test_the_guide_shows_commands_that_there_are() -> None:
-    plain = shown("sweeper")
-    assert {"init", "launch", "worker", "status", "pause", "export"} <= {line[0] for line in plain}
+def test_commands_in_the_guide_exist() -> None:
     assert {"launch", "status", "stop", "report", "export"} <= {line[0] for line in IN_WORKER}
-    for arguments in (*plain, *IN_WORKER):
+    for arguments in IN_WORKER:
         parse(arguments)
 
 
@@ -418,13 +416,13 @@ def status_of(address: str, host: str, token: str) -> int:
             return int(error.code)
 
 
-def test_the_services_bring_a_study_from_an_empty_database_to_the_page(stack: Stack) -> None:
+def test_services_run_a_study_end_to_end(stack: Stack) -> None:
     text = STUDY.replace('"quick"', '"mine"').replace("quick.py:train", "quick.py:resumable")
     (stack.root / "studies" / "mine.toml").write_text(f"{text}[task.options]\ntrace = 'trace'\n")
     guide = {arguments[0]: arguments for arguments in IN_WORKER}
 
     assert [stack.run("init"), stack.run("init")] == ["the database is ready\n"] * 2
-    assert "12 trials, 0 ended" in stack.run("worker", guide["launch"])
+    assert "0 of 12 trials have ended" in stack.run("worker", guide["launch"])
     stack.run("worker", [*SERVICES["worker"]["command"], "--idle", "1"])
 
     with stack.study("mine") as study:
@@ -441,7 +439,7 @@ def test_the_services_bring_a_study_from_an_empty_database_to_the_page(stack: St
     assert not stack.healthy(address)
 
 
-def test_a_launch_hands_the_password_on_to_its_workers(stack: Stack) -> None:
+def test_launch_passes_the_password_to_workers(stack: Stack) -> None:
     (stack.root / "studies" / "quick.toml").write_text(STUDY)
     launch = ["launch", "studies/quick.toml", "--workers", "1", "--trials", "1", "--json"]
     assert json.loads(stack.run("worker", launch))["state"] == "finished"

@@ -14,7 +14,9 @@ from sqlalchemy import select, update
 
 from sweeper import api
 from sweeper.api import Study
-from sweeper.confirmation.design import Assignment, examined, replicate_of, to_confirm
+from sweeper.confirmation.design import Assignment, due_confirmation
+from sweeper.confirmation.examples import pack_examples
+from sweeper.confirmation.read_evidence import StoredScores, replicate_of
 from sweeper.errors import SweeperError
 from sweeper.export import digest_of
 from sweeper.scoring import score
@@ -23,16 +25,17 @@ from sweeper.store.database import open_reader, open_writer
 from sweeper.store.records import read_results
 from sweeper.store.schema import confirmations, replicates, studies, tickets
 from sweeper.store.studies import get_study
-from sweeper.store.tickets import laid_points, ticket_states
-from sweeper.study.load import read_study
-from sweeper.study.objective import Epoch, Failed
+from sweeper.store.tickets import planned_points, ticket_states
 from sweeper.study.registration import register
+from sweeper.training.failures import TrainingFailed
+from sweeper.training.replicate_scores import replicate_result
 from sweeper.training.run import Evaluation
 from sweeper.worker.open_study import open_for_work
+from sweeper.worker.served_studies import EndReason, WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Ended, Terms, work
+from sweeper.worker.worker import work
 from tests.support.processes import run as command
-from tests.support.studies import copy_task
+from tests.support.studies import copy_task, read_here
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +63,7 @@ def text(
     options: str = HELPS,
     trials: int = 12,
     confirm: str = "replicates = 4",
-    function: str = "tested",
+    function: str = "with_test_split",
 ) -> str:
     return TEXT.format(options=options, trials=trials, confirm=confirm, function=function)
 
@@ -105,7 +108,7 @@ def rows(storage: str, table: Any) -> list[dict[str, Any]]:
 
 def seeds(storage: str, number: int = 1) -> list[dict[str, Any]]:
     store = open_reader(storage)
-    points = laid_points(store, get_study(store, "quick"), f"confirm-{number}")
+    points = planned_points(store, get_study(store, "quick"), f"confirm-{number}")
     store.close()
     return [dict(point) for point in points.values()]
 
@@ -141,8 +144,8 @@ def test_confirmation_adds_no_trial_and_its_tickets_are_closed(confirmed: Confir
     assert [state.closed for state in states] == [True] * 20
 
 
-def test_the_search_never_asks_for_another_split(write_study: Write, storage: str) -> None:
-    content = text(function="jealous", options="{}", confirm="enabled = false")
+def test_search_uses_only_the_validation_split(write_study: Write, storage: str) -> None:
+    content = text(function="rejects_test_split", options="{}", confirm="enabled = false")
     path = write_study(content)
     study = api.launch(path, workers=0, storage=storage, results=path.parent / "results")
     assert not (study.frame()["state"] == "failed").any()
@@ -164,15 +167,18 @@ def test_test_scores_and_examples_are_those_of_the_test_split(confirmed: Confirm
         assert test["nll"] != replicate.scores["valid"]["nll"]
 
 
-def test_the_test_split_is_scaled_with_the_temperature_of_validation() -> None:
+def test_test_scores_use_the_validation_temperature(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     logits, test = (scale * torch.randn(90, 3, generator=generator) for scale in (1.0, 4.0))
     labels = logits.argmax(1).where(torch.arange(90) % 3 > 0, torch.zeros(90, dtype=torch.long))
     evaluation = Evaluation(logits, labels, 1.0, splits={"test": lambda: (test, labels)})
     valid = score(logits, labels)
     assert valid.temperature is not None
-    found = examined(Epoch(1, evaluation, valid, 0.1, 0.0))
-    one = replicate_of(Assignment(0, 0, 1, 1, {}), found)
+    found = replicate_result(evaluation, valid)
+    found.save(tmp_path / "examples.npz")
+    packed = pack_examples(tmp_path / "examples.npz")
+    stored = StoredScores(found.scores, found.rows, packed)
+    one = replicate_of(Assignment(0, 0, 1, 1, {}), stored)
     at = (test / valid.temperature).log_softmax(1).gather(1, labels[:, None]).squeeze(1)
     assert one.examples["nll_calibrated"] == pytest.approx(-at.double().numpy(), abs=1e-4)
     own = score(test, labels).temperature
@@ -183,10 +189,10 @@ def test_the_test_split_is_scaled_with_the_temperature_of_validation() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "gives no test split"),
+        ({}, "has no test split"),
         ({"test": lambda: (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))}, "no examples"),
         ({"test": lambda: None}, "returned None; it must return logits and labels"),
-        ({"test": lambda: (torch.eye(3), torch.arange(3) + 1)}, "labels run from 1 to 3"),
+        ({"test": lambda: (torch.eye(3), torch.arange(3) + 1)}, "labels range from 1 to 3"),
         ({"test": lambda: (torch.full((2, 3), math.nan), torch.tensor([0, 1]))}, "diverged"),
     ],
 )
@@ -195,11 +201,11 @@ def test_a_test_split_that_cannot_be_scored_fails_its_training(
 ) -> None:
     logits, labels = torch.eye(3), torch.arange(3)
     evaluation = Evaluation(logits, labels, 1.0, splits=given)
-    with pytest.raises(Failed, match=words):
-        examined(Epoch(1, evaluation, score(logits, labels), 0.1, 0.0))
+    with pytest.raises(TrainingFailed, match=words):
+        replicate_result(evaluation, score(logits, labels))
 
 
-def test_no_confirm_leaves_it_and_confirm_does_it_later_without_training_twice(
+def test_confirmation_can_be_run_later_without_repeating_runs(
     launch: Callable[..., Study], storage: str, tmp_path: Path
 ) -> None:
     study = launch(text(), confirm=False)
@@ -214,36 +220,59 @@ def test_no_confirm_leaves_it_and_confirm_does_it_later_without_training_twice(
     assert rows(storage, tickets) == before
 
 
-def test_a_study_that_goes_on_is_confirmed_anew_and_says_that_the_test_split_was_used(
+def test_continued_study_is_confirmed_again_and_notes_test_reuse(
     launch: Callable[..., Study], storage: str
 ) -> None:
     first = launch(text())
     verdict = first.verdict()
     assert verdict is not None
-    assert "before" not in verdict.sentences[-1]
+    assert "earlier confirmation" not in verdict.sentences[-1]
     second = launch(text(trials=14))
     evidence, verdict = second.evidence(), second.verdict()
     assert evidence is not None
     assert verdict is not None
     assert evidence.number == 2
-    assert "1 confirmation(s) of this study before" in verdict.sentences[-1]
+    assert "already used by 1 earlier confirmation of this study" in verdict.sentences[-1]
+    # A confirmation that trained nothing has not used the test split.
+    store = open_writer(storage)
+    with store.engine.begin() as connection:
+        connection.execute(replicates.delete().where(replicates.c.phase == "confirm-1"))
+    store.close()
+    verdict = second.verdict()
+    assert verdict is not None
+    assert not any("earlier confirmation" in sentence for sentence in verdict.sentences)
+
+
+def test_damaged_replicate_is_a_one_line_error(
+    launch: Callable[..., Study], storage: str, tmp_path: Path
+) -> None:
+    launch(text()).close()
+    store = open_writer(storage)
+    with store.engine.begin() as connection:
+        connection.execute(replicates.update().values(rows={}))
+    store.close()
+    done = command("report", "quick", "--storage", storage, "-o", tmp_path / "r.html")
+    assert done.status == 2
+    assert "study 'quick' cannot be used" in done.err
+    assert len(done.err.splitlines()) == 1
     assert not {one["seed"] for one in seeds(storage, 1)} & {o["seed"] for o in seeds(storage, 2)}
 
 
-def test_a_confirmation_that_is_stopped_goes_on_where_it_was(
-    write_study: Write, storage: str, tmp_path: Path
-) -> None:
+def test_stopped_confirmation_resumes(write_study: Write, storage: str, tmp_path: Path) -> None:
     store = open_writer(storage)
-    record = register(store, read_study(write_study(text())))
-    terms = Terms("quick", tmp_path / "results", trials=12 + 7)
-    assert work(store, terms, StopRequest()) is Ended.ENOUGH
+    record = register(store, read_here(write_study(text())))
+    options = WorkerOptions("quick", tmp_path / "results", trials=12 + 7)
+    assert work(store, options, StopRequest()) is EndReason.TRIAL_LIMIT
     first = Study("quick", storage).evidence()
     assert first is not None
     assert len(first.replicates) == 7
     assert Study("quick", storage).verdict() is None
     assert not Study("quick", storage).finished
     assert Study("quick", storage).progress().confirmed == 7
-    assert work(store, Terms("quick", tmp_path / "results"), StopRequest()) is Ended.FINISHED
+    assert (
+        work(store, WorkerOptions("quick", tmp_path / "results"), StopRequest())
+        is EndReason.FINISHED
+    )
     results = read_results(store, record, "confirm-1")
     assert sorted(results) == list(range(20))
     store.close()
@@ -257,9 +286,9 @@ def test_a_worker_for_all_studies_confirms_too(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     store = open_writer(storage)
-    register(store, read_study(write_study(text())))
-    terms = Terms(None, tmp_path / "results", idle=0.0)
-    assert work(store, terms, StopRequest()) is Ended.IDLE
+    register(store, read_here(write_study(text())))
+    options = WorkerOptions(None, tmp_path / "results", idle=0.0)
+    assert work(store, options, StopRequest()) is EndReason.IDLE
     store.close()
     assert Study("quick", storage).verdict() is not None
 
@@ -272,7 +301,7 @@ def test_resplit_redraws_the_data_for_each_seed(launch: Callable[..., Study], st
     verdict = study.verdict()
     assert verdict is not None
     assert verdict.comparison.difference.freedom == 2
-    assert "new samples of them" in verdict.sentences[0]
+    assert "new samples from this source" in verdict.sentences[0]
 
 
 # ---- what the verdict says and the export does -----------------------------------------------
@@ -291,7 +320,7 @@ def test_a_pick_that_helps_is_exported_with_its_verdict(confirmed: Confirmed) ->
     assert document["baseline"]["nll"] > document["scores"]["nll"]
 
 
-def test_where_epsilon_hurts_0_is_exported(launch: Callable[..., Study]) -> None:
+def test_epsilon_0_is_exported_if_smoothing_hurts(launch: Callable[..., Study]) -> None:
     study = launch(text(options=HURTS))
     verdict, document = study.verdict(), study.document()
     assert verdict is not None
@@ -301,15 +330,15 @@ def test_where_epsilon_hurts_0_is_exported(launch: Callable[..., Study]) -> None
     assert document["scores"] == document["baseline"]
 
 
-def test_a_pick_that_some_seeds_cannot_train_is_not_recommended(
+def test_pick_with_failed_replicates_is_not_recommended(
     launch: Callable[..., Study], storage: str
 ) -> None:
     first = launch(text(), confirm=False)
-    laid = api.confirm("quick", workers=0, storage=storage).evidence()
-    assert laid is not None
-    unlucky = laid.replicates[0].seed
+    planned = api.confirm("quick", workers=0, storage=storage).evidence()
+    assert planned is not None
+    failing_seed = planned.replicates[0].seed
     api.delete("quick", storage)
-    study = launch(text(options=f"{{ help = 8.0, unlucky = [{unlucky}] }}"))
+    study = launch(text(options=f"{{ help = 8.0, failing_seeds = [{failing_seed}] }}"))
     verdict = study.verdict()
     assert verdict is not None
     assert (verdict.word, verdict.failed, verdict.replicates) == ("no benefit shown", 1, 3)
@@ -332,7 +361,7 @@ def test_a_pick_that_breaks_the_constraint_on_fresh_seeds_is_not_exported(
     assert verdict is not None
     assert verdict.word == "helps"
     assert "nll <= baseline * 0.01" in verdict.reason
-    assert not verdict.exported
+    assert verdict.recommended is verdict.baseline
     assert study.document()["epsilon"] == 0.0
 
 
@@ -342,19 +371,19 @@ def test_a_pick_that_breaks_the_constraint_on_fresh_seeds_is_not_exported(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (text(function="train", options="{}"), "the training loop gives no test split"),
-        (text(confirm="constraint = 'accuracy >= 1.5'"), "keeps to confirm.constraint"),
+        (text(function="train", options="{}"), "the training loop has no test split"),
+        (text(confirm="constraint = 'accuracy >= 1.5'"), "ε > 0 satisfies confirm.constraint"),
         (text(trials=1), "no trial with ε > 0 has finished"),
-        (text(function="broken", options="{}"), "ε = 0 has not finished"),
+        (text(function="broken", options="{}", trials=4), "ε = 0 has not finished"),
     ],
 )
-def test_a_search_that_gives_nothing_to_confirm_says_why(
+def test_search_without_candidates_reports_the_reason(
     write_study: Write, storage: str, content: str, reason: str
 ) -> None:
     path = write_study(content)
     study = api.launch(path, workers=0, storage=storage, results=path.parent / "results")
     assert study.finished
-    assert reason in study.unconfirmed
+    assert reason in study.snapshot().unconfirmed
     assert rows(storage, replicates) == []
     before = rows(storage, confirmations)
     done = command("confirm", "quick", "--storage", storage)
@@ -364,19 +393,19 @@ def test_a_search_that_gives_nothing_to_confirm_says_why(
     assert rows(storage, confirmations) == before
 
 
-def test_a_search_that_is_not_over_is_not_confirmed(
+def test_unfinished_search_is_not_confirmed(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     store = open_writer(storage)
-    register(store, read_study(write_study(text())))
-    work(store, Terms("quick", tmp_path / "results", trials=5), StopRequest())
+    register(store, read_here(write_study(text())))
+    work(store, WorkerOptions("quick", tmp_path / "results", trials=5), StopRequest())
     store.close()
-    with pytest.raises(SweeperError, match="is at 5 of 12 trials"):
+    with pytest.raises(SweeperError, match="has finished 5 of 12 trials"):
         api.confirm("quick", storage=storage)
     assert rows(storage, confirmations) == []
 
 
-def test_a_study_from_before_confirmations_is_finished_without_one(
+def test_study_older_than_confirmations_is_finished(
     launch: Callable[..., Study], storage: str
 ) -> None:
     study = launch(text(), confirm=False)
@@ -416,12 +445,10 @@ def test_an_export_is_verified_on_new_seeds_and_nothing_is_written(
     assert (rows(storage, tickets), rows(storage, replicates)) == before
     done = command("verify", best, "--storage", storage, "--replicates", 3)
     assert done.status == 0
-    assert "lies in the stated interval" in done.out
+    assert "this is inside the exported 95% CI" in done.out
 
 
-def test_an_interval_that_does_not_hold_is_said_by_the_exit_status(
-    best: Path, confirmed: Confirmed
-) -> None:
+def test_failed_verification_sets_the_exit_status(best: Path, confirmed: Confirmed) -> None:
     verdict = json.loads(best.read_text())["verdict"]
     wrong = {**verdict["difference"], "low": -9.0, "high": -8.0}
     changed(best, verdict={**verdict, "difference": wrong})
@@ -444,7 +471,7 @@ def test_an_interval_that_does_not_hold_is_said_by_the_exit_status(
         (lambda path: path.unlink(), "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_verified_is_one_line(
+def test_unverifiable_file_is_a_one_line_error(
     best: Path, confirmed: Confirmed, change: Callable[[Path], Any], words: str
 ) -> None:
     change(best)
@@ -454,7 +481,7 @@ def test_a_file_that_cannot_be_verified_is_one_line(
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_study_with_a_schedule_of_its_own_is_read_in_a_process_that_has_not_loaded_it(
+def test_study_with_custom_schedule_is_read_without_loading_it(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     own = text().replace('"linear"', '"quick.py:slope"')
@@ -470,24 +497,24 @@ def test_a_study_with_a_schedule_of_its_own_is_read_in_a_process_that_has_not_lo
         assert command(verb, "quick", "--storage", storage, *where).status == 0
 
 
-def test_a_worker_that_leaves_after_the_last_trial_has_laid_out_the_confirmation(
+def test_last_worker_of_the_search_creates_the_confirmation(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     store = open_writer(storage)
-    register(store, read_study(write_study(text())))
-    terms = Terms("quick", tmp_path / "results", trials=12)
-    assert work(store, terms, StopRequest()) is Ended.ENOUGH
+    register(store, read_here(write_study(text())))
+    options = WorkerOptions("quick", tmp_path / "results", trials=12)
+    assert work(store, options, StopRequest()) is EndReason.TRIAL_LIMIT
     store.close()
     assert len(seeds(storage)) == 20
 
 
-def test_a_study_that_is_deleted_in_its_last_trial_is_not_confirmed(
+def test_study_deleted_during_last_trial_is_not_confirmed(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     store = open_writer(storage)
-    record = register(store, read_study(write_study(text(trials=1))))
-    study = open_for_work(store, record, tmp_path / "results")
+    record = register(store, read_here(write_study(text(trials=1))))
+    study = open_for_work(store, record, tmp_path / "results", tmp_path)
     api.delete("quick", storage)
-    assert to_confirm(store, record, study.file.spec, study.optuna) is None
+    assert due_confirmation(store, record, study.spec) is None
     assert rows(storage, confirmations) == []
     store.close()

@@ -14,6 +14,7 @@ from optuna_dashboard._app import create_app
 
 import sweeper
 from sweeper import Study, SweeperError, api, service
+from sweeper import formatting as fmt
 from sweeper.report.optuna_dashboard import note
 from sweeper.store.database import open_reader
 from tests.support.browser import ARGUMENTS, CHROMIUM, needs_chromium
@@ -58,7 +59,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Quick:
 # ---- what can be read --------------------------------------------------------------------
 
 
-def test_the_address_is_on_loopback_and_leads_to_the_studies(quick: Quick) -> None:
+def test_dashboard_serves_studies_on_loopback(quick: Quick) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", quick.site.address)
     first = quick.ask("/")
     assert first.status == 307
@@ -82,18 +83,18 @@ def test_the_address_is_on_loopback_and_leads_to_the_studies(quick: Quick) -> No
         ("/csv/1", "text/csv"),
     ],
 )
-def test_what_the_pages_read_is_there(quick: Quick, path: str, kind: str) -> None:
+def test_dashboard_read_routes_exist(quick: Quick, path: str, kind: str) -> None:
     answer = quick.ask(path)
     assert answer.status == 200, answer.body
     assert kind in answer.headers["Content-Type"]
     assert answer.body
 
 
-def test_head_is_reading_too(quick: Quick) -> None:
+def test_head_requests_are_allowed(quick: Quick) -> None:
     assert quick.ask("/dashboard", "HEAD").status == 200
 
 
-def test_the_study_is_there_with_its_trials_and_its_note(quick: Quick) -> None:
+def test_dashboard_shows_trials_and_note(quick: Quick) -> None:
     [listed] = json.loads(quick.ask("/api/studies").body)["study_summaries"]
     assert listed["study_name"] == "quick"
     detail = json.loads(quick.ask("/api/studies/1").body)
@@ -101,11 +102,11 @@ def test_the_study_is_there_with_its_trials_and_its_note(quick: Quick) -> None:
     best = quick.study.best
     assert best is not None
     assert [trial["number"] for trial in detail["best_trials"]] == [best["number"]]
-    assert detail["note"]["body"] == note(quick.study.spec, quick.study.frame())
-    assert f"{best['value']:.4f}" in detail["note"]["body"]
+    assert detail["note"]["body"] == note(quick.study.snapshot())
+    assert fmt.nll(best["value"]) in detail["note"]["body"]
 
 
-def test_a_few_small_figures_of_ours_are_on_the_studys_page(quick: Quick) -> None:
+def test_dashboard_shows_report_figures(quick: Quick) -> None:
     detail = json.loads(quick.ask("/api/studies/1").body)
     figures = {one["id"]: one["graph_object"] for one in detail["plotly_graph_objects"]}
     assert sorted(figures) == ["schedules", "trade_off"]
@@ -119,20 +120,22 @@ def test_a_few_small_figures_of_ours_are_on_the_studys_page(quick: Quick) -> Non
     assert {"ε = 0 (baseline)", "cosine"} <= shown
 
 
-def test_a_worker_alone_leaves_note_and_figures(tmp_path: Path) -> None:
+def test_worker_writes_dashboard_note_and_figures(tmp_path: Path) -> None:
     """A study that no launch waits for, as one from the browser: its last worker shows it."""
     copy_task(tmp_path)
     storage = database(tmp_path)
-    spec = tomllib.loads(STUDY.replace("quick.py:train", "quick.py:tested"))
+    spec = tomllib.loads(STUDY.replace("quick.py:train", "quick.py:with_test_split"))
     api.submit(spec, [tmp_path], storage=storage)
-    assert api.run_worker(api.Terms("quick", tmp_path), storage)[0] == "the study is finished"
+    assert (
+        api.run_worker(api.WorkerOptions("quick", tmp_path), storage)[0] == "the study is finished"
+    )
     detail = serve(storage).ask("/api/studies/1").json
     assert "Verdict:" in detail["note"]["body"]
     ids = sorted(one["id"] for one in detail["plotly_graph_objects"])
     assert ids == ["forest", "schedules", "trade_off"]
 
 
-def test_reading_changes_nothing(quick: Quick) -> None:
+def test_dashboard_reads_do_not_change_the_database(quick: Quick) -> None:
     before = quick.content()
     for path in ("/dashboard", "/api/studies", "/api/studies/1", "/csv/1"):
         quick.ask(path)
@@ -177,7 +180,7 @@ def test_any_other_method_is_refused_everywhere(quick: Quick, method: str) -> No
         assert quick.ask(path, method).status in (405, 501)
 
 
-def test_a_method_in_a_header_or_a_query_is_no_method(quick: Quick) -> None:
+def test_method_override_is_ignored(quick: Quick) -> None:
     before = quick.content()
     quick.ask("/api/studies/1?_method=DELETE")
     headers = {"X-HTTP-Method-Override": "DELETE", "X-Method-Override": "DELETE"}
@@ -197,7 +200,7 @@ def test_the_storage_itself_refuses_to_write(quick: Quick) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "localhost:{port}", "[::1]:8"])
-def test_our_own_names_are_served(quick: Quick, host: str) -> None:
+def test_own_host_names_are_accepted(quick: Quick, host: str) -> None:
     assert quick.ask("/api/meta", host=host.format(port=quick.port)).status == 200
 
 
@@ -215,15 +218,15 @@ def test_our_own_names_are_served(quick: Quick, host: str) -> None:
         " ",
     ],
 )
-def test_a_foreign_host_is_misdirected(quick: Quick, host: str) -> None:
+def test_unknown_host_gets_421(quick: Quick, host: str) -> None:
     answer = quick.ask("/api/studies", host=host.format(port=quick.port))
     assert answer.status == 421
     assert b"quick" not in answer.body
 
 
-def test_a_refusal_says_how_to_add_a_name(quick: Quick) -> None:
+def test_rejected_host_error_names_the_option(quick: Quick) -> None:
     assert b"sweeper serve --allow-host" in quick.ask("/", host="evil.example").body
-    assert b"only reads" in quick.ask("/api/studies/1", "DELETE").body
+    assert b"read-only" in quick.ask("/api/studies/1", "DELETE").body
 
 
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
@@ -241,20 +244,20 @@ LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
         ("gpu1", ["Sweeps.Example.org", "fd00::7"], {"gpu1", "sweeps.example.org", "[fd00::7]"}),
     ],
 )
-def test_the_names_that_a_dashboard_goes_by(host: str, others: list[str], names: set[str]) -> None:
+def test_accepted_host_names(host: str, others: list[str], names: set[str]) -> None:
     assert service.host_names(host, others) == LOOPBACK | names
 
 
 @pytest.mark.parametrize(
     "name", ["", "*", "http://gpu1", "gpu1:80", "gpu1/", "a b", "a..b", "[::1]:80", "x" * 64]
 )
-def test_what_is_no_host_name_is_refused(name: str) -> None:
+def test_invalid_host_name_is_rejected(name: str) -> None:
     for host, others in ((name, []), ("127.0.0.1", [name])):
-        with pytest.raises(SweeperError, match=r"^host '.*allowed: a name or an IP address"):
+        with pytest.raises(SweeperError, match=r"^host '.*is not a name or an IP address"):
             service.host_names(host, others)
 
 
-def test_an_added_name_is_served_in_any_case(quick: Quick) -> None:
+def test_added_host_name_is_case_insensitive(quick: Quick) -> None:
     names = service.host_names("0.0.0.0", ["sweeps.example.org"])
     site = serve(quick.study.storage, hosts=names)
     assert site.ask("/dashboard", host="Sweeps.example.ORG:80").status == 200
@@ -285,7 +288,7 @@ def test_an_added_name_is_served_in_any_case(quick: Quick) -> None:
         "/static/no-such-file.js",
     ],
 )
-def test_other_paths_lead_nowhere(quick: Quick, path: str) -> None:
+def test_unknown_paths_get_404(quick: Quick, path: str) -> None:
     answer = quick.ask(path)
     assert answer.status == 404
     assert b"root:" not in answer.body
@@ -295,9 +298,9 @@ def test_other_paths_lead_nowhere(quick: Quick, path: str) -> None:
 # ---- the command -------------------------------------------------------------------------
 
 
-def test_a_port_that_is_taken_is_one_line(quick: Quick) -> None:
+def test_used_port_is_a_one_line_error(quick: Quick) -> None:
     with pytest.raises(SweeperError, match=rf"^port {quick.port}: .*choose another with --port$"):
-        service.Server(nothing, quick.port)
+        service.HttpServer(nothing, quick.port)
 
 
 async def nothing(scope: Any, receive: Any, send: Any) -> None:
@@ -305,9 +308,9 @@ async def nothing(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_a_host_that_is_not_this_machines_is_one_line(quick: Quick, host: str) -> None:
+def test_foreign_bind_address_is_a_one_line_error(quick: Quick, host: str) -> None:
     with pytest.raises(SweeperError, match=rf"^host {host}: .*choose another with --host$"):
-        service.Server(nothing, 0, host)
+        service.HttpServer(nothing, 0, host)
 
 
 @pytest.mark.parametrize(
@@ -320,10 +323,10 @@ def test_a_host_that_is_not_this_machines_is_one_line(quick: Quick, host: str) -
         ("::", "[::1]"),
     ],
 )
-def test_the_address_is_one_that_this_machine_reaches(host: str, address: str) -> None:
+def test_printed_address_is_reachable(host: str, address: str) -> None:
     if ":" in host and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    server = service.Server(nothing, 0, host)
+    server = service.HttpServer(nothing, 0, host)
     assert re.fullmatch(rf"http://{re.escape(address)}:\d+/", server.address)
     port = int(server.address[:-1].rsplit(":", 1)[1])
     socket.create_connection((address.strip("[]"), port)).close()
@@ -331,9 +334,9 @@ def test_the_address_is_one_that_this_machine_reaches(host: str, address: str) -
     server.serve_on()
 
 
-def test_answers_are_not_held_back() -> None:
+def test_responses_are_not_buffered() -> None:
     """asyncio turns Nagle's algorithm off for sockets that say that they are TCP, and no others."""
-    server = service.Server(nothing, 0)
+    server = service.HttpServer(nothing, 0)
     port = int(server.address[:-1].rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)), server._bound:
         accepted, _ = server._bound.accept()
@@ -353,26 +356,28 @@ def has_ipv6() -> bool:
 
 
 def test_the_note_of_a_study_without_a_result(quick: Quick) -> None:
-    frame = quick.study.frame()
-    frame["state"] = "failed"
-    assert note(quick.study.spec, frame) == "No trial has finished yet."
+    study = quick.study.snapshot()
+    study.frame["state"] = "failed"
+    assert note(study) == "No trial has finished yet."
 
 
 def test_the_note_of_a_study_whose_baseline_failed(quick: Quick) -> None:
-    frame = quick.study.frame()
-    frame.loc[0, "state"] = "failed"
-    said = note(quick.study.spec, frame)
-    assert said.startswith("### Best so far: ε = 0.1")
-    assert "while ε = 0 has no result" in said
+    study = quick.study.snapshot()
+    study.frame.loc[0, "state"] = "failed"
+    output = note(study)
+    assert output.startswith("### No recommendation yet")
+    assert "Lowest in the search: validation NLL" in output
+    assert "This value is optimistic" in output
+    assert "ε = 0 has no result yet" in output
 
 
-def test_the_note_says_where_nothing_was_gained(quick: Quick) -> None:
-    frame = quick.study.frame()
-    frame.loc[frame["number"] > 0, "value"] += 10
-    said = note(quick.study.spec, frame)
-    assert said.startswith("### ε = 0 is best so far (NLL ")
-    assert "no benefit of smoothing found" in said
-    assert "| ε = 0 | " in said
+def test_note_reports_no_benefit(quick: Quick) -> None:
+    study = quick.study.snapshot()
+    study.frame.loc[study.frame["number"] > 0, "value"] += 10
+    output = note(study)
+    assert output.startswith("### No recommendation yet")
+    assert re.search(r"Lowest in the search: validation NLL \S+ with ε = 0 \(trial 0\)", output)
+    assert "| ε = 0 | " in output
 
 
 # ---- a browser ---------------------------------------------------------------------------
@@ -400,8 +405,8 @@ def test_the_studys_page_in_a_browser(quick: Quick, tmp_path: Path) -> None:
         page.goto(f"{quick.site.address}dashboard/studies/1")
         expect(page.get_by_text("quick").first).to_be_visible(timeout=30_000)
         page.goto(f"{quick.site.address}dashboard/studies/1/note")
-        expect(page.get_by_text("Best so far").first).to_be_visible(timeout=30_000)
-        expect(page.get_by_text("lucky by selection").first).to_be_visible()
+        expect(page.get_by_text("Lowest in the search").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("This value is optimistic").first).to_be_visible()
         page.screenshot(path=tmp_path / "page.png")
         browser.close()
     assert [url for url in failed if url.startswith(quick.site.address)] == []

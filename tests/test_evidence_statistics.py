@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.shared.simulated_study import Simulated, World, world
-from sweeper.confirmation.intervals import two_way
+from sweeper.confirmation.intervals import two_way_interval
 
 pytestmark = pytest.mark.slow
 
@@ -42,18 +42,18 @@ def nothing() -> pd.DataFrame:
     return simulated(World(), 160)
 
 
-def assert_at_most(said: Iterable[bool], share: float) -> None:
-    values = np.array(list(said))
+def assert_at_most(outcomes: Iterable[bool], share: float) -> None:
+    values = np.array(list(outcomes))
     assert values.sum() <= stats.binom.ppf(1 - CHANCE, len(values), share), values.mean()
 
 
-def assert_at_least(said: Iterable[bool], share: float) -> None:
-    values = np.array(list(said))
+def assert_at_least(outcomes: Iterable[bool], share: float) -> None:
+    values = np.array(list(outcomes))
     assert values.sum() >= stats.binom.ppf(CHANCE, len(values), share), values.mean()
 
 
 def assert_covers(found: pd.DataFrame) -> None:
-    """Check that from 93 to 97 % of the intervals hold the truth."""
+    """Check that from 93 to 97% of the intervals hold the truth."""
     holds = (found["low"] <= found["truth"]) & (found["truth"] <= found["high"])
     assert_at_least(holds, 0.93)
     assert_at_most(holds, 0.97)
@@ -62,26 +62,26 @@ def assert_covers(found: pd.DataFrame) -> None:
 # Where ε does nothing
 
 
-def test_where_epsilon_does_nothing_hardly_any_verdict_says_helps() -> None:
+def test_false_positive_rate_without_effect() -> None:
     found = nothing()
     assert_at_most(found["word"] == "helps", 0.05)
     assert_at_most(found["word"] == "hurts", 0.05)
     assert_covers(found)
 
 
-def test_an_interval_from_seeds_alone_would_say_so_often() -> None:
+def test_interval_from_seeds_alone_has_too_many_false_positives() -> None:
     assert_at_least(nothing()["alone"] == "helps", 0.2)
 
 
 @pytest.mark.parametrize("tail", ["left", "right"])
-def test_a_few_examples_that_make_the_difference_do_not_make_it_say_so(tail: Any) -> None:
+def test_false_positive_rate_with_influential_examples(tail: Any) -> None:
     found = simulated(World(tail=tail), 60)
     assert_at_most(found["word"] == "helps", 0.05)
     assert_at_most(found["word"] == "hurts", 0.05)
     assert_covers(found)
 
 
-def test_redrawn_splits_and_a_constraint_do_not_make_it_say_so() -> None:
+def test_false_positive_rate_with_resplit_and_constraint() -> None:
     # Noise of the examples alone, which the splits share.
     world = World(seed_sd=0.001, rest_sd=0.02)
     found = simulated(world, 60, resplit=True, constraint="accuracy >= baseline - 0.03")
@@ -92,14 +92,14 @@ def test_redrawn_splits_and_a_constraint_do_not_make_it_say_so() -> None:
 # Where it does something
 
 
-def test_two_standard_deviations_of_a_run_are_found() -> None:
+def test_effect_of_two_standard_deviations_is_detected() -> None:
     found = simulated(world(RUN_SD, example_share=0.25, effects=2.0), 50)
     assert_at_least(found["word"] == "helps", 0.8)
     assert_covers(found)
     assert found["truth"].mean() < -1.8 * RUN_SD  # the search finds it nearly whole
 
 
-def test_no_number_of_seeds_helps_against_the_noise_of_examples() -> None:
+def test_more_seeds_do_not_reduce_example_noise() -> None:
     found = simulated(world(RUN_SD, example_share=0.9, effects=2.0), 50, counts=(10, 40))
     few, many = (found[found["count"] == count] for count in (10, 40))
     width = (many["high"] - many["low"]).mean() / (few["high"] - few["low"]).mean()
@@ -114,11 +114,11 @@ def test_no_number_of_seeds_helps_against_the_noise_of_examples() -> None:
 # The pick
 
 
-def test_the_value_of_the_luckiest_trial_promises_more_than_the_smoothed_one() -> None:
+def test_smoothed_value_has_less_optimistic_bias() -> None:
     found = nothing()
-    lucky, smoothed = found["lucky_curse"], found["smoothed_curse"]
-    assert lucky.mean() > 2 * smoothed.mean()
-    assert lucky.mean() > 5 * lucky.std() / np.sqrt(len(lucky))
+    selected, smoothed = found["selected_curse"], found["smoothed_curse"]
+    assert selected.mean() > 2 * smoothed.mean()
+    assert selected.mean() > 5 * selected.std() / np.sqrt(len(selected))
 
 
 # The interval by itself
@@ -128,7 +128,7 @@ def test_the_value_of_the_luckiest_trial_promises_more_than_the_smoothed_one() -
 @pytest.mark.parametrize(
     ("seed_sd", "example_sd", "rest_sd"), [(1, 0, 0), (1, 8, 1), (1, 1, 8), (0, 8, 8), (0.3, 8, 2)]
 )
-def test_the_interval_holds_the_truth_whatever_the_noise(
+def test_interval_coverage_for_all_noise_levels(
     seeds: int, seed_sd: float, example_sd: float, rest_sd: float
 ) -> None:
     rng = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def test_the_interval_holds_the_truth_whatever_the_noise(
         + example_sd * rng.standard_normal((1500, 1, 60))
         + rest_sd * rng.standard_normal((1500, seeds, 60))
     )
-    found = [two_way(table) for table in tables]
+    found = [two_way_interval(table) for table in tables]
     holds = [one.low <= 0 <= one.high for one in found]
     assert_at_least(holds, 0.94)
     assert_at_most(holds, 0.97)

@@ -39,7 +39,7 @@ def ended(job: Job) -> JobState:
     return job.state()
 
 
-def said(job: Job) -> list[Any]:
+def job_report(job: Job) -> list[Any]:
     """Return what `tests.support.job say` printed: its arguments, its secret and its process."""
     until(lambda: "\n" in job.log(), "what the job says")
     found: list[Any] = json.loads(job.log().splitlines()[0])
@@ -69,32 +69,30 @@ class Contract:
     def doing(self, spec: JobSpec, *arguments: str) -> JobSpec:
         return replace(spec, command=(*spec.command[:3], *arguments))
 
-    def test_jobs_run_with_their_environment_and_say_what_they_printed(
-        self, executor: Executor, spec: JobSpec
-    ) -> None:
-        jobs = executor.start(spec, min(2, executor.traits.most))
+    def test_jobs_have_environment_and_log(self, executor: Executor, spec: JobSpec) -> None:
+        jobs = executor.start(spec, min(2, executor.traits.max_jobs))
         assert [ended(job) for job in jobs] == [JobState.SUCCEEDED] * len(jobs)
-        assert [said(job)[1] for job in jobs] == [URL] * len(jobs)
-        if executor.traits.most > 1:
-            assert len({said(job)[2] for job in jobs}) == len(jobs)
+        assert [job_report(job)[1] for job in jobs] == [URL] * len(jobs)
+        if executor.traits.max_jobs > 1:
+            assert len({job_report(job)[2] for job in jobs}) == len(jobs)
 
-    def test_a_status_other_than_0_is_a_failure(self, executor: Executor, spec: JobSpec) -> None:
+    def test_nonzero_exit_status_is_a_failed_job(self, executor: Executor, spec: JobSpec) -> None:
         [job] = executor.start(self.doing(spec, "end", "3"), 1)
         assert ended(job) is JobState.FAILED
         assert "ends with 3" in job.log()
 
-    def test_arguments_and_folders_arrive_as_they_are(
+    def test_arguments_are_passed_unchanged(
         self, executor: Executor, spec: JobSpec, tmp_path: Path
     ) -> None:
         hostile = replace(self.doing(spec, "say", HOSTILE, ""), logs=tmp_path / HOSTILE / "logs")
         executor.check(hostile, 1)
         [job] = executor.start(hostile, 1)
         assert ended(job) is JobState.SUCCEEDED, job.log()
-        assert said(job)[0][:2] == [HOSTILE, ""]
-        if executor.traits.files:
+        assert job_report(job)[0][:2] == [HOSTILE, ""]
+        if executor.traits.shares_files:
             assert len(list(hostile.logs.iterdir())) == 1
 
-    def test_what_would_be_submitted_has_no_secret(self, executor: Executor, spec: JobSpec) -> None:
+    def test_preview_contains_no_secret(self, executor: Executor, spec: JobSpec) -> None:
         shown = executor.preview(spec, 1)
         assert "tests.support.job" in shown
         assert "secret@" not in shown
@@ -114,9 +112,7 @@ class Outside(Contract):
         text = job.log() if self.seen else "".join(p.read_text() for p in spec.logs.glob("*.log"))
         return int(json.loads(text.splitlines()[0])[2]) if "\n" in text else None
 
-    def test_a_cancelled_job_may_end_in_its_own_time(
-        self, executor: Executor, spec: JobSpec
-    ) -> None:
+    def test_canceled_job_ends_gracefully(self, executor: Executor, spec: JobSpec) -> None:
         job = self.running(executor, spec, "wait")
         job.cancel()
         assert ended(job) is JobState.FAILED
@@ -126,7 +122,7 @@ class Outside(Contract):
     def last_words(self, job: Job, _: JobSpec) -> str:
         return job.log()
 
-    def test_a_killed_job_is_gone(self, executor: Executor, spec: JobSpec) -> None:
+    def test_killed_job_has_ended(self, executor: Executor, spec: JobSpec) -> None:
         job = self.running(executor, spec, "stubborn")
         process = self.process(job, spec)
         assert process is not None
@@ -145,7 +141,7 @@ class Outside(Contract):
         os.kill(process, signal.SIGKILL)
         assert ended(job) is JobState.FAILED
 
-    def test_no_command_line_has_the_secret(self, executor: Executor, spec: JobSpec) -> None:
+    def test_command_lines_contain_no_secret(self, executor: Executor, spec: JobSpec) -> None:
         job = self.running(executor, spec, "wait")
         lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
         assert any("tests.support.job wait" in line for line in lines)
@@ -157,30 +153,30 @@ class Outside(Contract):
 class TestInline(Contract):
     name = "inline"
 
-    def test_a_cancelled_job_is_not_run(self, executor: Executor, spec: JobSpec) -> None:
+    def test_a_canceled_job_is_not_run(self, executor: Executor, spec: JobSpec) -> None:
         [job] = executor.start(spec, 1)
         job.cancel()
         assert job.state() is JobState.FAILED
         assert job.log() == ""
 
-    def test_this_process_is_as_it_was(self, executor: Executor, spec: JobSpec) -> None:
+    def test_inline_job_restores_process_state(self, executor: Executor, spec: JobSpec) -> None:
         def here() -> tuple[Any, ...]:
             handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
             return (dict(os.environ), sys.argv, sys.stdout, handlers)
 
         before = here()
         [job] = executor.start(spec, 1)
-        assert said_by_this_process(job)
+        assert reported_by_this_process(job)
         assert here() == before
 
-    def test_ctrl_c_is_passed_on(self, executor: Executor, spec: JobSpec) -> None:
+    def test_ctrl_c_is_propagated(self, executor: Executor, spec: JobSpec) -> None:
         [job] = executor.start(self.doing(spec, "end", str(128 + signal.SIGINT)), 1)
         with pytest.raises(KeyboardInterrupt):
             job.state()
 
 
-def said_by_this_process(job: Job) -> bool:
-    return ended(job) is JobState.SUCCEEDED and said(job)[2] == os.getpid()
+def reported_by_this_process(job: Job) -> bool:
+    return ended(job) is JobState.SUCCEEDED and job_report(job)[2] == os.getpid()
 
 
 class TestLocal(Outside):
@@ -219,14 +215,14 @@ class TestSlurm(Outside):
     def commands(self, slurm: None) -> None:
         """Let Slurm's commands find the cluster."""
 
-    def test_what_no_node_has_is_refused(self, executor: Executor, spec: JobSpec) -> None:
+    def test_unavailable_resources_are_rejected(self, executor: Executor, spec: JobSpec) -> None:
         for needs in (Resources(cpus=64), Resources(gpus=1), Resources(memory=900.0)):
             with pytest.raises(
-                Exception, match=r"executor slurm: sbatch said: .*(configuration|resource)"
+                Exception, match=r"executor slurm: sbatch failed: .*(configuration|resource)"
             ):
                 executor.check(replace(spec, resources=needs), 1)
 
-    def test_a_waiting_job_that_is_cancelled_never_runs(
+    def test_a_waiting_job_that_is_canceled_never_runs(
         self, executor: Executor, spec: JobSpec
     ) -> None:
         first = replace(self.doing(spec, "wait"), resources=Resources(cpus=4))

@@ -15,16 +15,28 @@ from torch.nn import functional
 import sweeper
 from sweeper import Smoothing, SmoothingLoss, Study
 from sweeper.errors import SweeperError
-from sweeper.export import FORMATS, StudyFacts, best_document, digest_of, render, write_text
+from sweeper.export import FORMATS, StudyFacts, best_document, digest_of, render
+from sweeper.files import write_text
 from sweeper.smoothing import to_uniform
+from sweeper.smoothing.usage import usage
 from sweeper.study.results import TRIAL_COLUMNS
-from sweeper.study.space import smoothing_of
+from sweeper.study.space import effective_smoothing
 from tests.support.studies import STUDY
 
 Write = Callable[..., Path]
 KEYS = {
-    *("study", "spec_hash", "trial", "metric", "convention", "epsilon", "label_smoothing"),
-    *("schedule", "rate", "classes", "scores", "baseline", "seed", "versions", "created"),
+    *("study", "spec_hash", "trial", "metric", "convention", "epsilon", "recommended", "lowest"),
+    *(
+        "schedule",
+        "rate",
+        "classes",
+        "evidence",
+        "scores",
+        "baseline",
+        "seed",
+        "versions",
+        "created",
+    ),
 }
 FACTS = StudyFacts(
     name="tiny",
@@ -62,11 +74,16 @@ def trials(*rows: tuple[float, str, float | None, float], **columns: Any) -> pd.
             "label_smoothing": to_uniform(epsilon, 10),
             "nll": value,
             "accuracy": 0.9,
+            "code": 1,
             **columns,
         }
         for number, (epsilon, schedule, rate, value) in enumerate(rows)
     ]
     return pd.DataFrame(found)
+
+
+# Most exports of these tests have no verdict.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no recommendation:UserWarning")
 
 
 def document(epsilon: float, schedule: str, rate: float | None, **columns: Any) -> dict[str, Any]:
@@ -116,7 +133,9 @@ def test_an_export_has_every_key(study: Study, tmp_path: Path) -> None:
     assert found["trial"] == row["number"]
     assert found["convention"] == "others"
     assert found["epsilon"] == row["epsilon"]
-    assert found["label_smoothing"] == to_uniform(row["epsilon"], 12)
+    fixed = to_uniform(row["epsilon"], 12) if row["schedule"] == "fixed" else None
+    assert found.get("label_smoothing") == fixed
+    assert ("label_smoothing_omitted" in found) == (fixed is None)
     assert found["schedule"] == row["schedule"]
     assert found["classes"] == 12
     assert found["seed"] == 3
@@ -129,16 +148,18 @@ def test_an_export_has_every_key(study: Study, tmp_path: Path) -> None:
     assert found["created"].endswith("Z")
 
 
-def test_the_files_loss_is_the_one_that_the_best_trial_had(study: Study, tmp_path: Path) -> None:
+def test_loss_from_export_equals_best_trial_loss(study: Study, tmp_path: Path) -> None:
     frame = study.frame()
     best = frame.iloc[frame["value"].argmin()].to_dict()
-    searched = SmoothingLoss(smoothing_of({str(key): value for key, value in best.items()}))
+    searched = SmoothingLoss(
+        Smoothing(*effective_smoothing({str(key): value for key, value in best.items()}))
+    )
     exported = SmoothingLoss.from_file(study.export(tmp_path / "best.json"))
     assert exported.smoothing == searched.smoothing
     assert losses(exported) == losses(searched)
 
 
-def test_a_launch_leaves_the_export_beside_the_report(study: Study) -> None:
+def test_launch_writes_export_and_report(study: Study) -> None:
     folder = Path(study.storage.removeprefix("sqlite:///")).parent
     left = json.loads((folder / "results" / "quick" / "best.json").read_text())
     now = study.document()
@@ -167,24 +188,25 @@ def test_every_configuration_trains_the_same_from_python(
     exec(compile(render(document(*configuration), "python"), "best.py", "exec"), module)
     assert module["SMOOTHING"] == Smoothing(*configuration)
     assert losses(module["make_loss"]()) == losses(SmoothingLoss(Smoothing(*configuration)))
-    assert module["LABEL_SMOOTHING"] == to_uniform(configuration[0], 10)
+    fixed = to_uniform(configuration[0], 10) if configuration[1] == "fixed" else None
+    assert module.get("LABEL_SMOOTHING") == fixed
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_json_and_yaml_hold_the_same(configuration: tuple[float, str, float | None]) -> None:
+def test_json_and_yaml_are_equal(configuration: tuple[float, str, float | None]) -> None:
     whole = document(*configuration)
     assert json.loads(render(whole, "json")) == whole
     assert yaml.safe_load(render(whole, "yaml")) == whole
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_every_form_ends_with_a_line(form: Any) -> None:
+def test_every_format_ends_with_newline(form: Any) -> None:
     text = render(document(0.1, "fixed", None), form)
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
 
 
-def test_json_has_null_for_what_is_not_there() -> None:
+def test_json_has_null_for_missing_values() -> None:
     text = render(document(0.1, "fixed", None), "json")
 
     def fail(name: str) -> float:
@@ -195,25 +217,40 @@ def test_json_has_null_for_what_is_not_there() -> None:
     assert found["scores"]["ece"] is None
 
 
-def test_a_form_never_writes_what_json_cannot_hold() -> None:
+def test_formats_reject_non_json_values() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         render({"epsilon": math.inf}, "json")
 
 
-def test_the_python_form_holds_for_a_baseline_that_failed() -> None:
+def test_python_format_with_failed_baseline() -> None:
     frame = trials((0.0, "fixed", None, 0.5), (0.1, "fixed", None, 0.25))
     frame.loc[0, "state"] = "failed"
     found = best_document(FACTS, frame)
     assert found["baseline"] is None
     text = render(found, "python")
-    assert "against nothing at epsilon 0" in text
+    assert "at epsilon 0: not available" in text
     exec(compile(text, "best.py", "exec"), {})
 
 
-def test_the_python_form_names_the_metric_that_was_searched() -> None:
+def test_python_format_contains_hyperparameters() -> None:
+    given = {"hp_lr": 0.125, "hp_layers": 3, "hp_name": '"""\n\\ é', "hp_wide": True}
+    found = document(0.1, "fixed", None, **given)
+    found["verdict"] = {"sentences": ['labels: """ \\']}
+    module: dict[str, Any] = {}
+    text = render(found, "python")
+    exec(compile(text.encode("ascii"), "best.py", "exec"), module)
+    assert module["HPARAMS"] == {key.removeprefix("hp_"): given[key] for key in given}
+    assert module["HPARAMS"] == found["hparams"]
+    assert '""" \\' in module["__doc__"]
+    assert "HPARAMS" not in render(document(0.1, "fixed", None), "python")
+
+
+def test_python_format_names_the_metric() -> None:
     facts = StudyFacts(**{**vars(FACTS), "metric": "nll_calibrated"})
     frame = trials((0.0, "fixed", None, 0.5), (0.1, "fixed", None, 0.25), nll_calibrated=0.125)
-    assert "Validation nll_calibrated: 0.1250" in render(best_document(facts, frame), "python")
+    assert "Validation NLL after temperature scaling: 0.125" in render(
+        best_document(facts, frame), "python"
+    )
 
 
 # ---- torch's own argument ----------------------------------------------------------------
@@ -230,14 +267,73 @@ def test_label_smoothing_is_torchs_for_a_fixed_schedule(epsilon: float, tmp_path
     torch.testing.assert_close(ours, torchs, rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("configuration", "classes", "reason"),
+    [
+        ((0.2, "cosine", 1.3), 10, "the cosine schedule changes ε during training"),
+        ((0.3, "confidence", 2.0), 10, "the confidence schedule gives each example its own ε"),
+        ((0.1, "fixed", None), None, "the number of classes, which is not known"),
+        ((0.95, "fixed", None), 10, "must be at most 1"),
+    ],
+)
+def test_an_export_says_why_it_has_no_label_smoothing(
+    configuration: tuple[float, str, float | None], classes: int | None, reason: str
+) -> None:
+    facts = StudyFacts(**{**vars(FACTS), "classes": classes})
+    found = best_document(facts, trials((0.0, "fixed", None, 0.5), (*configuration, 0.25)))
+    assert "label_smoothing" not in found
+    assert reason in found["label_smoothing_omitted"]
+    text = render(found, "python")
+    assert "LABEL_SMOOTHING =" not in text
+    assert reason.replace("ε", "epsilon") in " ".join(text.replace("\n# ", " ").split())
+
+
+@pytest.mark.parametrize(
+    "configuration", [(0.2, "cosine", 1.3), (0.25, "step", 1.0), (0.3, "confidence", 2.0)]
+)
+def test_the_exported_module_and_the_snippet_train_as_the_search_did(
+    configuration: tuple[float, str, float | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A constant label_smoothing would be right only at the start of an annealed schedule."""
+    found = document(*configuration)
+    write_text(tmp_path / "best.json", render(found, "json"))
+    monkeypatch.chdir(tmp_path)
+    smoothing = Smoothing(*configuration)
+    expected = losses(SmoothingLoss(smoothing))
+    logits, labels = rows()
+    snippet: dict[str, Any] = {"logits": logits, "labels": labels}
+    exec(usage(*configuration[:2], 10).code, snippet)
+    assert snippet["value"].item() == expected[0]
+    assert losses(snippet["loss"]) == expected
+    module: dict[str, Any] = {}
+    exec(render(found, "python"), module)
+    assert losses(module["make_loss"]()) == expected
+    if configuration[1] != "confidence":
+        constant = functional.cross_entropy(
+            logits, labels, label_smoothing=to_uniform(configuration[0], 10)
+        )
+        assert constant.item() == pytest.approx(expected[0])
+        assert abs(constant.item() - expected[-1]) > 0.01
+
+
+def test_the_snippet_of_a_fixed_schedule_is_torchs_own_loss() -> None:
+    logits, labels = rows()
+    snippet: dict[str, Any] = {"logits": logits, "labels": labels}
+    exec(usage(0.09, "fixed", 10).code, snippet)
+    assert snippet["value"].item() == pytest.approx(losses(SmoothingLoss(0.09))[0])
+
+
 # ---- which trial -------------------------------------------------------------------------
 
 
-def test_no_benefit_is_an_answer() -> None:
+def test_export_without_benefit() -> None:
     found = best_document(
         FACTS, trials((0.0, "fixed", None, 0.25), (0.1, "linear", 1.0, 0.5), (0.2, "step", 1, 0.3))
     )
     assert found["trial"] == 0
+    assert found["recommended"] is False
+    assert found["lowest"]["trial"] == 0
+    assert "optimistic" in found["lowest"]["note"]
     assert found["epsilon"] == 0.0
     assert found["label_smoothing"] == 0.0
     assert found["scores"] == found["baseline"]
@@ -255,7 +351,7 @@ def test_pruned_and_running_trials_are_not_exported() -> None:
     assert best_document(FACTS, frame)["trial"] == 1
 
 
-def test_a_tie_goes_to_the_smaller_number() -> None:
+def test_ties_prefer_the_lower_trial_number() -> None:
     frame = trials((0.0, "fixed", None, 0.3), (0.1, "fixed", None, 0.3))
     assert best_document(FACTS, frame)["trial"] == 0
 
@@ -277,16 +373,19 @@ def test_hyperparameters_keep_their_types() -> None:
 # ---- writing -----------------------------------------------------------------------------
 
 
-def test_a_file_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_text(tmp_path / "best.json", "old")
 
     def full(*_: Any, **__: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("sweeper.files.os.replace", full)
     with pytest.raises(SweeperError, match=r"best\.json cannot be written: No space left"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_output_path_must_be_a_file() -> None:
+    with pytest.raises(SweeperError, match="cannot be written"):
+        write_text(Path("."), "text")

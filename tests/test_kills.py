@@ -125,7 +125,7 @@ class Kills:
         raise NotImplementedError
 
     @pytest.mark.usefixtures("one_thread")
-    def test_a_study_survives_kill_after_kill(
+    def test_study_survives_repeated_kills(
         self, url: str, launch: Launch, file: Path, tmp_path: Path
     ) -> None:
         process, watched = launch(url), Watched(url)
@@ -136,7 +136,7 @@ class Kills:
         assert KILLS / 2 <= killed <= KILLS
         frame = watched.study.frame()
         assert frame["number"].tolist() == list(range(TRIALS))
-        # Two workers may bear the trials of neighbouring tickets in either order.
+        # Two workers may bear the trials of neighboring tickets in either order.
         assert sorted(frame["ticket"]) == list(range(TRIALS))
         assert set(frame["state"]) == {"complete"}
         assert (frame["epochs"] == EPOCHS).all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sweeper import Smoothing
 from sweeper.smoothing import SCHEDULES
-from sweeper.training import Evaluation, Optimiser, Splits, Task, TrainingRun, train
+from sweeper.training import Evaluation, Optimizer, Splits, Task, TrainingRun, train
 from sweeper.training.packed.pack import Pack
 from sweeper.training.packed.stack import Member
 from sweeper.training.packed.stacking import Unstackable
@@ -74,7 +74,7 @@ def task(
             "classes": CLASSES,
             "model": model,
             "data": data,
-            "optimiser": Optimiser(lr=0.01),
+            "optimizer": Optimizer(lr=0.01),
             "epochs": 5,
             "batch_size": 16,
             "hparams": {"dropout": 0.0, "width": 17},
@@ -113,7 +113,7 @@ def numbers(of: Evaluation) -> dict[str, Tensor]:
     state = of.state()
     moments = {
         f"{n}.{key}": value
-        for n, kept in state["optimiser"]["state"].items()
+        for n, kept in state["optimizer"]["state"].items()
         for key, value in kept.items()
     }
     means = {"loss": torch.tensor(of.train_loss), "epsilon": torch.tensor(of.mean_epsilon)}
@@ -139,15 +139,15 @@ TASKS = {
     "perceptron": task(perceptron),
     "convolutions": task(convolutions, "images"),
     # sgd: what its keys are biased by does not matter, and adam takes full steps along rounding
-    "attention": task(lambda _: Reader(), "words", optimiser=Optimiser("sgd", 0.1)),
-    "sgd": task(perceptron, optimiser=Optimiser("sgd", 0.1, momentum=0.9, weight_decay=0.01)),
-    "adamw and l1": task(perceptron, optimiser=Optimiser("adamw", 0.01, 0.02, l1=1e-3)),
+    "attention": task(lambda _: Reader(), "words", optimizer=Optimizer("sgd", 0.1)),
+    "sgd": task(perceptron, optimizer=Optimizer("sgd", 0.1, momentum=0.9, weight_decay=0.01)),
+    "adamw and l1": task(perceptron, optimizer=Optimizer("adamw", 0.01, 0.02, l1=1e-3)),
     "augmented": task(perceptron, augment=lambda x, _: x + torch.randn_like(x)),
 }
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_member_is_bit_equal_to_a_pack_of_one_at_any_place_and_size(name: str) -> None:
+def test_pack_member_is_bitwise_equal_to_pack_of_one(name: str) -> None:
     given = runs((0.0, 0.3, 0.6))
     together = packed(TASKS[name], given)
     for chosen in ([0], [5], [4, 1], [7, 6, 2]):
@@ -164,7 +164,7 @@ def test_a_member_agrees_with_the_loop_of_one_run(name: str) -> None:
         assert_near(found, alone(TASKS[name], run), 2e-5)
 
 
-def test_over_fifty_steps_parameters_agree_to_a_hundred_thousandth() -> None:
+def test_parameters_agree_within_1e5_over_50_steps() -> None:
     of = task(perceptron, batch_size=4)  # 11 steps an epoch
     for run, found in zip(runs(), packed(of, runs(), 5), strict=True):
         other = alone(of, run, 5)
@@ -177,7 +177,7 @@ def test_over_fifty_steps_parameters_agree_to_a_hundred_thousandth() -> None:
         assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
 
 
-def test_members_of_other_seeds_and_settings_each_go_their_way() -> None:
+def test_members_with_different_seeds_and_settings_are_independent() -> None:
     of = task(perceptron)
     given = [
         replace(run, seed=n % 3, data_seed=n % 2, hparams={"dropout": 0.2, "lr": 0.001 * (n + 1)})
@@ -188,7 +188,7 @@ def test_members_of_other_seeds_and_settings_each_go_their_way() -> None:
         assert_near(found, alone(of, run), 2e-5)
 
 
-def test_members_come_and_go_between_epochs() -> None:
+def test_members_can_join_and_leave_between_epochs() -> None:
     of = task(convolutions, "images")
     given = runs((0.0, 0.4))[:3]
     pack = Pack(of, at_once=100)
@@ -205,7 +205,7 @@ def test_members_come_and_go_between_epochs() -> None:
     assert_same(evaluation(found, third), packed(of, [given[2]], 1)[0])
 
 
-def test_a_run_goes_on_from_a_state_in_a_pack_as_in_the_loop() -> None:
+def test_run_resumes_in_a_pack_and_in_the_loop() -> None:
     of = TASKS["sgd"]
     run = runs((0.3,))[2]
     whole = packed(of, [run], 4)[0]
@@ -220,7 +220,7 @@ def test_a_run_goes_on_from_a_state_in_a_pack_as_in_the_loop() -> None:
     assert_same(packed(of, [replace(run, state=half.state())], 2)[0], whole)
 
 
-def test_a_member_that_diverges_touches_no_other() -> None:
+def test_diverging_member_does_not_affect_others() -> None:
     of = task(perceptron)
     given = [replace(run, hparams={"lr": 1e30 if n == 1 else 0.01}) for n, run in enumerate(runs())]
     found = packed(of, given)
@@ -228,7 +228,7 @@ def test_a_member_that_diverges_touches_no_other() -> None:
     assert_same(found[2], packed(of, [given[2]])[0])
 
 
-def test_what_raises_for_one_member_is_that_ones_failure() -> None:
+def test_exception_of_one_member_fails_only_that_member() -> None:
     def augment(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
         if hparams["width"] == 18:
             raise RuntimeError("not eighteen")
@@ -278,7 +278,7 @@ class Hungry(nn.Module):
         return out
 
 
-def test_without_memory_for_all_half_as_many_are_trained_and_none_fails(
+def test_out_of_memory_halves_the_pack_size(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     of = task(lambda _: Hungry())
@@ -287,7 +287,7 @@ def test_without_memory_for_all_half_as_many_are_trained_and_none_fails(
     for _ in range(2):
         found = dict(pack.epoch())
     assert pack.at_once == 2
-    assert "memory does not suffice for 8 trials in one step" in caplog.text
+    assert "out of memory with 8 trials in one step" in caplog.text
     for run, member in zip(runs(), members, strict=True):
         assert_same(evaluation(found, member), packed(of, [run], 2)[0])
 
@@ -304,7 +304,7 @@ class Noisy(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "message"),
     [
         (lambda: Choosing(8, CLASSES), r"0 \(Choosing\): .*data-dependent control flow"),
         (lambda: Noisy(8, CLASSES), r"0 \(Noisy\): .*random"),
@@ -312,22 +312,22 @@ class Noisy(nn.Linear):
     ],
 )
 def test_a_model_that_cannot_be_stacked_names_the_module(
-    module: Callable[[], nn.Module], said: str
+    module: Callable[[], nn.Module], message: str
 ) -> None:
     pack = Pack(task(lambda _: nn.Sequential(module())), at_once=4)
-    with pytest.raises(Unstackable, match=said):
+    with pytest.raises(Unstackable, match=message):
         pack.join(runs()[0])
     assert len(pack) == 0
 
 
-def test_models_of_other_shapes_are_trained_beside_each_other() -> None:
+def test_models_of_different_shapes_share_a_pack() -> None:
     of = task(perceptron)
     given = [run for width in (9, 17) for run in runs(width=width)[:2]]
     for run, found in zip(given, packed(of, given), strict=True):
         assert_same(found, packed(of, [run])[0])
 
 
-def test_parameters_that_the_loss_does_not_reach_stay_as_they_are() -> None:
+def test_unused_parameters_are_not_updated() -> None:
     class Partly(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -339,12 +339,12 @@ def test_parameters_that_the_loss_does_not_reach_stay_as_they_are() -> None:
             out: Tensor = self.out(self.frozen(inputs))
             return out
 
-    of = task(lambda _: Partly(), optimiser=Optimiser("adamw", 0.01, weight_decay=0.1))
+    of = task(lambda _: Partly(), optimizer=Optimizer("adamw", 0.01, weight_decay=0.1))
     for run, found in zip(runs(), packed(of, runs()), strict=True):
         assert_near(found, alone(of, run), 2e-5)
 
 
-def test_a_pack_leaves_the_random_state_alone() -> None:
+def test_pack_preserves_global_random_state() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
     packed(task(perceptron), runs((0.5,)), 1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from benchmarks.paper_tables import (
     BEGIN,
     END,
-    NOT_TOLD,
+    INCONCLUSIVE,
     OPPOSITE,
     OVERLAP,
     SAME,
@@ -43,7 +43,7 @@ from sweeper.smoothing import Smoothing
 from sweeper.training import derive_seed
 from sweeper.training.loop import load_splits
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "evidence.md"
+DOCUMENT = Path(__file__).parent.parent / "benchmarks" / "RESULTS.md"
 SMALL, LARGE = Smoothing(0.1), Smoothing(0.4)
 BOTH = Arm((SMALL, LARGE))
 ALONE = Line("hard labels", "nll", fixed(0.0))
@@ -86,14 +86,14 @@ def test_each_split_picks_what_is_best_on_its_validation_rows_whatever_the_test_
     assert picked(runs(small_on_split_0, never_asked), BOTH) == (SMALL, LARGE, LARGE)
 
 
-def test_the_mean_over_seeds_picks_and_not_the_luckiest_seed() -> None:
-    def lucky(one: Smoothing, split: int, seed: int) -> float:
+def test_pick_uses_mean_over_seeds() -> None:
+    def selected(one: Smoothing, split: int, seed: int) -> float:
         return 0.5 if one == SMALL else [0.1, 1.2][seed]
 
-    assert picked(runs(lucky, lucky), BOTH) == (SMALL,) * 3
+    assert picked(runs(selected, selected), BOTH) == (SMALL,) * 3
 
 
-def test_of_accuracies_the_highest_is_picked_and_of_equals_the_first() -> None:
+def test_pick_maximizes_accuracy_and_prefers_first_of_ties() -> None:
     by_accuracy = Arm((SMALL, LARGE), by="accuracy")
     higher = runs(lambda one, *_: one.epsilon, never_asked)
     equal = runs(lambda *_: 0.9, never_asked)
@@ -200,8 +200,8 @@ def test_test_rows_are_scaled_by_the_validation_rows_temperature() -> None:
         (1.0, 2.0, 0.1, SAME),
         (1.0, 2.0, -5.0, OPPOSITE),
         (-2.0, -1.0, 5.0, OPPOSITE),
-        (-3.0, 1.0, -5.0, NOT_TOLD),
-        (0.0, 0.0, -5.0, NOT_TOLD),
+        (-3.0, 1.0, -5.0, INCONCLUSIVE),
+        (0.0, 0.0, -5.0, INCONCLUSIVE),
     ],
 )
 def test_direction(low: float, high: float, reference: float, word: str) -> None:
@@ -222,7 +222,7 @@ def test_every_difference_has_something_to_be_compared_with() -> None:
         assert expected(line) != 0, line.name
 
 
-def test_a_finding_says_what_went_the_other_way_and_what_is_not_known() -> None:
+def test_finding_lists_contradictions_and_missing_results() -> None:
     base = row(SMOOTHED, runs(small_on_split_0, measured), 0.0)
     sinks = Line("smoothing", "nll", BOTH, ALONE._replace(earlier=0.9), earlier=0.5)
     rows = [
@@ -230,25 +230,25 @@ def test_a_finding_says_what_went_the_other_way_and_what_is_not_known() -> None:
         for bounds in ((1.0, 2.0), (-2.0, -1.0), (-1.0, 1.0))
     ]
     sentences = finding(rows).split(". ")
-    assert [sentence.split(",")[0] for sentence in sentences[:2]] == [
-        "The same way as before",
-        "The other way round than before",
+    assert [sentence.split(":")[0] for sentence in sentences[:2]] == [
+        "In the same direction",
+        "In the opposite direction",
     ]
     assert "NLL is lower with smoothing than with hard labels" in sentences[0]
     assert "NLL is higher with smoothing than with hard labels" in sentences[1]
-    assert sentences[2].startswith("Not told apart")
+    assert sentences[2].startswith("Inconclusive: ")
     assert finding(rows[:1]).count(".") == 1
 
 
 # The document
 
 
-def test_a_column_with_nothing_in_it_is_left_out() -> None:
+def test_empty_column_is_omitted() -> None:
     lines = markdown_table(("", "paper", "ours"), [("a", "", "1"), ("b", "", "")]).splitlines()
     assert lines == ["|   | ours |", "| - | ---- |", "| a | 1    |", "| b |      |"]
 
 
-def test_a_section_takes_the_place_of_the_one_before_and_of_nothing_else() -> None:
+def test_section_replaces_only_its_previous_version() -> None:
     old, new = (f"{BEGIN}\n{word}\n{END}\n" for word in ("old", "new"))
     assert put(new, f"# Evidence\n\n{old}\nOthers' words.\n") == (
         f"# Evidence\n\n{new}\nOthers' words.\n"
@@ -256,12 +256,12 @@ def test_a_section_takes_the_place_of_the_one_before_and_of_nothing_else() -> No
     assert put(new, "# Evidence\n") == f"# Evidence\n\n{new}"
 
 
-def test_a_section_without_its_end_is_not_written_over() -> None:
+def test_section_without_end_marker_is_not_replaced() -> None:
     with pytest.raises(ValueError, match="put one there"):
         put("new", f"# Evidence\n{BEGIN}\nold, and others' words\n")
 
 
-def test_each_training_is_made_once_and_each_that_a_table_needs() -> None:
+def test_every_needed_run_is_trained_once() -> None:
     wanted = jobs(seeds=2, splits=3, epochs=None)
     assert len(set(wanted)) == len(wanted)
     made: Mapping[str, set[Smoothing]] = {name: set() for name in OVERLAP}

@@ -36,7 +36,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @given(password=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_password_arrives_as_it_is_and_nothing_else_changes(password: str) -> None:
+def test_password_is_inserted_unchanged(password: str) -> None:
     url = parse_url(with_password(SERVER, password))
     assert url.password == password
     assert url == parse_url(SERVER).set(password=password)
@@ -45,22 +45,22 @@ def test_any_password_arrives_as_it_is_and_nothing_else_changes(password: str) -
 @pytest.mark.parametrize(
     ("storage", "reason"),
     [
-        ("sweeper.db", "storage: an SQLite file takes no password; leave SWEEPER_PASSWORD_FILE"),
-        ("sqlite:///sweeper.db", "storage: an SQLite file takes no password"),
-        ("postgresql://u:other@h/d", "storage: the URL has a password already; leave that one"),
-        ("postgresql://u@h/d?password=other", "storage: the URL has a password already"),
-        ("postgresql://h/d", "storage: postgresql.psycopg://h/d names no user"),
-        ("mssql://u@h/d", "storage: 'mssql' databases are not served"),
+        ("sweeper.db", "storage: an SQLite file has no password; unset SWEEPER_PASSWORD_FILE"),
+        ("sqlite:///sweeper.db", "storage: an SQLite file has no password"),
+        ("postgresql://u:other@h/d", "storage: the URL already has a password; remove it"),
+        ("postgresql://u@h/d?password=other", "storage: the URL already has a password"),
+        ("postgresql://h/d", "storage: postgresql.psycopg://h/d has no user"),
+        ("mssql://u@h/d", "storage: 'mssql' databases are not supported"),
     ],
 )
-def test_a_url_that_cannot_take_a_password(storage: str, reason: str) -> None:
+def test_url_without_user_rejects_password(storage: str, reason: str) -> None:
     with pytest.raises(SweeperError, match=rf"^{reason}") as refusal:
         with_password(storage, "sekret")
     assert "sekret" not in str(refusal.value)
     assert "other" not in str(refusal.value)
 
 
-def test_an_empty_password_is_none() -> None:
+def test_empty_password_file_is_rejected() -> None:
     assert parse_url(with_password("postgresql://u:@h/d", "sekret")).password == "sekret"
 
 
@@ -68,7 +68,7 @@ def test_an_empty_password_is_none() -> None:
 
 
 @pytest.mark.parametrize("content", ["sekret", "sekret\n", "sekret\n\n", " sekret \n", "s\r\n"])
-def test_only_the_newlines_at_its_end_are_not_the_passwords(file: Path, content: str) -> None:
+def test_trailing_newlines_are_stripped_from_password(file: Path, content: str) -> None:
     file.write_bytes(content.encode())
     assert parse_url(with_password_file(SERVER)).password == content.rstrip("\n")
 
@@ -76,13 +76,13 @@ def test_only_the_newlines_at_its_end_are_not_the_passwords(file: Path, content:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is empty; write the password into it, and nothing else"),
-        (b"\n", "is empty; write"),
-        (b"sekret\xff", "is not UTF-8 text; write"),
-        (b"sek\0ret", "holds a null byte; write"),
+        (b"", "is empty; it must contain the password and nothing else"),
+        (b"\n", "is empty; it must"),
+        (b"sekret\xff", "is not UTF-8 text; it must"),
+        (b"sek\0ret", "contains a null byte; it must"),
     ],
 )
-def test_a_file_that_holds_no_password(file: Path, content: bytes, reason: str) -> None:
+def test_invalid_password_file_is_rejected(file: Path, content: bytes, reason: str) -> None:
     file.write_bytes(content)
     done = run("status", "--storage", SERVER)
     assert (done.status, done.out) == (2, "")
@@ -91,12 +91,12 @@ def test_a_file_that_holds_no_password(file: Path, content: bytes, reason: str) 
     assert "sek" not in done.err
 
 
-def test_a_folder_is_no_file(file: Path) -> None:
+def test_folder_as_password_file_is_rejected(file: Path) -> None:
     file.mkdir()
     assert "cannot be read: Is a directory" in run("status", "--storage", SERVER).err
 
 
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWEEPER_PASSWORD_FILE", "")
     assert with_password_file(SERVER) == SERVER
 
@@ -121,16 +121,16 @@ def test_every_command_with_a_storage_reads_the_file(name: str, file: Path) -> N
 def test_a_password_of_a_file_is_never_printed(file: Path, debug: list[str]) -> None:
     file.write_text("sekret\n")
     done = run("status", "--storage", SERVER, *debug)
-    assert "error: postgresql+psycopg://user:***@127.0.0.1:1/db: the database" in done.err
+    assert "error: postgresql+psycopg://user:***@127.0.0.1:1/db: database error" in done.err
     assert "sekret" not in done.out + done.err
 
 
-def test_what_is_started_from_here_is_not_told_of_the_file(file: Path) -> None:
+def test_child_processes_do_not_inherit_the_variable(file: Path) -> None:
     file.write_text("sekret\n")
     with_password_file(SERVER)
     assert "SWEEPER_PASSWORD_FILE" not in os.environ
 
 
-def test_help_does_not_read_it(file: Path) -> None:
+def test_help_does_not_read_the_password_file(file: Path) -> None:
     done = run_module("heavy_imports", "launch --help")
     assert (done.stdout, done.stderr) == ('{"launch --help": [0, []]}\n', "")

@@ -131,7 +131,7 @@ def until_open(port: int) -> None:
     raise AssertionError("nginx does not listen")
 
 
-def test_people_reach_the_service_by_its_name_over_tls(front: Front) -> None:
+def test_service_is_reachable_by_name_over_tls(front: Front) -> None:
     page = front.ask("/studies/quick", headers={"Accept": "text/html"})
     assert (page.status, page.headers["Location"]) == (303, "/sign-in?next=/studies/quick")
     signing = front.ask("/sign-in")
@@ -145,7 +145,7 @@ def test_people_reach_the_service_by_its_name_over_tls(front: Front) -> None:
     assert (answer.status, answer.headers["Location"]) == (308, f"https://{NAME}/studies?page=2")
 
 
-def test_a_finished_report_is_made_once_and_given_to_who_has_signed_in(front: Front) -> None:
+def test_finished_report_is_cached_for_signed_in_users(front: Front) -> None:
     path = "/v1/studies/quick/report"
     assert front.ask(path).status == 401
     first, second = front.ask(path, token="ann"), front.ask(path, token="tim")
@@ -158,7 +158,7 @@ def test_a_finished_report_is_made_once_and_given_to_who_has_signed_in(front: Fr
     assert front.ask(path, token="ann").headers["X-Cache"] == "HIT"
 
 
-def test_a_report_of_an_unfinished_study_is_not_kept(front: Front) -> None:
+def test_unfinished_report_is_not_cached(front: Front) -> None:
     spec = (front.world.folder / "quick.toml").read_text().replace('"quick"', '"other"')
     api.submit(tomllib.loads(spec), [front.world.folder], storage=front.world.study.storage)
     path = "/v1/studies/other/report"
@@ -166,7 +166,7 @@ def test_a_report_of_an_unfinished_study_is_not_kept(front: Front) -> None:
     assert found == ["MISS", "MISS"]
 
 
-def test_news_pass_through_as_they_come(front: Front) -> None:
+def test_events_are_not_buffered(front: Front) -> None:
     raw = socket.create_connection(("127.0.0.1", front.port), timeout=30)
     with front.context.wrap_socket(raw, server_hostname=NAME) as line:
         head = f"Host: {NAME}\r\nAuthorization: Bearer {front.tokens['eve']}"
@@ -177,7 +177,7 @@ def test_news_pass_through_as_they_come(front: Front) -> None:
     assert re.search(rb"content-type: text/event-stream", got, re.IGNORECASE)
 
 
-def test_one_process_may_die(front: Front) -> None:
+def test_proxy_survives_one_dead_process(front: Front) -> None:
     os.kill(front.processes[0].pid, signal.SIGKILL)
     front.processes[0].wait()
     for _ in range(6):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,12 +19,13 @@ import sweeper
 from sweeper.api import Study, replay
 from sweeper.cli import main
 from sweeper.errors import SweeperError
-from sweeper.replaying.comparison import Difference, Given, compare, unlike
+from sweeper.replaying.comparison import Difference, RunValues, compare, environment_differences
 from sweeper.store.database import open_reader, open_writer
 from sweeper.store.schema import epochs, results, studies
 from sweeper.store.tickets import SEARCH
 from sweeper.worker.stopping import StopRequest
 from tests.support.in_process_runs import StopAfter, registered, run, text, work
+from tests.support.processes import process
 from tests.support.studies import copy_task
 
 Write = Callable[..., Path]
@@ -130,8 +132,8 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         patch.setattr(sys, "argv", ["sweeper", "replay", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
+    output = capsys.readouterr()
+    return int(ended.value.code or 0), output.out, output.err
 
 
 # ---- on either database ------------------------------------------------------------------
@@ -157,9 +159,7 @@ class Replays:
             study.close()
 
     @pytest.mark.usefixtures("one_thread")
-    def test_a_real_training_gives_the_same_bits(
-        self, url: str, launch: Launch, write: Write
-    ) -> None:
+    def test_replay_is_bitwise_equal(self, url: str, launch: Launch, write: Write) -> None:
         study = launch(
             write("digits_variants.py:short", rest="[confirm]\nshortlist = 1\nreplicates = 2")
         )
@@ -171,7 +171,7 @@ class Replays:
             assert (again.environment, again.reason) == ([], "")
         assert study.frame()["nll"].nunique() == 2
 
-    def test_the_last_bit_of_an_epoch_and_of_a_score_is_told_apart(
+    def test_replay_detects_one_bit_differences(
         self, url: str, launch: Launch, write_study: Write
     ) -> None:
         study = launch(write_study(text(trials=2)))
@@ -193,7 +193,7 @@ class Replays:
         assert replay("quick", 1, url).same
         assert replay("quick", 0, url).same
 
-    def test_nothing_is_written(
+    def test_replay_writes_nothing(
         self, url: str, launch: Launch, write_study: Write, tmp_path: Path
     ) -> None:
         launch(write_study(text(trials=3)))
@@ -226,54 +226,59 @@ class TestMysql(Replays):
 # ---- what is compared --------------------------------------------------------------------
 
 
-def test_the_value_that_optuna_was_told_is_compared(write_study: Write, storage: str) -> None:
+def test_replay_compares_the_optuna_value(write_study: Write, storage: str) -> None:
     value = run(write_study(text(trials=1)), storage).frame()["value"].item()
     table = models.TrialValueModel.__table__
     edit(storage, lambda connection: connection.execute(update(table).values(value=0.25)))
     assert replay("quick", 0, storage).differences == [Difference("value", 0.25, value)]
 
 
-def test_a_lost_epoch_and_one_too_many_are_named(write_study: Write, storage: str) -> None:
+def test_missing_and_extra_epochs_are_reported(write_study: Write, storage: str) -> None:
     run(write_study(text(trials=1)), storage)
     drop_epochs(storage, epochs.c.epoch == 3)
     assert replay("quick", 0, storage).differences == [Difference("epoch", None, 3, 3)]
 
 
-def test_numbers_that_are_not_finite_are_as_they_are_stored(write: Write, storage: str) -> None:
-    run(write("counting", options="threads = 2", trials=1), storage)
+def test_non_finite_numbers_compare_as_stored(write: Write, storage: str) -> None:
+    run(write("reports_threads", options="threads = 2", trials=1), storage)
     again = replay("quick", 0, storage)
     assert again.same
     assert stored(storage, 0, "extra") == {"threads": 2, "nothing": None}
     rewrite(storage, 0, "extra", nothing=1.0)
     (line,) = replay("quick", 0, storage).differences
-    assert (line.name, line.there, line.here) == ("extra_nothing", 1.0, math.inf)
+    assert (line.name, line.stored, line.replayed) == ("extra_nothing", 1.0, math.inf)
     assert line.to_dict()["here"] is None
     set_epochs(storage, epochs.c.epoch < 3, brier=None)
     assert [line.name for line in replay("quick", 0, storage).differences][:2] == ["brier", "brier"]
 
 
-def test_a_column_that_was_not_there_yet_is_not_compared(write: Write, storage: str) -> None:
-    run(write("counting", trials=1), storage)
+def test_columns_added_later_are_not_compared(write: Write, storage: str) -> None:
+    run(write("reports_threads", trials=1), storage)
     set_epochs(storage, train_loss=None)
     assert replay("quick", 0, storage).same
 
 
-def test_what_is_told_apart() -> None:
-    there = Given({1: {"nll": 0.5, "brier": None}, 2: {"nll": 0.5}}, {"ece": 0.1, "nll": None})
-    here = Given({1: {"nll": 0.25, "brier": math.nan}}, {"ece": 0.1, "nll": 1.0, "more": 2.0})
+def test_comparison_of_values() -> None:
+    there = RunValues({1: {"nll": 0.5, "brier": None}, 2: {"nll": 0.5}}, {"ece": 0.1, "nll": None})
+    here = RunValues({1: {"nll": 0.25, "brier": math.nan}}, {"ece": 0.1, "nll": 1.0, "more": 2.0})
     found = compare(there, here)
     assert [str(line) for line in found] == [
-        "epoch 1, nll 0.5 there, 0.25 here (0.25 less)",
-        "epoch 2 there, none here",
-        "nll none there, 1.0 here",
+        "epoch 1, nll: stored 0.5, replayed 0.25 (0.25 lower)",
+        "epoch: stored 2, replayed none",
+        "nll: stored none, replayed 1.0",
     ]
     assert compare(there, there) == []
-    assert compare(Given(scores={"nll": 0.5}), Given(scores={"nll": math.nan})) != []
+    assert compare(RunValues(scores={"nll": 0.5}), RunValues(scores={"nll": math.nan})) != []
 
 
-def test_environments_are_told_apart_key_by_key() -> None:
-    found = unlike({"torch": "2.12", "cpu": "a"}, {"torch": "2.13", "cpu": "a", "commit": "c"})
-    assert list(map(str, found)) == ["torch 2.12 there, 2.13 here", "commit none there, c here"]
+def test_environment_differences_are_listed_by_key() -> None:
+    found = environment_differences(
+        {"torch": "2.12", "cpu": "a"}, {"torch": "2.13", "cpu": "a", "commit": "c"}
+    )
+    assert list(map(str, found)) == [
+        "torch: stored 2.12, replayed 2.13",
+        "commit: stored none, replayed c",
+    ]
 
 
 # ---- with what it was trained ------------------------------------------------------------
@@ -283,7 +288,7 @@ def test_environments_are_told_apart_key_by_key() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("torch", "2.12.0"), ("cpu", "an abacus"), ("python", "3.1")]
 )
-def test_another_environment_is_named_and_bits_still_compared(
+def test_different_environment_is_reported_and_results_compared(
     write_study: Write, storage: str, name: str, value: str
 ) -> None:
     run(write_study(text(trials=1)), storage)
@@ -291,18 +296,18 @@ def test_another_environment_is_named_and_bits_still_compared(
     rewrite(storage, 0, "environment", **{name: value})
     again = replay("quick", 0, storage)
     assert again.same
-    assert [str(line) for line in again.environment] == [f"{name} {value} there, {here} here"]
+    assert [str(line) for line in again.environment] == [f"{name}: stored {value}, replayed {here}"]
     rewrite(storage, 0, "scores", nll=0.5)
     again = replay("quick", 0, storage)
     assert not again.same
-    assert again.reason.startswith("bits are the same only for the same packages")
+    assert again.reason.startswith("results are bitwise reproducible only with the same packages")
 
 
-def test_a_study_of_other_packages_is_not_refused(write_study: Write, storage: str) -> None:
+def test_replay_accepts_other_package_versions(write_study: Write, storage: str) -> None:
     run(write_study(text(trials=1)), storage)
     edit(storage, lambda c: c.execute(update(studies).values(spec=_other_torch(c))))
     with pytest.raises(SweeperError, match=r"was launched with torch 1\.0"):
-        sweeper.api.run_worker(sweeper.api.Terms("quick"), storage)
+        sweeper.api.run_worker(sweeper.api.WorkerOptions("quick"), storage)
     assert replay("quick", 0, storage).same
 
 
@@ -311,8 +316,8 @@ def _other_torch(connection: Connection) -> str:
     return json.dumps({**kept, "packages": {**kept["packages"], "torch": "1.0"}})
 
 
-def test_it_trains_with_the_threads_that_the_trial_had(write: Write, storage: str) -> None:
-    run(write("counting", trials=1), storage)
+def test_replay_uses_the_stored_thread_count(write: Write, storage: str) -> None:
+    run(write("reports_threads", trials=1), storage)
     rewrite(storage, 0, "environment", threads="3")
     rewrite(storage, 0, "extra", threads=3)
     before = torch.get_num_threads()
@@ -323,8 +328,8 @@ def test_it_trains_with_the_threads_that_the_trial_had(write: Write, storage: st
     rewrite(storage, 0, "environment", threads="none", device="an H100 of tomorrow")
     again = replay("quick", 0, storage)
     assert [str(line) for line in again.environment] == [
-        "threads none there, 1 here",
-        "device an H100 of tomorrow there, cpu here",
+        "threads: stored none, replayed 1",
+        "device: stored an H100 of tomorrow, replayed cpu",
     ]
 
 
@@ -333,7 +338,7 @@ def test_it_trains_with_the_threads_that_the_trial_had(write: Write, storage: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["nll", "nll_calibrated"])
-def test_a_pruned_trial_is_trained_as_far_as_it_was(
+def test_pruned_trial_is_replayed_to_its_last_epoch(
     write_study: Write, storage: str, metric: str
 ) -> None:
     rest = f"{PRUNING}\n[objective]\nmetric = '{metric}'"
@@ -368,12 +373,12 @@ def test_a_failed_trial_fails_the_same_way(write_study: Write, storage: str) -> 
             assert not replay("quick", number, storage).same
 
 
-def test_a_trial_that_fails_no_more_is_said_to(
+def test_trial_that_no_longer_fails_is_reported(
     write: Write, storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tmp_path / "trace"
     trace.touch()
-    run(write("fragile", f"options = {{ trace = '{trace}' }}", trials=1), storage)
+    run(write("fails_while_file_exists", f"options = {{ trace = '{trace}' }}", trials=1), storage)
     again = replay("quick", 0, storage)
     assert again.same
     assert (again.epochs, again.scores) == (2, scored(storage, 0))
@@ -382,20 +387,20 @@ def test_a_trial_that_fails_no_more_is_said_to(
     assert again.differences == [Difference("epoch", None, 3, 3)]  # and it trains no further
     status, out, _ = command(capsys, "quick", 0, "--storage", storage)
     assert status == 1
-    assert "there: RuntimeError: there is a file; here: it did not fail" in out
+    assert "stored: RuntimeError: there is a file; replayed: it did not fail" in out
 
 
-def test_what_a_worker_ended_is_compared_as_far_as_it_came(write: Write, storage: str) -> None:
-    run(write("unkept", trials=1), storage)  # its state is refused at its first report
+def test_trial_ended_by_worker_is_compared_to_its_last_epoch(write: Write, storage: str) -> None:
+    run(write("unsavable_state", trials=1), storage)  # its state is refused at its first report
     frame = Study("quick", storage).frame()
     assert frame["state"].tolist() == ["failed"]
     assert "is a set of length 2" in frame["failure"].item()
     again = replay("quick", 0, storage)
     assert again.same, again
-    assert again.epochs == 1
+    assert (again.epochs, again.failed_here.failure) == (0, again.failed_there.failure)
 
 
-def test_a_trial_that_took_too_long_is_trained_no_longer(write_study: Write, storage: str) -> None:
+def test_timed_out_trial_is_replayed_to_its_last_epoch(write_study: Write, storage: str) -> None:
     run(write_study(text(trials=1)), storage)
 
     def late(connection: Connection) -> None:
@@ -409,32 +414,30 @@ def test_a_trial_that_took_too_long_is_trained_no_longer(write_study: Write, sto
     assert again.same, again
     assert (again.epochs, again.scores) == (5, 0)
     set_epochs(storage, epochs.c.epoch == 4, nll=1.0)
-    assert replay("quick", 0, storage).reason.endswith("is not stored")
+    assert replay("quick", 0, storage).reason.endswith("are not stored")
     drop_epochs(storage, epochs.c.epoch > 0)
-    with pytest.raises(SweeperError, match=r"nothing is stored of trial 0.*: it took longer"):
+    with pytest.raises(SweeperError, match=r"trial 0 has no stored results.*: it took longer"):
         replay("quick", 0, storage)
 
 
-def test_a_trial_that_was_given_a_result_is_the_one_that_gave_it(
+def test_copied_trial_replays_its_source(
     write_study: Write, storage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = '[[first]]\nepsilon = 0.1\nschedule = "fixed"\nrate = {rate}\n'
     run(write_study(text(trials=3, rest=first.format(rate=1.0) + first.format(rate=5.0))), storage)
     again = replay("quick", 2, storage)
-    assert (again.asked, again.trial, again.epochs) == (2, 1, 8)
+    assert (again.requested, again.trial, again.epochs) == (2, 1, 8)
     assert again.same
     status, out, _ = command(capsys, "quick", 2, "--storage", storage)
     assert status == 0
-    assert out.startswith("trial 2 was given the result of trial 1")
+    assert out.startswith("trial 2 is a copy of trial 1")
     rewrite(storage, 2, "scores", nll=0.5)
     assert replay("quick", 1, storage).same
     (line,) = replay("quick", 2, storage).differences
-    assert (line.name, line.there) == ("nll of trial 2", 0.5)
+    assert (line.name, line.stored) == ("nll of trial 2", 0.5)
 
 
-def test_a_trial_that_was_interrupted_is_the_same(
-    write_study: Write, storage: str, tmp_path: Path
-) -> None:
+def test_interrupted_trial_replays_equal(write_study: Write, storage: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     options = f"options = {{ trace = '{trace}' }}"
     store, record = registered(write_study(text("resumable", options, trials=2)), storage)
@@ -446,57 +449,70 @@ def test_a_trial_that_was_interrupted_is_the_same(
     for number in (0, 1):
         assert replay("quick", number, storage).same
     set_epochs(storage, nll=1.0)
-    assert "it was taken up" in replay("quick", 0, storage).reason
+    assert "was started or resumed" in replay("quick", 0, storage).reason
+
+
+@pytest.mark.slow
+def test_trial_of_a_pack_replays_alone_bitwise(write: Write, storage: str, tmp_path: Path) -> None:
+    """As a user launches it: in an environment that does not say how MKL multiplies."""
+    file = write("digits_variants.py:paced", rest="pack = 4\n[confirm]\nenabled = false", trials=4)
+    env = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    options = ("--workers", 1, "--storage", storage, "--results", tmp_path / "results")
+    done = process("launch", file, *options, env=env)
+    assert done.returncode == 0, done.stderr
+    for number in range(4):
+        again = replay("quick", number, storage)
+        assert again.same, again
 
 
 # ---- loops that are not deterministic ----------------------------------------------------
 
 
-def test_a_loop_that_is_not_deterministic_is_found(
+def test_nondeterministic_loop_is_detected(
     write: Write, storage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(write("drawn"), storage)
+    run(write("nondeterministic"), storage)
     again = replay("quick", 1, storage)
     first = again.differences[0]
     assert not again.same
     assert (first.epoch, first.name) == (3, "nll")
     assert again.reason.startswith("packages, processor type, threads and device are the same")
-    assert "quick.py:drawn is likely not deterministic" in again.reason
+    assert "quick.py:nondeterministic is likely not deterministic" in again.reason
     status, out, _ = command(capsys, "quick", 1, "--storage", storage)
     assert status == 1
-    said = out.splitlines()
-    assert said[1].startswith("6 of 8 epochs and ")
-    assert said[2].startswith(f"epoch 3, nll {first.there!r} there, ")
-    assert said[3].startswith("nll ")
-    assert said[4].startswith("likely reason: packages, ")
+    output = out.splitlines()
+    assert output[1].startswith("6 of 8 epochs and ")
+    assert output[2].startswith(f"epoch 3, nll: stored {first.stored!r}, ")
+    assert output[3].startswith("nll: ")
+    assert output[4].startswith("likely reason: packages, ")
 
 
-def test_a_metric_of_the_loops_own_is_told_from_the_scores(write: Write, storage: str) -> None:
-    run(write("timed", trials=1), storage)
+def test_extra_metric_difference_is_explained(write: Write, storage: str) -> None:
+    run(write("random_metric", trials=1), storage)
     again = replay("quick", 0, storage)
     assert [line.name for line in again.differences] == ["extra_luck"]
-    assert again.reason.startswith("only metrics of the loop's own differ")
+    assert again.reason.startswith("only extra metrics of the training loop differ")
 
 
 # ---- mistakes, and the command -----------------------------------------------------------
 
 
-def test_what_cannot_be_replayed_is_said(write_study: Write, storage: str, tmp_path: Path) -> None:
+def test_unreplayable_trial_is_an_error(write_study: Write, storage: str, tmp_path: Path) -> None:
     store, record = registered(write_study(text(trials=3)), storage)
     work(store, record, StopAfter(4))  # in the middle of trial 0
     with pytest.raises(SweeperError, match="trial 0 has not ended"):
         replay("quick", 0, storage)
     work(store, record, StopRequest())
     store.close()
-    with pytest.raises(SweeperError, match="no trial 3; it has 3, from 0"):
+    with pytest.raises(SweeperError, match=r"trial 3 does not exist \(trials 0-2\)"):
         replay("quick", 3, storage)
     with pytest.raises(SweeperError, match=r"no study 'quik'.*quick"):
         replay("quik", 0, storage)
-    with pytest.raises(SweeperError, match="there is no such file"):
+    with pytest.raises(SweeperError, match="file not found"):
         replay("quick", 0, f"sqlite:///{tmp_path}/none.db")
 
 
-def test_the_task_files_have_to_be_those_of_the_launch(
+def test_replay_requires_unchanged_task_files(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     run(write_study(text(trials=1)), storage)
@@ -508,27 +524,31 @@ def test_the_task_files_have_to_be_those_of_the_launch(
     assert replay("quick", 0, storage, folder=folder).same
     with (folder / "quick.py").open("a") as edited:
         edited.write("# edited\n")
-    with pytest.raises(SweeperError, match=r"quick\.py has changed since the launch"):
+    with pytest.raises(SweeperError, match=r"revision 1 of .*quick\.py has changed since"):
         replay("quick", 0, storage, folder=folder)
 
 
-def test_the_command_says_what_it_found(
+def test_replay_command_output(
     write_study: Write, storage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rest = '[[first]]\nepsilon = 0.1\nschedule = "cosine"\nrate = 2.0\n'
     run(write_study(text(trials=2, rest=rest)), storage)
     assert command(capsys, "quick", 1, "--storage", storage) == (
         0,
-        "trial 1: complete, epsilon 0.1, cosine, rate 2\n"
-        f"8 epochs and {scored(storage, 1) + 1} scores are the same to the last bit\n",
+        "trial 1: complete, ε = 0.10, cosine, rate 2.0\n"
+        f"8 epochs and {scored(storage, 1) + 1} scores are identical, bit for bit\n",
         "",
     )
     rewrite(storage, 1, "environment", torch="2.12.0")
     rewrite(storage, 1, "scores", ece=0.5)
     status, out, _ = command(capsys, "quick", 1, "--storage", storage, "--json")
-    said = json.loads(out)
-    assert (status, said["same"], said["point"]["epsilon"]) == (1, False, 0.1)
-    assert [line["name"] for line in said["differences"]] == ["ece"]
-    assert [line["there"] for line in said["environment"]] == ["2.12.0"]
+    output = json.loads(out)
+    assert (status, output["same"], output["point"]["epsilon"]) == (1, False, 0.1)
+    assert [line["name"] for line in output["differences"]] == ["ece"]
+    assert [line["there"] for line in output["environment"]] == ["2.12.0"]
     status, out, err = command(capsys, "quick", 9, "--storage", storage)
-    assert (status, out, err) == (2, "", "error: study 'quick' has no trial 9; it has 2, from 0\n")
+    assert (status, out, err) == (
+        2,
+        "",
+        "error: study 'quick': trial 9 does not exist (trials 0-1)\n",
+    )

@@ -30,15 +30,15 @@ from tests.support.report_pages import (
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_a_study_in_any_state_makes_a_page_that_says_so(case: str) -> None:
-    report, said = ODD[case]
+def test_report_of_every_study_state(case: str) -> None:
+    report, message = ODD[case]
     text = words(render(report))
-    assert said in text
+    assert message in text
     assert not re.search(r"\b(nan|NaN|None|<NA>|Infinity)\b", text.replace("loss is nan", ""))
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_a_study_in_any_state_has_all_figures(case: str) -> None:
+def test_figures_of_every_study_state(case: str) -> None:
     drawn = figures(ODD[case][0])
     assert set(drawn) == {*NAMES, "forest", "reliability", *OTHERS}
     assert all(isinstance(figure, go.Figure) for figure in drawn.values())
@@ -46,33 +46,33 @@ def test_a_study_in_any_state_has_all_figures(case: str) -> None:
 
 def test_every_number_names_its_split_and_the_source_of_its_labels() -> None:
     text = words(render(make_report(label_source={"validation": "taken by hand"})))
-    assert "the search’s scores are on the validation split (labels: taken by hand)" in text
+    assert "search scores: validation split (labels: taken by hand)" in text
     assert "test split (labels:" not in text
     assert text.count("Validation split; labels: taken by hand.") == len(NAMES)
-    assert text.count("Scores on the validation split; labels: taken by hand.") == 2
+    assert text.count("Scores are on the validation split; labels: taken by hand.") == 2
 
 
-def test_the_library_is_there_once_and_nothing_comes_from_outside() -> None:
+def test_report_is_self_contained() -> None:
     html = render(make_report())
     assert html.count(get_plotlyjs()) == 1
     assert "://" not in own_part(html)
     assert not re.search(r"<(link(?! rel=\"icon\")|iframe|object|embed|base)\b", own_part(html))
 
 
-def test_sections_come_in_the_order_of_the_page_file() -> None:
-    page = read_page(bundled_folder("dashboards") / "trade-offs.toml")
+def test_sections_follow_the_page_file() -> None:
+    page = read_page(bundled_folder("dashboards") / "overview.toml")
     found = re.findall(r"<section id=\"(\w+)\"", render(make_report()))
     absent = {*CONFIRMED, *OTHERS}
     assert found == [panel.figure for panel in page.panels if panel.figure not in absent]
     assert found == ["verdict", "summary", *NAMES, "trials", "glossary"]
 
 
-def test_importance_is_left_out_where_nothing_is_known() -> None:
+def test_importance_is_omitted_without_data() -> None:
     assert '<section id="importance"' not in render(make_report(importance={}))
 
 
 @pytest.mark.parametrize("place", ["name", "failure", "schedule", "fact", "label", "parameter"])
-def test_hostile_words_stay_words(place: str) -> None:
+def test_hostile_text_is_escaped(place: str) -> None:
     trials = make_trials(30)
     changes: dict[str, Any] = {}
     if place == "failure":
@@ -92,7 +92,7 @@ def test_hostile_words_stay_words(place: str) -> None:
     assert HOSTILE in words(html)
 
 
-def test_data_cannot_end_the_script_that_holds_it() -> None:
+def test_json_cannot_close_its_script_element() -> None:
     text = json.dumps(f"</script><!--{HOSTILE}")
     assert "<" not in for_script(text)
     assert json.loads(for_script(text)) == json.loads(text)
@@ -120,9 +120,7 @@ def test_a_thousand_trials_fit_on_a_page() -> None:
     assert len(html) < 6_000_000
 
 
-def test_a_report_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "report.html"
     assert write_report(path, make_report(name="first")) == path
     before = path.read_bytes()
@@ -130,18 +128,18 @@ def test_a_report_is_written_whole_or_not_at_all(
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("sweeper.report.page.os.replace", fail)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("sweeper.files.os.replace", fail)
+    with pytest.raises(SweeperError, match="cannot be written: no space left"):
         write_report(path, make_report(name="second"))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_words_that_are_no_unicode_are_written_all_the_same(tmp_path: Path) -> None:
+def test_report_with_invalid_unicode_is_written(tmp_path: Path) -> None:
     assert write_report(tmp_path / "report.html", make_report(name="\ud800")).stat().st_size
 
 
-def test_the_frames_that_came_in_are_left_as_they_were() -> None:
+def test_report_does_not_modify_its_frames() -> None:
     report = make_report()
     trials, epochs = report.trials.copy(), report.epochs.copy()
     render(report)
@@ -150,36 +148,35 @@ def test_the_frames_that_came_in_are_left_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("title = ", "Invalid value"),
+        ("title = " + "[" * 20_000, "nested too deeply"),
         ('title = "x"', "panels: Field required"),
         ('title = "x"\npanels = []', "at least 1"),
-        ('title = "x"\ncolour = 1\n[[panels]]\nfigure = "trials"\nheading = ""', "colour: Extra"),
+        ('title = "x"\ncolor = 1\n[[panels]]\nfigure = "trials"\nheading = ""', "color: Extra"),
         (
             'title = "x"\n[[panels]]\nfigure = "respons"\nheading = ""',
             "'respons' (did you mean 'response'?)",
         ),
     ],
 )
-def test_a_page_file_with_a_mistake_is_named_with_its_key(
-    tmp_path: Path, text: str, said: str
-) -> None:
+def test_page_file_error_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "page.toml"
     path.write_text(text)
     with pytest.raises(SweeperError) as raised:
         read_page(path)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_page_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_page_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SweeperError, match=r"none\.toml"):
         read_page(tmp_path / "none.toml")
 
 
-def test_a_page_can_have_other_panels(tmp_path: Path) -> None:
+def test_custom_page_panels(tmp_path: Path) -> None:
     path = tmp_path / "page.toml"
     path.write_text('title = "Short"\n[[panels]]\nfigure = "history"\nheading = "Then"')
     html = render(make_report(), read_page(path))
@@ -187,7 +184,7 @@ def test_a_page_can_have_other_panels(tmp_path: Path) -> None:
     assert "Short" in html
 
 
-def test_bundled_folders_are_the_wheels_or_else_the_checkouts(
+def test_bundled_folder_falls_back_to_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeper.bundled._PACKAGE", tmp_path / "sweeper")
@@ -199,7 +196,7 @@ def test_bundled_folders_are_the_wheels_or_else_the_checkouts(
     assert bundled_folder("studies") == tmp_path / "sweeper" / "_bundled" / "studies"
 
 
-def test_the_made_up_frames_have_the_columns_of_real_ones() -> None:
+def test_synthetic_frames_have_real_columns() -> None:
     report = make_report()
     assert list(report.trials.columns) == list(TRIAL_COLUMNS)
     assert list(report.epochs.columns) == list(EPOCH_COLUMNS)

@@ -1,4 +1,4 @@
-"""Epsilon beside the other hyperparameters: the groups, the comparison and its words."""
+"""Epsilon and the other hyperparameters: the groups, the comparison and its words."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from sweeper.report.figures.interaction import (
     interaction_notes,
 )
 from sweeper.report.figures.registry import figures
-from sweeper.report.report_input import ReportInput, finished, prepared
+from sweeper.report.report_input import ReportInput, finished_trials, prepare
 from tests.support.report_frames import frame, make_report, make_trial, make_trials
 
 RNG = np.random.default_rng(0)
@@ -28,7 +28,7 @@ DROPOUT, WIDTHS = RNG.uniform(0, 0.5, 64), RNG.choice(["narrow", "wide"], 64)
 def searched(**columns: Any) -> ReportInput:
     """Return a prepared report of a study that searched these beside smoothing."""
     trials = make_trials().assign(**{f"hp_{name}": column for name, column in columns.items()})
-    return prepared(make_report(trials))
+    return prepare(make_report(trials))
 
 
 def data_of(**columns: Any) -> Interaction:
@@ -43,7 +43,7 @@ def rows(*points: tuple[float, float, Mapping[str, Any]]) -> Interaction:
         | {f"hp_{name}": chosen for name, chosen in more.items()}
         for number, (epsilon, value, more) in enumerate(points)
     ]
-    return interaction_data(prepared(make_report(frame(trials))).trials, "nll")
+    return interaction_data(prepare(make_report(frame(trials))).trials, "nll")
 
 
 def labels(facet: Facet) -> list[str]:
@@ -58,7 +58,7 @@ USUAL = data_of(dropout=DROPOUT, width=WIDTHS)
 
 def test_a_range_is_shown_by_its_lowest_and_highest_third() -> None:
     (facet, _) = USUAL.facets
-    done = finished(searched(dropout=DROPOUT).trials)
+    done = finished_trials(searched(dropout=DROPOUT).trials)
     ordered = done.sort_values("hp_dropout")
     third = math.ceil(len(done) / 3)
     for group, expected in zip(facet.groups, (ordered[:third], ordered[-third:]), strict=True):
@@ -79,7 +79,7 @@ def test_few_choices_are_shown_each_and_rare_ones_are_counted() -> None:
     assert labels(data_of(bias=[n % 2 == 0 for n in range(64)]).facets[0]) == ["False", "True"]
 
 
-def test_most_of_one_value_are_told_from_the_rest() -> None:
+def test_dominant_value_is_separated() -> None:
     values = np.where(np.arange(64) % 8, 5.0, np.arange(64) / 100)
     (facet,) = data_of(dropout=values).facets
     sides = [set(group.y) for group in facet.groups]
@@ -88,7 +88,7 @@ def test_most_of_one_value_are_told_from_the_rest() -> None:
     assert facet.left_out == 0
 
 
-def test_what_never_differed_is_left_out() -> None:
+def test_constant_hyperparameters_are_omitted() -> None:
     assert [facet.name for facet in data_of(dropout=DROPOUT, lr=0.1).facets] == ["dropout"]
     assert data_of(lr=0.1).empty
     assert data_of().empty
@@ -106,7 +106,7 @@ def test_a_line_is_drawn_only_where_trials_are_near() -> None:
     np.testing.assert_allclose(y[(x < 0.05) | (x > 0.35)], 0.1)
 
 
-def test_far_worse_trials_are_laid_on_the_edge_and_left_out_of_lines() -> None:
+def test_outliers_are_clipped_and_excluded_from_lines() -> None:
     points = [(0.02 * n, 0.1 + 0.001 * n, {"dropout": n % 2}) for n in range(12)]
     data = rows(*points, (0.1, 9.0, {"dropout": 0}))
     assert data.limit is not None
@@ -114,11 +114,11 @@ def test_far_worse_trials_are_laid_on_the_edge_and_left_out_of_lines() -> None:
     for group in data.facets[0].groups:
         assert group.line is not None
         assert np.nanmax(group.line[1]) < 0.111
-    assert any("Arrows" in note for note in interaction_notes(data))
+    assert any("at the edge" in note for note in interaction_notes(data))
     assert rows(*points).limit is None
 
 
-def test_the_baseline_is_never_beyond_the_edge() -> None:
+def test_baseline_is_within_the_axis() -> None:
     points = [(0.02 * n + 0.01, 0.1 + 0.001 * n, {"dropout": n % 2}) for n in range(12)]
     data = rows((0.0, 2.0, {"dropout": 0}), *points, (0.1, 9.0, {"dropout": 0}))
     assert data.baseline == 2.0
@@ -130,24 +130,24 @@ def test_the_baseline_is_never_beyond_the_edge() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
-def test_the_best_of_some_drawn_is_the_mean_over_all_draws(count: int) -> None:
+def test_expected_minimum_equals_mean_over_subsets(count: int) -> None:
     values = np.array([0.3, 0.1, 0.2, 0.9, 0.5, 0.4, 0.4])
     expected = np.mean([min(drawn) for drawn in combinations(values, count)])
     assert best_of(values, count) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("count", [0, 8])
-def test_more_than_there_are_or_none_cannot_be_drawn(count: int) -> None:
+def test_expected_minimum_rejects_invalid_counts(count: int) -> None:
     assert math.isnan(best_of(np.ones(7), count))
 
 
-def test_next_to_no_smoothing_is_compared_with_more_of_it() -> None:
+def test_near_zero_epsilon_is_compared_with_larger() -> None:
     data = rows(
-        (0.0, 0.12, {"dropout": 0.0, "optimiser": "sgd"}),
-        (0.02, 0.08, {"dropout": 0.3, "optimiser": "adam"}),
-        (0.021, 0.07, {"dropout": 0.2, "optimiser": "adam"}),
-        (0.4, 0.05, {"dropout": 0.1, "optimiser": "sgd"}),
-        (0.3, 0.06, {"dropout": 0.4, "optimiser": "sgd"}),
+        (0.0, 0.12, {"dropout": 0.0, "optimizer": "sgd"}),
+        (0.02, 0.08, {"dropout": 0.3, "optimizer": "adam"}),
+        (0.021, 0.07, {"dropout": 0.2, "optimizer": "adam"}),
+        (0.4, 0.05, {"dropout": 0.1, "optimizer": "sgd"}),
+        (0.3, 0.06, {"dropout": 0.4, "optimizer": "sgd"}),
     )
     assert data.below is not None
     assert data.above is not None
@@ -155,20 +155,20 @@ def test_next_to_no_smoothing_is_compared_with_more_of_it() -> None:
     assert (data.above.trials, data.above.value) == (3, 0.05)
     note, worth, *_ = interaction_notes(data)
     assert "ε up to 0.02: 2 trials) the lowest validation NLL is 0.080" in note
-    assert "(trial 1: ε = 0.02, fixed; dropout 0.3, optimiser adam)" in note
+    assert "(trial 1: ε = 0.02, fixed; dropout 0.3, optimizer adam)" in note
     assert "larger ε (3 trials) it is 0.050 (trial 3: ε = 0.40, fixed;" in note
     assert "): −0.030." in note
     drawn = np.mean([min(pair) for pair in combinations((0.07, 0.05, 0.06), 2)])
     assert f"is {drawn:.3f} on average" in note
-    assert "is no estimate of an effect" in worth
+    assert "does not estimate an effect" in worth
 
 
-def test_as_many_trials_on_both_sides_need_no_draw() -> None:
+def test_equal_counts_need_no_expected_minimum() -> None:
     data = rows((0.0, 0.12, {"dropout": 0.0}), (0.4, 0.05, {"dropout": 0.1}))
     assert "drawn at random" not in interaction_notes(data)[0]
 
 
-def test_one_side_alone_is_not_compared() -> None:
+def test_single_side_is_not_compared() -> None:
     data = rows((0.2, 0.12, {"dropout": 0.0}), (0.4, 0.05, {"dropout": 0.1}))
     assert data.below is None
     assert not any("smoothing" in note for note in interaction_notes(data))
@@ -177,7 +177,7 @@ def test_one_side_alone_is_not_compared() -> None:
 # ---- the figure and the page ---------------------------------------------------------------
 
 
-def test_every_plot_has_the_same_scales_and_its_own_place() -> None:
+def test_plots_share_scales_and_do_not_overlap() -> None:
     columns = {name: np.random.default_rng(n).random(64) for n, name in enumerate("abcde")}
     data = data_of(**columns)
     layout = interaction_figure(data).to_plotly_json()["layout"]
@@ -194,7 +194,7 @@ def test_every_plot_has_the_same_scales_and_its_own_place() -> None:
         assert len({tuple(layout[f"{kind}{n}"]["range"]) for n in ("", 2, 3, 4, 5)}) == 1
 
 
-def test_colours_and_markers_are_those_of_the_headings() -> None:
+def test_colors_and_markers_are_those_of_the_headings() -> None:
     figure = interaction_figure(USUAL)
     glyphs = {"●": "circle", "◆": "diamond", "■": "square"}
     headings = {
@@ -207,13 +207,13 @@ def test_colours_and_markers_are_those_of_the_headings() -> None:
     assert drawn == headings
 
 
-def test_the_panel_is_there_only_where_something_else_was_searched() -> None:
+def test_panel_requires_other_hyperparameters() -> None:
     assert '<section id="interaction"' not in render(make_report())
     assert '<section id="interaction"' in render(searched(dropout=DROPOUT, width=WIDTHS))
     assert len(figures(searched(dropout=DROPOUT))["interaction"].data) > 2
 
 
-def test_hostile_names_and_choices_stay_words() -> None:
+def test_hostile_names_and_choices_are_escaped() -> None:
     hostile = "<b>x</b>"
     columns = {hostile: np.where(np.arange(64) % 2, hostile, "plain")}
     figure = interaction_figure(data_of(**columns))

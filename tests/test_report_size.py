@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from sweeper.report import ReportInput, ready_page, render
+from sweeper.report import ReportInput, built_in_page, render
+from sweeper.report.figures.kit.markers import MAX_DRAWN, distinct_points
 from sweeper.report.figures.registry import FIGURES, draw
-from sweeper.report.figures.scales import MOST_DRAWN, told_apart
 from sweeper.report.page import Options
-from sweeper.report.report_input import prepared
-from sweeper.report.trial_table import MOST_ROWS, trials_table
+from sweeper.report.report_input import prepare
+from sweeper.report.trial_table import MAX_ROWS, trials_table
 from sweeper.study import results
 from tests.support.report_frames import make_report, make_trials
 
@@ -26,16 +26,16 @@ def large() -> ReportInput:
 
 
 def test_few_points_are_all_drawn() -> None:
-    x = np.zeros(MOST_DRAWN)
-    assert told_apart(x, x).tolist() == list(range(MOST_DRAWN))
+    x = np.zeros(MAX_DRAWN)
+    assert distinct_points(x, x).tolist() == list(range(MAX_DRAWN))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_many_points_each_has_a_drawn_one_near(seed: int) -> None:
+def test_subset_of_points_covers_all_points(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(0, 0.4, 30_000), rng.normal(0.1, 0.02, 30_000)
-    kept = told_apart(x, y)
-    assert len(kept) <= MOST_DRAWN
+    kept = distinct_points(x, y)
+    assert len(kept) <= MAX_DRAWN
     assert np.array_equal(kept, np.unique(kept))
     # In shares of the plot's sides: the grid never gets coarser than one cell in twenty.
     across = np.abs(x[:, None] - x[kept]) / np.ptp(x)
@@ -43,41 +43,41 @@ def test_of_many_points_each_has_a_drawn_one_near(seed: int) -> None:
     assert np.maximum(across, up).min(axis=1).max() < 1 / 20
 
 
-def test_the_first_of_those_that_cover_each_other_is_drawn() -> None:
+def test_first_of_overlapping_points_is_drawn() -> None:
     x = np.tile([0.1, 0.2], 2000)
-    assert told_apart(x, x).tolist() == [0, 1]
+    assert distinct_points(x, x).tolist() == [0, 1]
 
 
-def test_points_that_are_no_numbers_are_no_trouble() -> None:
+def test_nan_points_are_handled() -> None:
     x = np.full(3000, np.nan)
     x[5], x[6] = np.inf, 1.0
-    assert 1 <= len(told_apart(x, x)) <= 3
-    assert len(told_apart(x[:0], x[:0])) == 0
+    assert 1 <= len(distinct_points(x, x)) <= 3
+    assert len(distinct_points(x[:0], x[:0])) == 0
 
 
 def test_every_figure_of_many_trials_is_small_and_says_what_it_leaves_out(
     large: ReportInput,
 ) -> None:
-    ready = prepared(large)
-    said = 0
+    ready = prepare(large)
+    output = 0
     for name in FIGURES:
         drawing = draw(name, ready)
         if drawing.figure is None:
             continue
         for trace in drawing.figure.data:
-            assert trace.x is None or len(trace.x) <= max(MOST_DRAWN, 400)
+            assert trace.x is None or len(trace.x) <= max(MAX_DRAWN, 400)
             for value in (trace.text, getattr(trace.marker, "symbol", None)):
                 assert isinstance(value, str | None) or len(value) == len(trace.x)
-        notes = [note for note in drawing.notes if "would lie on others" in note]
-        said += len(notes)
+        notes = [note for note in drawing.notes if "overlapping point" in note]
+        output += len(notes)
         left = sum(t.meta["left_out"] for t in drawing.figure.data if t.meta)
         assert bool(notes) is bool(left)
-        assert not notes or f"{left:,} markers" in notes[0]
-    assert said >= 4
+        assert not notes or f"{left:,} overlapping points hidden" in notes[0]
+    assert output >= 4
 
 
 def test_hover_texts_are_those_of_the_markers_drawn(large: ReportInput) -> None:
-    ready = prepared(large)
+    ready = prepare(large)
     figure = draw("history", ready).figure
     assert figure is not None
     states = dict(zip(ready.trials["number"].astype(int), ready.trials["state"], strict=True))
@@ -94,30 +94,30 @@ def test_hover_texts_are_those_of_the_markers_drawn(large: ReportInput) -> None:
 
 
 def test_the_table_keeps_the_lowest_and_the_marked(large: ReportInput) -> None:
-    trials = prepared(large).trials
+    trials = prepare(large).trials
     worst = int(trials.sort_values("nll")["number"].iloc[-1])
-    table = trials_table(trials, best=3, pick=worst)
-    assert (len(table.rows), table.total) == (MOST_ROWS, MANY)
+    table = trials_table(trials, {"lowest": 3, "pick": worst})
+    assert (len(table.rows), table.total) == (MAX_ROWS, MANY)
     numbers = [int(float(row.cells[0].value)) for row in table.rows]
     assert numbers == sorted(numbers)
     assert {0, 3, worst} <= set(numbers)
     order = trials.sort_values("nll")["number"].astype(int).tolist()
-    assert set(order[: MOST_ROWS - 3]) <= set(numbers)
+    assert set(order[: MAX_ROWS - 3]) <= set(numbers)
 
 
 def test_a_page_says_how_many_rows_it_has(large: ReportInput) -> None:
-    page = ready_page("running")
+    page = built_in_page("running")
     panels = tuple(
         panel.model_copy(update={"options": Options(rows=5)}) if panel.figure == "trials" else panel
         for panel in page.panels
     )
     text = render(large, page.model_copy(update={"panels": panels}))
     assert text.count("<tr data-state") == 5
-    assert f"The 5 of {MANY:,} trials with the lowest NLL" in text
+    assert f"Showing the 5 of {MANY:,} trials with the lowest NLL" in text
     assert "with the lowest NLL;" not in render(make_report(), page)
 
 
-def test_the_page_of_many_trials_is_no_larger_than_a_browser_likes(large: ReportInput) -> None:
+def test_page_size_of_many_trials_is_bounded(large: ReportInput) -> None:
     text = render(large)
     assert len(text.encode()) < 15_000_000
     found = re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL)

@@ -11,16 +11,22 @@ from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.store.database import open_writer
-from sweeper.study.plan import plan
-from sweeper.study.sampler import MODELLED, REPORTS, make_pruner, modelled, propose
+from sweeper.study.plan import plan, start_point
+from sweeper.study.sampler import (
+    MAX_MODELED_TRIALS,
+    REPORTS,
+    make_pruner,
+    propose,
+    trials_for_model,
+)
 from sweeper.study.space import Point, distributions
 from sweeper.study.spec import PrunerSection, StudySpec
 from sweeper.study.trials import (
-    Reports,
-    bear_trial,
+    PrunerReports,
+    clear_trial_cache,
     create_optuna_study,
+    create_optuna_trial,
     open_optuna_study,
-    read_anew,
     tell,
 )
 
@@ -48,7 +54,7 @@ def add(study: optuna.Study, point: Point, state: TrialState = TrialState.COMPLE
             distributions=distributions(SPEC.space),
         )
     )
-    read_anew(study)
+    clear_trial_cache(study)
 
 
 def begun(sampler: str, **more: Any) -> optuna.Study:
@@ -82,22 +88,31 @@ def running(number: int) -> FrozenTrial:
     return trial
 
 
-def test_a_short_study_is_modelled_whole() -> None:
-    every = [*trials(MODELLED), running(MODELLED)]
-    assert modelled(every, seed=0) == every
+def test_slow_startup_is_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.study.sampler.MAX_MODELED_TRIALS", 20)
+    monkeypatch.setattr("sweeper.study.sampler._BEST", 10)
+    study = begun("tpe")
+    for startup, started in ((25, True), (24, False)):
+        proposed = propose(study, spec_of(startup=startup), 40)
+        assert (proposed == start_point(spec_of(), 40)) is started
 
 
-def test_of_a_long_study_the_best_the_running_and_a_sample_are_modelled() -> None:
+def test_small_study_is_modeled_completely() -> None:
+    every = [*trials(MAX_MODELED_TRIALS), running(MAX_MODELED_TRIALS)]
+    assert trials_for_model(every, seed=0) == every
+
+
+def test_large_study_is_modeled_by_a_subset() -> None:
     every = [*trials(5000), running(5000)]
-    found = modelled(every, seed=0)
+    found = trials_for_model(every, seed=0)
     numbers = [trial.number for trial in found]
-    assert len(found) == MODELLED + 1
+    assert len(found) == MAX_MODELED_TRIALS + 1
     assert numbers == sorted(numbers)
     assert numbers[-1] == 5000
     best = [n for n in range(2482, 2519) if n % 3 != 2]  # none that was pruned
     assert set(best) <= set(numbers)
-    assert numbers != [trial.number for trial in modelled(every, seed=1)]
-    assert found == modelled(every, seed=0)
+    assert numbers != [trial.number for trial in trials_for_model(every, seed=1)]
+    assert found == trials_for_model(every, seed=0)
     assert min(numbers) < 100  # from all over the study
     assert {trial.state for trial in found} == set(TrialState) - {
         TrialState.FAIL,
@@ -105,12 +120,13 @@ def test_of_a_long_study_the_best_the_running_and_a_sample_are_modelled() -> Non
     }
 
 
-def test_tpe_takes_the_same_trials_for_good_whatever_is_left_out() -> None:
+def test_tpe_good_trials_do_not_depend_on_the_subset() -> None:
     every = trials(5000)
     split = optuna.samplers._tpe.sampler._split_trials
     study = optuna.create_study()
     good = [
-        {t.number for t in split(study, seen, 25)[0]} for seen in (every, modelled(every, seed=0))
+        {t.number for t in split(study, seen, 25)[0]}
+        for seen in (every, trials_for_model(every, seed=0))
     ]
     assert good[0] == good[1]
 
@@ -126,7 +142,7 @@ def test_models_propose_near_what_was_best(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", MODELS)
-def test_what_runs_is_known_to_the_model(sampler: str) -> None:
+def test_model_includes_running_trials(sampler: str) -> None:
     study, spec = begun(sampler), spec_of(sampler)
     alone = propose(study, spec, 24)
     assert propose(study, spec, 24) == alone
@@ -143,7 +159,7 @@ def test_a_proposal_is_plain_and_lies_in_the_space(sampler: str) -> None:
     for point in plan(spec_of("qmc", space=space, budget={"trials": 4}), {}):
         assert point is not None
         study.add_trial(create_trial(value=1.0, params=dict(point), distributions=known))
-    read_anew(study)
+    clear_trial_cache(study)
     for ticket in range(4, 12):
         point = propose(study, spec, ticket)
         assert point.keys() == known.keys()
@@ -153,7 +169,7 @@ def test_a_proposal_is_plain_and_lies_in_the_space(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", MODELS)
-def test_where_too_few_have_ended_the_start_goes_on(sampler: str) -> None:
+def test_startup_continues_until_enough_trials_ended(sampler: str) -> None:
     spec = spec_of(sampler, first=[{"epsilon": 0.1}])
     start = plan(spec_of("qmc", first=[{"epsilon": 0.1}], budget={"trials": 48}), {})
     study = optuna.create_study()
@@ -163,27 +179,27 @@ def test_where_too_few_have_ended_the_start_goes_on(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", MODELS)
 def test_pruned_trials_count_for_the_start(sampler: str) -> None:
     study, spec = optuna.create_study(), spec_of(sampler)
-    laid = [point for point in plan(spec, {}) if point is not None]
-    for number, point in enumerate(laid):
+    planned = [point for point in plan(spec, {}) if point is not None]
+    for number, point in enumerate(planned):
         add(study, point, TrialState.PRUNED if number % 4 else TrialState.COMPLETE)
     start = plan(spec_of("qmc", budget={"trials": 17}), {})
     assert propose(study, spec, 16) != start[16]
 
 
-def test_a_process_without_a_value_to_model_draws_at_random() -> None:
+def test_sampler_without_values_is_random() -> None:
     study, spec = optuna.create_study(), spec_of("gp", startup=1)
     add(study, propose(study, spec, 1), TrialState.PRUNED)
     assert propose(study, spec, 3) != propose(study, spec, 4)
 
 
 @pytest.mark.parametrize("sampler", MODELS)
-def test_trials_of_others_do_not_disturb_a_model(sampler: str) -> None:
+def test_foreign_trials_do_not_affect_the_model(sampler: str) -> None:
     study, spec = begun(sampler), spec_of(sampler)
     before = propose(study, spec, 24)
     study.add_trial(
         create_trial(value=0.0, params={"x": 0.1}, distributions={"x": SPACE["epsilon"]})
     )
-    read_anew(study)
+    clear_trial_cache(study)
     assert propose(study, spec, 24) == before
 
 
@@ -272,25 +288,25 @@ def test_hyperband_prunes_what_optuna_prunes(warmup: float, reduction: int) -> N
 
 
 @pytest.mark.parametrize("name", ["halving", "hyperband"])
-def test_no_trial_is_halved_before_so_many_are_complete(name: str) -> None:
+def test_no_pruning_before_startup_trials(name: str) -> None:
     section = PrunerSection.model_validate({"name": name, "warmup": 0.0, "startup": 10})
     ends = stopped(make_pruner(section), at_once=1)
     assert ends[:10] == [0] * 10
     assert any(ends[10:])
 
 
-def test_reports_halve_those_that_run_together(storage: str) -> None:
+def test_concurrent_trials_are_pruned_at_reports(storage: str) -> None:
     spec = spec_of(pruner={"name": "halving", "warmup": 0.0, "startup": 1})
     store = open_writer(storage)
     create_optuna_study(store, "s")
     study = open_optuna_study(store, spec)
     points = [point for point in plan(spec, {}) if point is not None]
-    born = [bear_trial(store, study, spec.space, n, points[n]) for n in range(9)]
+    born = [create_optuna_trial(store, study, spec.space, n, points[n]) for n in range(9)]
     tell(store, born[0].id, "complete", 1.0, {})
 
     def pruned(values: Iterable[float]) -> list[bool]:
         trials = [trials_left.pop(0) for _ in values]
-        reports = [Reports(store, study, trial, spec, prunable=True) for trial in trials]
+        reports = [PrunerReports(store, study, trial, spec, prunable=True) for trial in trials]
         return [each.report(0.25, value) for each, value in zip(reports, values, strict=True)]
 
     trials_left = born[1:]

@@ -167,14 +167,14 @@ class TestRegistration:
     def test_own_schedule_is_used(self) -> None:
         assert register_schedule("halving", halving) == SCHEDULES["halving"]
         assert Smoothing(0.2, "halving", 2.0).at(0.5) == pytest.approx(0.1)
-        with pytest.raises(ValueError, match="rate is None"):
+        with pytest.raises(ValueError, match=r"rate must be a finite number > 0 .*, got None"):
             Smoothing(0.2, "halving")
 
     def test_own_schedule_without_a_rate(self) -> None:
         register_schedule("line", lambda progress, rate: 1 - progress, uses_rate=False)
         assert Smoothing(0.2, "line").at(0.5) == pytest.approx(0.1)
 
-    def test_again_is_fine(self) -> None:
+    def test_registering_twice_is_allowed(self) -> None:
         first = register_schedule("halving", halving)
         assert register_schedule("halving", halving) is first
 
@@ -186,10 +186,10 @@ class TestRegistration:
         register_schedule("own", loaded[0]["own"])
         register_schedule("own", loaded[1]["own"])
 
-    def test_a_taken_name_is_refused(self) -> None:
+    def test_registered_name_is_rejected(self) -> None:
         register_schedule("halving", halving)
         for name in ("halving", "cosine"):
-            with pytest.raises(ValueError, match=f"{name!r} is registered already"):
+            with pytest.raises(ValueError, match=f"{name!r} is already registered"):
                 register_schedule(name, lambda progress, rate: 1 - progress)
 
     def test_closures_of_one_body_are_different(self) -> None:
@@ -197,7 +197,7 @@ class TestRegistration:
             return lambda progress, rate: (1 - progress) ** power
 
         register_schedule("powered", powered(1.0))
-        with pytest.raises(ValueError, match="registered already"):
+        with pytest.raises(ValueError, match="already registered"):
             register_schedule("powered", powered(2.0))
 
     def test_other_defaults_make_another_function(self) -> None:
@@ -208,27 +208,33 @@ class TestRegistration:
 
         register_schedule("powered", powered(1.0))
         register_schedule("powered", powered(1.0))
-        with pytest.raises(ValueError, match="registered already"):
+        with pytest.raises(ValueError, match="already registered"):
             register_schedule("powered", powered(2.0))
 
     @pytest.mark.parametrize(
         ("function", "message"),
         [
-            (lambda u, r: 0.5 * (1 - u), r"starts at 0.5 at rate 0.1; s\(0\) is 1"),
+            (lambda u, r: 0.5 * (1 - u), "starts at 0.5 at annealing rate 0.1; it must start at 1"),
             (lambda u, r: u * math.nan, "starts at nan"),
-            (lambda u, r: 1 - r * u, r"is -0.02 at progress 0.34 and rate 3.0; .*\[0, 1\]"),
-            (lambda u, r: 1 + u, r"is 1.01 at progress 0.01 and rate 0.1; .*\[0, 1\]"),
+            (
+                lambda u, r: 1 - r * u,
+                r"is -0.02 at progress 0.34 and annealing rate 3.0; .*\[0, 1\]",
+            ),
+            (lambda u, r: 1 + u, r"is 1.01 at progress 0.01 and annealing rate 0.1; .*\[0, 1\]"),
             (
                 lambda u, r: torch.where(u < 0.5, 1 - u, u),
-                "is 0.51 at progress 0.51 .*never rises",
+                "is 0.51 at progress 0.51 .*must not increase",
             ),
-            (lambda u, r: 1.0 if u < 0.5 else 0.0, r"raised RuntimeError.*torch.where, not if"),
-            (lambda u, r: 1.0, "returns 1.0 for progress of shape"),
-            (lambda u, r: u.sum(), r"returns a tensor of shape \(\)"),
+            (
+                lambda u, r: 1.0 if u < 0.5 else 0.0,
+                r"raised RuntimeError.*torch.where instead of if",
+            ),
+            (lambda u, r: 1.0, "returned 1.0 for progress of shape"),
+            (lambda u, r: u.sum(), r"returned a tensor of shape \(\)"),
             (lambda u: 1 - u, "raised TypeError"),
         ],
     )
-    def test_what_breaks_a_property_is_refused(self, function: Any, message: str) -> None:
+    def test_schedule_violating_a_property_is_rejected(self, function: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             register_schedule("broken", function)
         assert "broken" not in SCHEDULES

@@ -87,7 +87,7 @@ class TestScores:
             "ece_calibrated",
         ]
 
-    def test_what_is_not_asked_for_is_left_out_and_the_rest_is_the_same(self) -> None:
+    def test_basic_scores_equal_those_of_full_scoring(self) -> None:
         short, full = (score(*batch(20, 12), full=full).to_dict() for full in (False, True))
         always = ["nll", "accuracy", "brier", "ece"]
         assert None not in full.values()
@@ -96,8 +96,8 @@ class TestScores:
     def test_many_samples_are_scored_in_blocks(self) -> None:
         logits, labels = batch(500, 700)
         once, twice = score(logits, labels), score(logits.repeat(4, 1), labels.repeat(4))
-        halved = {"temperature", "nll_calibrated", "ece_calibrated", "ece_debiased"}
-        for name in once.to_dict().keys() - halved:
+        split_in_halves = {"temperature", "nll_calibrated", "ece_calibrated", "ece_debiased"}
+        for name in once.to_dict().keys() - split_in_halves:
             assert getattr(twice, name) == pytest.approx(getattr(once, name), abs=1e-3), name
         assert twice.temperature == pytest.approx(once.temperature, rel=1e-9)
 
@@ -159,7 +159,7 @@ class TestScores:
             (torch.zeros(3), torch.zeros(3).long(), r"logits are .* \(3,\).*\(N, K\)"),
             (torch.zeros(3, 1), torch.zeros(3).long(), "K at least 2"),
             (torch.zeros(3, 2).long(), torch.zeros(3).long(), "logits are torch.int64"),
-            (torch.zeros(3, 2), torch.zeros(2).long(), r"labels have shape \(2,\).*is \(3,\)"),
+            (torch.zeros(3, 2), torch.zeros(2).long(), r"labels have shape \(2,\).*must be \(3,\)"),
             (torch.zeros(3, 2), torch.zeros(3), "hard labels"),
             (torch.zeros(3, 2), torch.zeros(3).bool(), "labels are torch.bool"),
             (torch.zeros(0, 2), torch.zeros(0).long(), "no samples"),
@@ -214,7 +214,7 @@ class TestCalibrationError:
             (torch.tensor([math.nan]), torch.tensor([True]), 15, r"outside \[0, 1\]"),
             (torch.tensor([0.5]), torch.tensor([True, False]), 15, r"shapes \(1,\) and \(2,\)"),
             (torch.zeros(0), torch.zeros(0).bool(), 15, "N at least 1"),
-            (torch.tensor([0.5]), torch.tensor([True]), 0, "there are 0 bins"),
+            (torch.tensor([0.5]), torch.tensor([True]), 0, "bins must be at least 1, got 0"),
         ],
     )
     def test_refused(self, confidence: Tensor, correct: Tensor, bins: int, message: str) -> None:
@@ -282,7 +282,7 @@ class TestTemperature:
         )
 
     @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-    def test_separable_data_get_the_lowest(self, scale: float) -> None:
+    def test_separable_data_give_lowest_temperature(self, scale: float) -> None:
         labels = torch.arange(6) % 3
         logits = scale * torch.nn.functional.one_hot(labels, 3).double()
         assert fit_temperature(logits, labels) == pytest.approx(0.01)
@@ -290,7 +290,7 @@ class TestTemperature:
         assert ours.nll_calibrated is not None
         assert ours.nll_calibrated <= ours.nll
 
-    def test_what_is_worse_than_chance_gets_the_highest(self) -> None:
+    def test_worse_than_chance_gives_highest_temperature(self) -> None:
         logits, labels = batch(50, 3)
         assert fit_temperature(-logits, labels) == pytest.approx(100.0)
 
@@ -323,7 +323,7 @@ class TestCrossFit:
         assert ours.nll_calibrated == pytest.approx(total / 101, rel=1e-9)
         assert ours.temperature == fit_temperature(logits, labels)
 
-    def test_it_does_not_flatter(self) -> None:
+    def test_cross_fitting_has_no_optimistic_bias(self) -> None:
         """Fitting and scoring on the same few samples would, for every draw of them."""
         for seed in range(20):
             logits, labels = batch(24, 4, seed=seed)
@@ -332,7 +332,7 @@ class TestCrossFit:
             assert ours.nll_calibrated is not None
             assert ours.nll_calibrated > nll_at(ours.temperature, logits, labels)
 
-    def test_over_confidence_is_repaired(self) -> None:
+    def test_overconfidence_is_corrected(self) -> None:
         ours = score(*batch(1000, 5, scale=10.0))
         assert ours.nll_calibrated is not None
         assert ours.nll_calibrated < ours.nll / 2
@@ -341,7 +341,7 @@ class TestCrossFit:
         ours = score(torch.tensor([[0.3, 0.1]]), torch.tensor([1]))
         assert ours.nll_calibrated == pytest.approx(ours.nll)
 
-    def test_twice_is_the_same(self) -> None:
+    def test_fit_is_deterministic(self) -> None:
         torch.manual_seed(1)
         first = score(*batch(100, 5))
         torch.manual_seed(2)

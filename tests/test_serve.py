@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from sweeper import service
-from sweeper.report import ready_page, ready_pages
+from sweeper.report import built_in_page, built_in_pages
 from tests.support.processes import ADDRESS, StartSweeper, run, serving
 from tests.support.serving import LOCAL, Browser, Site, database
 
 
-def test_a_port_is_served_once(start_sweeper: StartSweeper, storage: str) -> None:
+def test_used_port_is_rejected(start_sweeper: StartSweeper, storage: str) -> None:
     with serving(start_sweeper, url=storage) as (site, _):
         done = run("serve", "--no-browser", "--port", site.port, "--storage", storage)
         assert (done.status, done.out) == (2, "")
@@ -28,7 +28,7 @@ def test_a_port_is_served_once(start_sweeper: StartSweeper, storage: str) -> Non
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_at_once_while_somebody_watches(
+def test_service_stops_immediately_with_open_streams(
     start_sweeper: StartSweeper, storage: str, sign: int
 ) -> None:
     process = start_sweeper("serve", "--no-browser", "--port", 0, url=storage)
@@ -44,17 +44,17 @@ def test_it_ends_at_once_while_somebody_watches(
     watching.close()
 
 
-def test_a_database_that_cannot_be_reached_is_waited_for(
+def test_service_waits_for_unreachable_database(
     start_sweeper: StartSweeper, own_server: Any
 ) -> None:
     own_server.stop()
     with serving(start_sweeper, url=own_server.url) as (site, _):
         health = site.ask("/v1/health")
         assert (health.status, health.json["status"]) == (503, "unavailable")
-        assert "does not serve us" in health.json["detail"]
+        assert "database error" in health.json["detail"]
         page = site.page("/studies")
         assert page.status == 503
-        assert "works again by itself" in page.text
+        assert "reconnects when the database is available again" in page.text
         assert "sweeper_up 0" in site.ask("/metrics").text
         own_server.start()
         assert run("init", "--storage", own_server.url).status == 0
@@ -66,7 +66,7 @@ def test_a_database_that_cannot_be_reached_is_waited_for(
         assert site.ask("/v1/health").status == 200
 
 
-def test_two_processes_share_what_is_in_sql(start_sweeper: StartSweeper, storage: str) -> None:
+def test_two_service_processes_share_state(start_sweeper: StartSweeper, storage: str) -> None:
     """A session and a study made at one are there at the other: all state is in the database."""
     token = run("token", "create", "ann", "--role", "operator", "--storage", storage).out.strip()
     with (
@@ -105,7 +105,9 @@ class Application(NamedTuple):
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[service.Settings, dict[str, Any]]]:
+def serve_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[tuple[service.Settings, dict[str, Any]]]:
     """Return what the service would have been started with."""
     found: list[tuple[service.Settings, dict[str, Any]]] = []
 
@@ -121,7 +123,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[service.Settings, dict[s
             """Return at once."""
 
     monkeypatch.setattr(service, "create_app", lambda settings: Application(settings))
-    monkeypatch.setattr(service, "Server", Server)
+    monkeypatch.setattr(service, "HttpServer", Server)
     return found
 
 
@@ -137,15 +139,17 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[service.Settings, dict[s
         (["--sign-in"], True),
     ],
 )
-def test_sign_in_is_on_unless_on_loopback(told: list[Any], options: list[str], asked: bool) -> None:
+def test_sign_in_is_on_unless_on_loopback(
+    serve_arguments: list[Any], options: list[str], asked: bool
+) -> None:
     done = run("serve", "--no-browser", *options)
     assert done.status == 0, done.err
-    assert told[0][0].sign_in is asked
-    assert ("sign-in is on: sweeper token create NAME makes a token" in done.out) is asked
+    assert serve_arguments[0][0].sign_in is asked
+    assert ("sign-in is on; to create a token: sweeper token create NAME" in done.out) is asked
     assert ("sign-in is off" in done.err) is ("--no-sign-in" in options)
 
 
-def test_the_options_arrive(told: list[Any], tmp_path: Path) -> None:
+def test_serve_options_are_passed_on(serve_arguments: list[Any], tmp_path: Path) -> None:
     options = {
         "--allow-host": "Sweeps.example",
         "--root-path": "sweeps/",
@@ -158,7 +162,7 @@ def test_the_options_arrive(told: list[Any], tmp_path: Path) -> None:
     pairs = [text for pair in options.items() for text in pair]
     done = run("serve", "--no-browser", "--dashboard-writes", *pairs)
     assert done.status == 0, done.err
-    [(settings, more)] = told
+    [(settings, more)] = serve_arguments
     assert settings.hosts == LOCAL | {"sweeps.example", "optuna.example"}
     assert (settings.root_path, settings.dashboard_host) == ("/sweeps", "optuna.example")
     assert settings.folders == (tmp_path,)
@@ -167,20 +171,20 @@ def test_the_options_arrive(told: list[Any], tmp_path: Path) -> None:
     assert more == {"port": 80, "host": "127.0.0.1", "trusted": "10.0.0.0/8"}
 
 
-def test_a_page_of_ones_own_stands_beside_the_ready_ones(told: list[Any], tmp_path: Path) -> None:
+def test_custom_page_is_added_to_built_in_pages(serve_arguments: list[Any], tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(OWN_PAGE)
     (tmp_path / "running.toml").write_text(OWN_PAGE)
     files = [tmp_path / "mine.toml", tmp_path / "running.toml"]
     done = run("serve", "--no-browser", "--page", files[0], "--page", files[1])
     assert done.status == 0, done.err
-    pages = told[0][0].pages
-    assert list(pages) == [*ready_pages(), "mine"]
+    pages = serve_arguments[0][0].pages
+    assert list(pages) == [*built_in_pages(), "mine"]
     assert pages["mine"].title == pages["running"].title == "Mine"
-    assert pages["schedules"] == ready_page("schedules")
+    assert pages["schedules"] == built_in_page("schedules")
 
 
-def test_a_browser_is_opened_unless_told_otherwise(
-    told: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_browser_is_opened_by_default(
+    serve_arguments: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
@@ -194,29 +198,34 @@ def test_a_browser_is_opened_unless_told_otherwise(
     [
         (["--root-path", "/a b"], "root path '/a b'; allowed"),
         (["--root-path", "/../x"], "root path"),
-        (["--trusted-proxy", "proxy.example"], "trusted proxy 'proxy.example'; allowed"),
-        (["--trusted-proxy", "*"], "trusted proxy '*'; allowed"),
-        (["--allow-host", "http://x"], "host 'http://x'; allowed"),
-        (["--dashboard-host", "x:80"], "host 'x:80'; allowed"),
-        (["--host", "a b"], "host 'a b'; allowed"),
+        (
+            ["--trusted-proxy", "proxy.example"],
+            "trusted proxy 'proxy.example' is not an IP address",
+        ),
+        (["--trusted-proxy", "*"], "trusted proxy '*' is not an IP address"),
+        (["--allow-host", "http://x"], "host 'http://x' is not a name or an IP address"),
+        (["--dashboard-host", "x:80"], "host 'x:80' is not a name or an IP address"),
+        (["--host", "a b"], "host 'a b' is not a name or an IP address"),
         (["--port", "70000"], "--port"),
-        (["--tasks", "/no/such/folder"], "tasks: /no/such/folder is no folder"),
+        (["--tasks", "/no/such/folder"], "tasks: /no/such/folder is not a folder"),
         (["--page", "/no/such/page.toml"], "/no/such/page.toml: "),
     ],
 )
-def test_a_wrong_option_is_one_line(told: list[Any], options: list[str], words: str) -> None:
+def test_invalid_serve_option_is_a_one_line_error(
+    serve_arguments: list[Any], options: list[str], words: str
+) -> None:
     done = run("serve", "--no-browser", *options)
     assert done.status == 2
     assert words in done.err
     assert done.err.count("\n") == 1
-    assert told == []
+    assert serve_arguments == []
 
 
 # ---- tokens ------------------------------------------------------------------------------
 
 
-def test_tokens_are_made_listed_and_revoked(storage: str) -> None:
-    assert "there is no such file" in run("token", "list", "--storage", storage).err
+def test_tokens_are_created_listed_and_revoked(storage: str) -> None:
+    assert "file not found" in run("token", "list", "--storage", storage).err
     for name, role in (("ann", "operator"), ("eve", "viewer")):
         made = run("token", "create", name, "--role", role, "--storage", storage)
         assert made.out.startswith("swp_")
@@ -227,12 +236,12 @@ def test_tokens_are_made_listed_and_revoked(storage: str) -> None:
     assert "ann" not in run("token", "list", "--storage", storage).out
     run("token", "revoke", "eve", "--storage", storage)
     assert run("token", "list", "--storage", storage).out == (
-        "no token yet: sweeper token create NAME makes one\n"
+        "no tokens yet; to create one: sweeper token create NAME\n"
     )
     assert run("token", "create", "x", "--role", "admin", "--storage", storage).status == 2
 
 
-def test_help_of_the_commands_loads_nothing_heavy() -> None:
+def test_help_imports_no_heavy_packages() -> None:
     code = "import sys, sweeper.cli.app; print({'torch', 'fastapi', 'sqlalchemy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

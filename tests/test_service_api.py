@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import sweeper
 from sweeper import Study
 from sweeper.service.api import models
 from sweeper.study.results import SCORES
+from sweeper.version import __version__
 from tests.support.service_world import World, copied
 from tests.support.serving import Answer
 from tests.support.studies import STUDY
@@ -27,8 +27,7 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.fixture
-def own(template: World, tmp_path: Path) -> World:
-    """A world to change."""
+def fresh_world(template: World, tmp_path: Path) -> World:
     return copied(template, tmp_path)
 
 
@@ -54,7 +53,7 @@ def test_a_study_is_listed_with_its_counts(template: World) -> None:
     assert listed == template.site.ask("/v1/studies/quick").json
 
 
-def test_trials_are_those_of_the_frame(template: World) -> None:
+def test_api_trials_equal_the_frame(template: World) -> None:
     answer = template.site.ask("/v1/studies/quick/trials?sort=nll&limit=5").json
     frame = template.study.frame().sort_values("nll")
     assert answer["total"] == 12
@@ -65,7 +64,7 @@ def test_trials_are_those_of_the_frame(template: World) -> None:
 
 
 @pytest.mark.parametrize("sort", ["number", "epsilon", "nll", "ece", "seconds", "state"])
-def test_pages_of_trials_make_up_the_whole(template: World, sort: str) -> None:
+def test_pages_of_trials_are_complete(template: World, sort: str) -> None:
     path = f"/v1/studies/quick/trials?sort={sort}&descending=true&limit=5&offset="
     pages = [template.site.ask(f"{path}{offset}").json["trials"] for offset in (0, 5, 10, 15)]
     assert [len(page) for page in pages] == [5, 5, 2, 0]
@@ -87,8 +86,8 @@ def test_trials_are_filtered(template: World) -> None:
 def test_a_trial_has_its_evaluations_and_output(template: World) -> None:
     answer = template.site.ask("/v1/studies/quick/trials/0").json
     epochs = template.study.epochs()
-    own = epochs[epochs["number"] == 0]
-    assert [one["nll"] for one in answer["evaluations"]] == own["nll"].tolist()
+    fresh_world = epochs[epochs["number"] == 0]
+    assert [one["nll"] for one in answer["evaluations"]] == fresh_world["nll"].tolist()
     assert "quick training begins" in answer["log"]
     assert answer["trial"]["epsilon"] == 0
     assert answer["environment"]["torch"]
@@ -105,7 +104,7 @@ def test_scores_have_the_search_and_the_verdict(template: World) -> None:
     assert answer["candidates"][0]["scores"]["nll"]["difference"] == 0
 
 
-def test_the_best_is_the_export_in_every_form(template: World) -> None:
+def test_best_equals_export_in_every_format(template: World) -> None:
     best = template.site.ask("/v1/studies/quick/best").json
     export = {**template.study.document(), "created": best["created"]}
     assert best["epsilon"] == export["epsilon"]
@@ -139,55 +138,55 @@ def test_metrics_are_prometheus_text(template: World) -> None:
 
 def test_health_needs_no_sign_in_and_names_the_version(template: World) -> None:
     answer = template.site.ask("/v1/health")
-    assert answer.json == {"status": "ok", "version": version("sweeper"), "detail": ""}
+    assert answer.json == {"status": "ok", "version": __version__, "detail": ""}
 
 
-def test_studies_are_searched_and_paged(own: World) -> None:
+def test_studies_are_searched_and_paged(fresh_world: World) -> None:
     for index in range(7):
         spec = {**SPEC, "study": {"name": f"more_{index}%"[:-1]}}
-        assert own.site.ask("/v1/studies", "POST", {"spec": spec}).status == 201
-    found = own.site.ask("/v1/studies?search=E_&limit=3&offset=3").json
+        assert fresh_world.site.ask("/v1/studies", "POST", {"spec": spec}).status == 201
+    found = fresh_world.site.ask("/v1/studies?search=E_&limit=3&offset=3").json
     assert found["total"] == 7
     assert [one["name"] for one in found["studies"]] == ["more_3", "more_2", "more_1"]
-    assert own.site.ask("/v1/studies?search=%25").json["total"] == 0
-    assert own.site.ask("/v1/studies").json["studies"][-1]["name"] == "quick"
+    assert fresh_world.site.ask("/v1/studies?search=%25").json["total"] == 0
+    assert fresh_world.site.ask("/v1/studies").json["studies"][-1]["name"] == "quick"
 
 
 # ---- changing ----------------------------------------------------------------------------
 
 
-def test_a_study_is_launched_worked_on_and_deleted(own: World) -> None:
-    answer = own.site.ask("/v1/studies", "POST", {"spec": SPEC})
+def test_launch_run_and_delete_a_study(fresh_world: World) -> None:
+    answer = fresh_world.site.ask("/v1/studies", "POST", {"spec": SPEC})
     assert answer.status == 201
     assert answer.headers["Location"] == "/v1/studies/fresh"
     assert answer.json["state"] == "unfinished"
-    terms = sweeper.api.Terms("fresh", own.folder, idle=0.0)
-    sweeper.api.run_worker(terms, own.study.storage)
-    assert Study("fresh", own.study.storage).state == "finished"
-    assert own.site.ask("/v1/studies/fresh", "DELETE").status == 204
-    assert "no study 'fresh'" in said(own.site.ask("/v1/studies/fresh"), 404)
-    assert own.site.ask("/v1/studies/quick").status == 200
+    options = sweeper.api.WorkerOptions("fresh", fresh_world.folder, idle=0.0)
+    sweeper.api.run_worker(options, fresh_world.study.storage)
+    assert Study("fresh", fresh_world.study.storage).state == "finished"
+    assert fresh_world.site.ask("/v1/studies/fresh", "DELETE").status == 204
+    assert "no study 'fresh'" in said(fresh_world.site.ask("/v1/studies/fresh"), 404)
+    assert fresh_world.site.ask("/v1/studies/quick").status == 200
 
 
-def test_a_study_file_may_be_sent_as_text(own: World) -> None:
+def test_a_study_file_may_be_sent_as_text(fresh_world: World) -> None:
     text = STUDY.replace('"quick"', '"as_text"')
-    assert own.site.ask("/v1/studies", "POST", {"toml": text}).json["name"] == "as_text"
+    assert fresh_world.site.ask("/v1/studies", "POST", {"toml": text}).json["name"] == "as_text"
 
 
-def test_a_study_is_paused_resumed_and_stopped(own: World) -> None:
-    own.site.ask("/v1/studies", "POST", {"spec": SPEC})
+def test_a_study_is_paused_resumed_and_stopped(fresh_world: World) -> None:
+    fresh_world.site.ask("/v1/studies", "POST", {"spec": SPEC})
     for action, state in (("pause", "paused"), ("stop", "stopped"), ("resume", "unfinished")):
-        answer = own.site.ask(f"/v1/studies/fresh/{action}", "POST")
+        answer = fresh_world.site.ask(f"/v1/studies/fresh/{action}", "POST")
         assert (answer.status, answer.json["state"]) == (200, state)
-        assert Study("fresh", own.study.storage).state == state
+        assert Study("fresh", fresh_world.study.storage).state == state
 
 
-def test_launching_twice_is_going_on_and_changing_is_a_conflict(own: World) -> None:
-    assert own.site.ask("/v1/studies", "POST", {"spec": SPEC}).status == 201
-    assert own.site.ask("/v1/studies", "POST", {"spec": SPEC}).status == 201
+def test_relaunch_resumes_and_changed_study_conflicts(fresh_world: World) -> None:
+    assert fresh_world.site.ask("/v1/studies", "POST", {"spec": SPEC}).status == 201
+    assert fresh_world.site.ask("/v1/studies", "POST", {"spec": SPEC}).status == 201
     other = {**SPEC, "study": {"name": "fresh", "seed": 4}}
-    assert "seed" in said(own.site.ask("/v1/studies", "POST", {"spec": other}), 409)
-    assert Study("fresh", own.study.storage).spec.study.seed == 3
+    assert "seed" in said(fresh_world.site.ask("/v1/studies", "POST", {"spec": other}), 409)
+    assert Study("fresh", fresh_world.study.storage).spec.study.seed == 3
 
 
 # ---- bad input ---------------------------------------------------------------------------
@@ -201,11 +200,17 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/v1/studies/nope", None, 404, "no study 'nope'"),
     ("GET", "/v1/studies/quic", None, 404, "quick"),
     ("GET", f"/v1/studies/{'x' * 256}", None, 422, "name"),
-    ("GET", "/v1/studies/quick/trials/12", None, 404, "it has 12"),
+    ("GET", "/v1/studies/quick/trials/12", None, 404, "trial 12 does not exist (trials 0-11)"),
     ("GET", "/v1/studies/quick/trials/-1", None, 422, "number"),
     ("GET", "/v1/studies/quick/trials/x", None, 422, "number"),
     ("GET", "/v1/studies/quick/trials/99999999999", None, 422, "number"),
-    ("GET", "/v1/studies/quick/trials?sort=no", None, 422, "sort: 'no'; allowed: number"),
+    (
+        "GET",
+        "/v1/studies/quick/trials?sort=no",
+        None,
+        422,
+        "sort: unknown value 'no'; allowed: number",
+    ),
     ("GET", "/v1/studies/quick/trials?state=complet", None, 422, "'complete'"),
     ("GET", "/v1/studies/quick/trials?schedule=x", None, 422, "allowed: "),
     ("GET", "/v1/studies/quick/trials?descending=maybe", None, 422, "descending"),
@@ -218,8 +223,8 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/v1/studies/quick/stop", None, 409, "finished"),
     ("POST", "/v1/studies/nope/stop", None, 404, "no study"),
     ("DELETE", "/v1/studies/nope", None, 404, "no study"),
-    ("POST", "/v1/studies", {}, 422, "give one of"),
-    ("POST", "/v1/studies", {"toml": "", "spec": {}}, 422, "give one of"),
+    ("POST", "/v1/studies", {}, 422, "give either toml"),
+    ("POST", "/v1/studies", {"toml": "", "spec": {}}, 422, "give either toml"),
     ("POST", "/v1/studies", {"toml": 3}, 422, "toml"),
     ("POST", "/v1/studies", {"spec": []}, 422, "spec"),
     ("POST", "/v1/studies", {"spec": SPEC, "more": 1}, 422, "more"),
@@ -233,7 +238,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "words"), BAD)
-def test_a_bad_request_is_told_what_is_wrong_and_changes_nothing(
+def test_bad_request_is_explained_and_changes_nothing(
     template: World, method: str, path: str, body: Any, status: int, words: str
 ) -> None:
     before = template.study.frame(), template.site.ask("/v1/studies").json
@@ -273,7 +278,7 @@ def test_every_error_of_a_spec_is_named_with_its_key(template: World) -> None:
         "quick.py",
     ],
 )
-def test_code_comes_from_the_servers_folders_alone(template: World, use: str) -> None:
+def test_code_is_loaded_only_from_server_folders(template: World, use: str) -> None:
     use = use.replace("HERE", str(template.folder))
     (template.folder / "sub").mkdir(exist_ok=True)
     for place in (template.folder / "sub" / "quick.py", template.folder / ".hidden.py"):
@@ -284,18 +289,18 @@ def test_code_comes_from_the_servers_folders_alone(template: World, use: str) ->
     )
 
 
-def test_the_requests_own_folder_is_not_looked_in(template: World, tmp_path: Path) -> None:
+def test_folder_in_request_is_ignored(template: World, tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("raise SystemExit('was run')")
     spec = {**SPEC, "task": {"use": "mine.py:train", "options": {"folder": str(tmp_path)}}}
     answer = template.site.ask("/v1/studies", "POST", {"spec": spec})
-    assert "'mine.py' is not among the files of this server" in said(answer, 422)
+    assert "'mine.py' is not a file of this server" in said(answer, 422)
 
 
 # ---- OpenAPI -----------------------------------------------------------------------------
 
 
-def test_the_description_names_every_route_of_ours(template: World) -> None:
+def test_openapi_contains_every_route(template: World) -> None:
     paths = template.site.ask("/v1/openapi.json").json["paths"]
     assert {path: sorted(operations) for path, operations in paths.items()} == {
         "/v1/health": ["get"],
@@ -310,13 +315,15 @@ def test_the_description_names_every_route_of_ours(template: World) -> None:
         "/v1/studies/{name}/trials": ["get"],
         "/v1/studies/{name}/trials/{number}": ["get"],
         "/v1/studies/{name}/workers": ["get"],
+        "/v1/studies/{name}/confirm": ["post"],
+        "/v1/studies/{name}/retry": ["post"],
         "/v1/studies/{name}/pause": ["post"],
         "/v1/studies/{name}/resume": ["post"],
         "/v1/studies/{name}/stop": ["post"],
     }
 
 
-def test_problems_are_what_the_description_says(template: World) -> None:
+def test_problem_responses_match_openapi(template: World) -> None:
     answer = template.site.ask("/v1/studies/nope")
     assert models.Problem.model_validate_json(answer.body).status == 404
 
@@ -344,10 +351,10 @@ checks.negative_data_rejection.enabled = false
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_no_answer_that_is_not_promised(own: World, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_undocumented_response(fresh_world: World, tmp_path: Path) -> None:
     """Every operation, with right and wrong values, alone and one after the other."""
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    url = f"{own.site.address}v1/openapi.json"
+    url = f"{fresh_world.site.address}v1/openapi.json"
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
     options = ["--config-file", "schemathesis.toml", "run", url, "--max-examples", "15"]
     done = subprocess.run(
@@ -359,5 +366,5 @@ def test_schemathesis_finds_no_answer_that_is_not_promised(own: World, tmp_path:
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout
-    assert "Tested: 17" in done.stdout
-    assert own.site.ask("/v1/studies/quick").status == 200
+    assert "Tested: 19" in done.stdout
+    assert fresh_world.site.ask("/v1/studies/quick").status == 200

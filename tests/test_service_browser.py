@@ -80,7 +80,8 @@ def _outside(url: str) -> list[str]:
     return [] if re.match(r"(http://127\.0\.0\.1|data:|blob:)", url) else [f"asked for {url}"]
 
 
-def test_from_signing_in_to_a_best_file_in_use(
+@pytest.mark.filterwarnings("ignore:.*best.json:UserWarning")  # the study may have any verdict
+def test_from_sign_in_to_exported_configuration(
     open_page: Any, start_sweeper: StartSweeper, tmp_path: Path
 ) -> None:
     """The whole way of an operator, with a worker on this machine."""
@@ -98,7 +99,7 @@ def test_from_signing_in_to_a_best_file_in_use(
     seen.shoot("sign-in")
     page.keyboard.type(token)
     page.keyboard.press("Enter")
-    expect(page.get_by_text("No study has been launched in this database yet")).to_be_visible()
+    expect(page.get_by_text("No studies in this database yet")).to_be_visible()
     seen.shoot("no-studies")
 
     # The digits study, with fewer trials.
@@ -106,7 +107,7 @@ def test_from_signing_in_to_a_best_file_in_use(
     page.get_by_role("link", name="digits", exact=True).click()
     page.get_by_label("trials", exact=True).fill("a dozen")
     page.get_by_role("button", name="Launch").click()
-    expect(page.get_by_text("1 thing is not right yet; nothing was launched.")).to_be_visible()
+    expect(page.get_by_text("Not launched: fix 1 error below.")).to_be_visible()
     expect(page.get_by_label("trials", exact=True)).to_have_value("a dozen")
     seen.shoot("form-with-an-error")
     seen.problems.clear()  # Chromium notes the status 422 of the page
@@ -116,7 +117,7 @@ def test_from_signing_in_to_a_best_file_in_use(
     expect(page.get_by_role("heading", name="Study digits")).to_be_visible()
     progress = page.locator("#progress")
     expect(progress).to_contain_text("0 of 12 trials")
-    expect(progress).to_contain_text("No worker is at it")
+    expect(progress).to_contain_text("No workers are running")
     seen.shoot("launched")
 
     # Watched to its end, without a reload.
@@ -127,17 +128,17 @@ def test_from_signing_in_to_a_best_file_in_use(
     expect(progress).to_contain_text("12 of 12 trials", timeout=120_000)
     expect(progress.get_by_text("finished", exact=True)).to_be_visible(timeout=120_000)
     expect(page.locator("#figures .plot .main-svg").first).to_be_visible()
-    expect(page.locator("#figures")).to_contain_text("How the search goes")  # still the same tab
+    expect(page.locator("#figures")).to_contain_text("Search progress")  # still the same tab
     assert page.evaluate("window.sameDocument") is True
     assert worker.wait(timeout=60) == 0
 
-    # The trade-offs, with their figures and verdict.
-    page.get_by_role("link", name="Trade-offs").click()
+    # The overview, with its figures and verdict.
+    page.get_by_role("link", name="Overview").click()
     expect(page.get_by_role("heading", name="Verdict")).to_be_visible()
     expect(page.get_by_text("Confirmation under way")).to_have_count(0)
     expect(page.locator(".plot .main-svg").first).to_be_visible()
     assert page.locator(".plot").count() >= 5
-    seen.shoot("trade-offs")
+    seen.shoot("overview")
 
     # The table, filtered and sorted; a trial.
     page.get_by_role("navigation", name="Study").get_by_role("link", name="Trials").click()
@@ -184,7 +185,7 @@ def test_from_signing_in_to_a_best_file_in_use(
     assert Study("digits", storage).progress().ended == 12
 
 
-def test_a_viewer_is_refused_a_delete(open_page: Any, template: World, tmp_path: Path) -> None:
+def test_viewer_cannot_delete(open_page: Any, template: World, tmp_path: Path) -> None:
     from playwright.sync_api import expect
 
     own = copied(template, tmp_path)
@@ -216,7 +217,7 @@ def local(template: World) -> Site:
 PAGES = {
     "studies": "/studies",
     "running": "/studies/quick?shown=running",
-    "trade-offs": "/studies/quick?shown=trade-offs",
+    "overview": "/studies/quick?shown=overview",
     "schedules": "/studies/quick?shown=schedules",
     "calibration": "/studies/quick?shown=calibration",
     "trials": "/studies/quick/trials",
@@ -224,13 +225,13 @@ PAGES = {
     "spec": "/studies/quick/spec",
     "compare": "/compare?item=quick/0&item=quick/1",
     "new": "/new",
-    "form": "/new?ready=digits-regularisers",
+    "form": "/new?example=digits-regularizers",
 }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["desktop", "phone"])
-def test_every_page_fits_and_complains_of_nothing(
+def test_pages_fit_the_screen_without_console_errors(
     open_page: Any, local: Site, size: str, scheme: str
 ) -> None:
     viewport = DESKTOP if size == "desktop" else PHONE
@@ -253,12 +254,12 @@ def test_times_are_local_and_name_their_zone(open_page: Any, template: World) ->
     assert re.search(r"(GMT\+9|JST)", time.text_content())
 
 
-def test_everything_is_reached_by_keyboard(open_page: Any, template: World) -> None:
+def test_pages_are_keyboard_accessible(open_page: Any, template: World) -> None:
     seen = open_page()
     page = seen.page
     page.goto(f"{template.site.address}studies/quick/trials")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     reached = []
@@ -276,7 +277,7 @@ def test_everything_is_reached_by_keyboard(open_page: Any, template: World) -> N
     assert all(outline != "none" for name, outline in reached if name in ("Filter", "trial"))
 
 
-def test_a_line_that_is_cut_is_said_and_comes_back(
+def test_lost_live_connection_is_shown_and_restored(
     open_page: Any, template: World, tmp_path: Path
 ) -> None:
     """The database goes away under a page that is open, and comes back."""
@@ -300,7 +301,7 @@ def test_a_line_that_is_cut_is_said_and_comes_back(
     assert seen.problems == []
 
 
-def test_what_a_person_opened_stays_open(
+def test_opened_details_stay_open_after_updates(
     open_page: Any, start_sweeper: Any, tmp_path: Path
 ) -> None:
     """News do not close what is open, nor take the focus away."""

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Comparison
 from sweeper.confirmation.intervals import Interval
-from sweeper.confirmation.shortlist import APART, Candidate, candidates, knee, shortlist
-from sweeper.confirmation.surrogate import Smoothed, distances, embedded, one_row
+from sweeper.confirmation.shortlist import MIN_DISTANCE, knee, select_candidates, shortlist
+from sweeper.confirmation.surrogate import Surrogate, distances, embed, one_row
 from sweeper.errors import SweeperError
 from sweeper.study.constraint import parse_constraint
 from sweeper.study.load import parse_spec
@@ -58,7 +59,7 @@ def valley(count: int = 24, seed: int = 0, noise: float = 0.0) -> Rows:
 
 def apart(left: dict[str, Any], right: dict[str, Any], space: Space | None = None) -> float:
     both = pd.concat([one_row(left), one_row(right)], ignore_index=True)
-    points = embedded(both, space or Space())
+    points = embed(both, space or Space())
     return float(distances(points[:1], points[1])[0])
 
 
@@ -66,19 +67,19 @@ def point(epsilon: float, schedule: str = "linear", rate: float | None = 1.0) ->
     return {"epsilon": epsilon, "schedule": schedule, "rate": rate}
 
 
-def test_at_epsilon_0_all_schedules_and_rates_are_one_point() -> None:
+def test_embedding_at_epsilon_0_is_one_point() -> None:
     assert apart(point(0.0), point(0.0, "fixed", None)) == 0
     assert apart(point(0.0, rate=0.3), point(0.0, rate=12.0)) == 0
 
 
-def test_distance_grows_with_epsilon_rate_and_another_schedule() -> None:
+def test_distance_increases_with_epsilon_rate_and_schedule() -> None:
     assert apart(point(0.1), point(0.2)) > apart(point(0.1), point(0.15)) > 0
     assert apart(point(0.4), point(0.4, "cosine")) == pytest.approx(1.0)
     assert apart(point(0.4), point(0.4, "cosine")) > apart(point(0.1), point(0.1, "cosine")) > 0
     assert apart(point(0.4, rate=1.0), point(0.4, rate=12.0)) > 0
 
 
-def test_other_hyperparameters_count() -> None:
+def test_distance_includes_other_hyperparameters() -> None:
     space = Space.model_validate(
         {"width": [64, 128], "lr": {"low": 1e-4, "high": 1e-2, "log": True}}
     )
@@ -90,37 +91,37 @@ def test_other_hyperparameters_count() -> None:
 # ---- the estimate -----------------------------------------------------------------------------
 
 
-def test_the_estimate_is_nearer_to_the_truth_than_the_trials() -> None:
+def test_surrogate_reduces_the_error() -> None:
     truth = np.array([row["value"] for row in valley()])
     wins = 0
     for seed in range(10):
         rows = frame(valley(seed=seed, noise=0.1)).iloc[1:].reset_index(drop=True)
-        means, errors = Smoothed(rows, Space(), "value").estimates()
+        means, errors = Surrogate(rows, Space(), "value").estimates()
         wins += np.abs(means - truth).mean() < np.abs(rows["value"] - truth).mean()
         assert (errors > 0).all()
     assert wins == 10
 
 
-def test_few_or_equal_trials_are_their_own_estimate() -> None:
+def test_surrogate_of_few_or_equal_trials_is_identity() -> None:
     for rows in (valley(3), [trial(e, 2.0) for e in np.linspace(0.1, 0.4, 9)]):
         given = frame(rows).iloc[1:]
-        means, errors = Smoothed(given, Space(), "value").estimates()
+        means, errors = Surrogate(given, Space(), "value").estimates()
         assert means.tolist() == given["value"].tolist()
         assert not errors.any()
 
 
-def test_the_pick_is_the_valley_and_not_the_luckiest_trial() -> None:
-    lucky = trial(0.39, 0.97)
-    (pick, *_) = shortlist(spec_of(), frame([*valley(), lucky]))
+def test_pick_is_the_smoothed_minimum() -> None:
+    selected = trial(0.39, 0.97)
+    (pick, *_) = shortlist(spec_of(), frame([*valley(), selected]))
     assert pick.point["epsilon"] == pytest.approx(0.2, abs=0.04)
     assert pick.searched is not None
-    assert pick.searched > lucky["value"]
+    assert pick.searched > selected["value"]
 
 
 # ---- the shortlist ----------------------------------------------------------------------------
 
 
-def test_the_shortlist_takes_different_answers() -> None:
+def test_shortlist_contains_distinct_configurations() -> None:
     spec = spec_of(shortlist=3)
     twins = [trial(0.2 + 0.001 * i, 0.5 + 0.001 * i) for i in range(6)]
     others = [trial(0.3, 0.6, "cosine"), trial(0.05, 0.7, "fixed")]
@@ -129,10 +130,10 @@ def test_the_shortlist_takes_different_answers() -> None:
     assert {c.point["schedule"] for c in chosen} == {"linear", "cosine", "fixed"}
     for left in chosen:
         for right in chosen:
-            assert left is right or apart(dict(left.point), dict(right.point)) > APART
+            assert left is right or apart(dict(left.point), dict(right.point)) > MIN_DISTANCE
 
 
-def test_where_all_answers_are_alike_the_next_best_are_taken() -> None:
+def test_shortlist_of_similar_trials_takes_the_next_best() -> None:
     twins = [trial(0.2 + 0.001 * i, 0.5 + 0.001 * i) for i in range(6)]
     assert len(shortlist(spec_of(shortlist=4), frame(twins))) == 4
     assert len(shortlist(spec_of(shortlist=4), frame(twins[:2]))) == 2
@@ -141,7 +142,7 @@ def test_where_all_answers_are_alike_the_next_best_are_taken() -> None:
 def test_epsilon_0_and_the_common_default_have_the_picks_other_hyperparameters() -> None:
     spec = spec_of({"width": [64, 128]})
     rows = [trial(e, 0.5 + e, hp_width=128) for e in (0.1, 0.2, 0.3)]
-    chosen = candidates(spec, frame(rows, hp_width=64), classes=10)
+    chosen = select_candidates(spec, frame(rows, hp_width=64), classes=10)
     assert chosen[0].role == "baseline"
     by_role = {c.role: c for c in chosen}
     assert by_role["baseline"].point == {**point(0.0, "fixed"), "width": 128}
@@ -150,17 +151,17 @@ def test_epsilon_0_and_the_common_default_have_the_picks_other_hyperparameters()
     assert by_role["default"].point["epsilon"] == pytest.approx(0.09)
 
 
-def test_without_other_hyperparameters_the_baseline_is_trial_0() -> None:
-    zero = candidates(spec_of(), frame([trial(0.1, 0.5)]), classes=10)[0]
+def test_baseline_candidate_is_trial_0() -> None:
+    zero = select_candidates(spec_of(), frame([trial(0.1, 0.5)]), classes=10)[0]
     assert (zero.trial, zero.searched) == (0, 1.0)
 
 
-def test_a_pick_that_is_the_common_default_is_confirmed_once() -> None:
-    chosen = candidates(spec_of(), frame([trial(0.09, 0.5, "fixed")]), classes=10)
+def test_pick_equal_to_default_is_confirmed_once() -> None:
+    chosen = select_candidates(spec_of(), frame([trial(0.09, 0.5, "fixed")]), classes=10)
     assert [c.role for c in chosen] == ["baseline", "pick"]
 
 
-def test_pruned_failed_and_copied_trials_are_no_candidates() -> None:
+def test_pruned_failed_and_copied_trials_are_excluded() -> None:
     rows = [trial(0.1, 0.9), trial(0.2, 0.1, state="pruned"), trial(0.3, 0.1, state="failed")]
     copied = frame([*rows, trial(0.1, 0.9)])
     copied.loc[4, "copied_from"] = 1
@@ -170,7 +171,7 @@ def test_pruned_failed_and_copied_trials_are_no_candidates() -> None:
 # ---- rules and constraints ----------------------------------------------------------------------
 
 
-def test_one_standard_error_takes_the_smallest_epsilon_that_is_about_as_good() -> None:
+def test_one_standard_error_rule_selects_smallest_epsilon() -> None:
     rows = [
         trial(e, math.exp(-e / 10 + d))
         for e, d in zip(
@@ -184,7 +185,7 @@ def test_one_standard_error_takes_the_smallest_epsilon_that_is_about_as_good() -
     assert smallest.point["epsilon"] < best.point["epsilon"]
     assert smallest.smoothed is not None
     assert best.smoothed is not None
-    means, errors = Smoothed(
+    means, errors = Surrogate(
         frame(rows).iloc[1:].reset_index(drop=True), Space(), "value"
     ).estimates()
     assert math.log(smallest.smoothed) <= math.log(best.smoothed) + errors[means.argmin()] + 1e-9
@@ -212,7 +213,7 @@ def test_a_constraint_acts_on_the_shortlist() -> None:
     rows = [trial(0.1, 0.5, accuracy=0.80), trial(0.2, 0.6, accuracy=0.896), trial(0.3, 0.7)]
     kept = shortlist(spec_of(constraint="accuracy >= baseline - 0.005"), frame(rows))
     assert sorted(c.point["epsilon"] for c in kept) == [0.2, 0.3]
-    with pytest.raises(SweeperError, match=r"none of 3 .* accuracy is 0\.9 at ε = 0"):
+    with pytest.raises(SweeperError, match=r"none of 3 .* accuracy is 90\.0% at ε = 0"):
         shortlist(spec_of(constraint="accuracy >= 0.95"), frame(rows))
 
 
@@ -230,7 +231,7 @@ def test_a_constraint_acts_on_the_shortlist() -> None:
         ("accuracy >= 0.5", math.nan, False),
     ],
 )
-def test_a_constraint_holds_or_not(text: str, value: float, holds: bool) -> None:
+def test_constraint_comparison(text: str, value: float, holds: bool) -> None:
     assert parse_constraint(text).holds(value, 0.8) is holds
 
 
@@ -242,11 +243,11 @@ def test_a_constraint_holds_or_not(text: str, value: float, holds: bool) -> None
         ("accuracy >= base", "SCORE >= BOUND"),
         ("accuracy >= 0.5 and ece <= 1", "SCORE >= BOUND"),
         ("acuracy >= 0.5", "did you mean 'accuracy'"),
-        ("temperature >= 1", "no score 'temperature'"),
+        ("temperature >= 1", "unknown score 'temperature'"),
         ("nll <= 1e999", "finite"),
     ],
 )
-def test_a_constraint_that_is_none_says_what_is_allowed(text: str, words: str) -> None:
+def test_invalid_constraint_is_explained(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_constraint(text)
     with pytest.raises(SweeperError, match=r"confirm\.constraint"):
@@ -255,17 +256,17 @@ def test_a_constraint_that_is_none_says_what_is_allowed(text: str, words: str) -
 
 def test_nothing_to_confirm_is_an_error() -> None:
     with pytest.raises(SweeperError, match="no trial with ε > 0"):
-        candidates(spec_of(), frame([]), classes=3)
+        select_candidates(spec_of(), frame([]), classes=3)
     with pytest.raises(SweeperError, match="ε = 0 has not finished"):
-        candidates(spec_of(), frame([trial(0.1, 0.5)], state="failed"), classes=3)
+        select_candidates(spec_of(), frame([trial(0.1, 0.5)], state="failed"), classes=3)
 
 
-def test_a_difference_that_is_no_number_is_no_finding() -> None:
+def test_nan_difference_is_not_a_finding() -> None:
     unknown = Interval(*[math.nan] * 5)
     assert Comparison(1, "test", "nll", math.nan, 0.1, unknown).word == "same"
 
 
-def test_thousands_of_trials_are_thinned() -> None:
+def test_many_trials_are_thinned() -> None:
     rows = [trial(0.2, 0.5), *(trial(e, 1 + e) for e in np.linspace(0.01, 0.4, 3000))]
     chosen = shortlist(spec_of(), frame(rows))
     assert isinstance(chosen[0], Candidate)

@@ -15,7 +15,14 @@ from torch.func import grad, jacrev, vmap
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sweeper.smoothing import CONVENTIONS, smooth_targets, smoothing_loss, to_uniform
+from sweeper.smoothing import (
+    CONVENTIONS,
+    Smoothing,
+    SmoothingLoss,
+    smooth_targets,
+    smoothing_loss,
+    to_uniform,
+)
 from sweeper.smoothing.kernels import eager
 
 MASKED = -math.inf
@@ -35,8 +42,8 @@ def soft(logits: Tensor) -> Tensor:
 
 def by_definition(logits: Tensor, targets: Tensor) -> Tensor:
     """Return -Σ t·log p of each row, with 0·(-inf) = 0."""
-    terms = targets * logits.log_softmax(1)
-    return -terms.where(targets > 0, 0.0).sum(1)
+    options = targets * logits.log_softmax(1)
+    return -options.where(targets > 0, 0.0).sum(1)
 
 
 def gradient(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -156,7 +163,7 @@ class TestEpsilon:
 
     @pytest.mark.parametrize("shape", SHAPES)
     @KIND
-    def test_one_a_sample(self, shape: tuple[int, ...], kind: str) -> None:
+    def test_one_epsilon_per_sample(self, shape: tuple[int, ...], kind: str) -> None:
         logits, hard = batch(*shape)
         labels = hard if kind == "hard" else soft(logits)
         epsilon = torch.linspace(0, 1, shape[0], dtype=torch.float64)
@@ -165,7 +172,7 @@ class TestEpsilon:
             alone = smoothing_loss(logits[i : i + 1], labels[i : i + 1], one, reduction="none")
             assert_close(together[i : i + 1], alone)
 
-    def test_one_a_position(self) -> None:
+    def test_one_epsilon_per_position(self) -> None:
         logits, labels = batch(2, 3, 4)
         epsilon = torch.linspace(0, 1, 8, dtype=torch.float64).reshape(2, 4)
         rows = logits.movedim(1, -1).reshape(8, 3)
@@ -196,7 +203,7 @@ class TestWhereTorchIsWrong:
         logits, labels = batch(6, 5)
         hard = F.cross_entropy(logits, labels)
         assert_close(F.cross_entropy(logits, labels, label_smoothing=epsilon), hard)
-        with pytest.raises(ValueError, match=r"epsilon is .*\[0, 1\]"):
+        with pytest.raises(ValueError, match=r"epsilon must be (a number )?in \[0, 1\], got"):
             smoothing_loss(logits, labels, epsilon)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -270,7 +277,7 @@ class TestMask:
         assert_close(ours, by_definition(self.logits, targets), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("convention", CONVENTIONS)
-    def test_a_lone_class_costs_nothing(self, convention: str) -> None:
+    def test_single_unmasked_class_has_zero_loss(self, convention: str) -> None:
         loss = smoothing_loss(
             self.logits[1:2], self.labels[1:2], 0.3, convention=convention, reduction="none"
         )
@@ -301,7 +308,7 @@ class TestMask:
 
     @pytest.mark.parametrize("elsewhere", [0.0, MASKED])
     @KIND
-    def test_nan_is_no_mask(self, elsewhere: float, kind: str) -> None:
+    def test_nan_logit_is_not_a_mask(self, elsewhere: float, kind: str) -> None:
         logits = torch.tensor([[math.nan, 1.0, elsewhere], [0.0, 1.0, 2.0]], requires_grad=True)
         labels = torch.tensor([1, 1])
         given = labels if kind == "hard" else F.one_hot(labels, 3).float()
@@ -309,13 +316,13 @@ class TestMask:
         assert losses.isnan().tolist() == [True, False]
 
     @pytest.mark.parametrize("row", [[MASKED] * 3, [math.nan] * 3, [math.inf] * 3])
-    def test_an_ignored_row_may_hold_anything(self, row: list[float]) -> None:
+    def test_ignored_rows_may_contain_nan(self, row: list[float]) -> None:
         logits = torch.tensor([row, [0.0, 1.0, 2.0]], requires_grad=True)
         loss = smoothing_loss(logits, torch.tensor([-100, 1]), 0.2)
         assert_close(loss, smoothing_loss(logits[1:], torch.tensor([1]), 0.2))
         assert gradient(loss, logits)[0].isfinite().all()
 
-    def test_finite_logits_that_overflow_are_no_mask(self) -> None:
+    def test_overflowing_logits_are_not_masked(self) -> None:
         logits = torch.tensor([[3e38, -3e38, 0.0]])
         assert smoothing_loss(logits, torch.tensor([0]), 0.3).item() == math.inf
 
@@ -410,7 +417,7 @@ class TestRows:
 
     @pytest.mark.parametrize("odd", [MASKED, math.nan, math.inf])
     @pytest.mark.parametrize("classes", [10, 33])
-    def test_a_mask_or_nan_stays_in_its_row(self, odd: float, classes: int) -> None:
+    def test_mask_or_nan_affects_only_its_row(self, odd: float, classes: int) -> None:
         logits, labels, epsilon, slope = self.rows(37, classes, torch.float32)
         labels[2] = 0
         clean = step(logits, labels, epsilon, slope)
@@ -444,7 +451,7 @@ class TestNode:
     @REDUCTION
     @pytest.mark.parametrize("ignored", [False, True])
     @pytest.mark.parametrize("block", [eager.BLOCK, 100])
-    def test_agrees_with_what_the_graph_makes_of_a_weight_of_one(
+    def test_agrees_with_general_loss_with_unit_weight(
         self,
         classes: int,
         dtype: torch.dtype,
@@ -484,7 +491,7 @@ class TestNode:
         assert_close(gradient(ours, strided), gradient(theirs, logits))
 
     @pytest.mark.parametrize("reduction", ["mean", "none"])
-    def test_behaves_as_any_node(self, reduction: str) -> None:
+    def test_behaves_like_an_autograd_node(self, reduction: str) -> None:
         logits, labels = batch(6, 10, dtype=torch.float32)
         loss = smoothing_loss(logits, labels, 0.2, reduction=reduction)
         (once,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
@@ -515,7 +522,7 @@ class TestNode:
             lambda logits: smoothing_loss(logits, labels, 0.2), (logits,), check_forward_ad=True
         )
 
-    def test_a_subclass_of_tensor_says_itself_what_operations_do(self) -> None:
+    def test_tensor_subclass_uses_torch_function(self) -> None:
         class Counting(Tensor):
             asked = 0
 
@@ -626,11 +633,11 @@ class TestCompile:
         compiled = torch.compile(smoothing_loss, backend="aot_eager")
         for epsilon in before:
             compiled(logits, labels, epsilon)
-        with pytest.raises(ValueError, match=r"epsilon is 1.5; it is a number in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"epsilon must be (a number )?in \[0, 1\], got 1.5"):
             compiled(logits, labels, 1.5)
 
 
-def test_off_the_cpu_no_value_is_looked_at() -> None:
+def test_no_values_are_read_on_devices() -> None:
     """A tensor of the meta device has no values: any look at one raises."""
     logits = torch.zeros(4, 3, 2, device="meta", requires_grad=True)
     labels = torch.zeros(4, 2, dtype=torch.long, device="meta")
@@ -648,26 +655,37 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"epsilon": -0.1}, r"epsilon is -0.1; it is a number in \[0, 1\]"),
-            ({"epsilon": 1.1}, "epsilon is 1.1"),
-            ({"epsilon": math.nan}, "epsilon is nan"),
-            ({"epsilon": "0.1"}, "epsilon is '0.1'"),
-            ({"epsilon": torch.tensor(1.5)}, "epsilon is 1.5"),
-            ({"epsilon": torch.tensor([0.1, math.nan])}, "epsilon is nan"),
-            ({"epsilon": torch.tensor([0.1, -0.5])}, "epsilon is -0.5"),
-            ({"epsilon": torch.zeros(3)}, r"epsilon has shape \(3,\); .*\(2,\)"),
-            ({"logits": torch.zeros(2, 1)}, "there are 1 classes; .* at least 2"),
-            ({"logits": torch.zeros(3)}, r"logits are torch.float32 of shape \(3,\)"),
-            ({"logits": torch.zeros(2, 3).long()}, "logits are torch.int64"),
-            ({"labels": torch.tensor([0, 3])}, r"a label is 3; .*\[0, 2\], or are -100"),
+            ({"epsilon": -0.1}, r"epsilon must be a number in \[0, 1\], got -0.1"),
+            ({"epsilon": 1.1}, r"epsilon must be a number in \[0, 1\], got 1.1"),
+            ({"epsilon": math.nan}, r"epsilon must be a number in \[0, 1\], got nan"),
+            ({"epsilon": "0.1"}, r"epsilon must be a number in \[0, 1\], got '0.1'"),
+            ({"epsilon": torch.tensor(1.5)}, r"epsilon must be a number in \[0, 1\], got 1.5"),
+            ({"epsilon": torch.tensor([0.1, math.nan])}, r"epsilon must be in \[0, 1\], got nan"),
+            ({"epsilon": torch.tensor([0.1, -0.5])}, r"epsilon must be in \[0, 1\], got -0.5"),
+            ({"epsilon": torch.zeros(3)}, r"epsilon must .*\(2,\); got shape \(3,\)"),
+            ({"logits": torch.zeros(3, 1)}, r"shape \(3, 1\) must have shape \(3,\); got \(2,\)"),
+            (
+                {"logits": torch.zeros(2), "labels": torch.tensor([0.5, -100])},
+                r"a label is outside \[0, 1\]; float labels .* only integer labels can be ignored",
+            ),
+            ({"logits": torch.zeros(2), "labels": torch.tensor([0, 2])}, r"in \[0, 1\]"),
+            ({"logits": torch.tensor(3.0)}, r"logits must be .*; got torch.float32 of shape \(\)"),
+            ({"logits": torch.zeros(2, 3).long()}, "logits must be floats .*; got torch.int64"),
+            ({"labels": torch.tensor([0, 3])}, r"a label is 3; .*\[0, 2\], or -100"),
             ({"labels": torch.tensor([-1, 0])}, "a label is -1"),
-            ({"labels": torch.tensor([0])}, r"labels are torch.int64 of shape \(1,\).*\(2,\)"),
-            ({"labels": torch.tensor([True, False])}, "labels are torch.bool"),
-            ({"labels": torch.zeros(2, 4)}, r"soft labels have shape \(2, 4\)"),
-            ({"labels": torch.zeros(2, 3), "ignore_index": 1}, "ignore_index is 1; soft"),
-            ({"weight": torch.ones(2)}, r"weight has shape \(2,\); it is \(3,\)"),
-            ({"reduction": "avg"}, "reduction is 'avg'; it is one of mean, sum, none"),
-            ({"convention": "other"}, "convention is 'other' .*did you mean 'others'"),
+            ({"labels": torch.tensor([0])}, r"labels .*\(2,\).*; got torch.int64 of shape \(1,\)"),
+            (
+                {"labels": torch.tensor([True, False])},
+                "labels .* must be integers .*; got torch.bool",
+            ),
+            ({"labels": torch.zeros(2, 4)}, r"soft labels must .*; got \(2, 4\)"),
+            (
+                {"labels": torch.zeros(2, 3), "ignore_index": 1},
+                "ignore_index must be negative for soft labels.*; got 1",
+            ),
+            ({"weight": torch.ones(2)}, r"weight must have shape \(3,\).*; got \(2,\)"),
+            ({"reduction": "avg"}, "unknown reduction 'avg'; allowed: mean, sum, none"),
+            ({"convention": "other"}, "unknown convention 'other' .*did you mean 'others'"),
         ],
     )
     def test_values_and_shapes(self, change: dict[str, Any], message: str) -> None:
@@ -677,5 +695,37 @@ class TestRefused:
 
     @pytest.mark.parametrize("epsilon", [-0.1, math.nan])
     def test_a_float_is_checked_inside_vmap_too(self, epsilon: float) -> None:
-        with pytest.raises(ValueError, match="epsilon is"):
+        with pytest.raises(ValueError, match="epsilon must be"):
             vmap(lambda z: smoothing_loss(z, self.labels, epsilon))(self.logits.expand(4, 2, 3))
+
+
+class TestSingleLogit:
+    """A binary model with one logit has two classes, with the logits [0, z]."""
+
+    @pytest.mark.parametrize("shape", [(7,), (7, 1), (3, 1, 4)])
+    @pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float64])
+    @pytest.mark.parametrize("convention", CONVENTIONS)
+    def test_is_the_binary_cross_entropy_with_smoothed_targets(
+        self, shape: tuple[int, ...], kind: torch.dtype, convention: str
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        hard = torch.rand(shape, generator=generator) < 0.5
+        q = hard.double()
+        smoothed = 0.8 * q + 0.2 * (1 - q) if convention == "others" else 0.8 * q + 0.1
+        theirs = F.binary_cross_entropy_with_logits(logits, smoothed)
+        ours = smoothing_loss(logits, hard.to(kind), 0.2, convention=convention)
+        assert_close(ours, theirs)
+        assert_close(gradient(ours, logits), gradient(theirs, logits))
+        places = (shape[0], *shape[2:])
+        each = smoothing_loss(logits, hard.reshape(places), 0.2, reduction="none")
+        assert each.shape == places
+
+    @pytest.mark.parametrize("schedule", ["fixed", "confidence", "error"])
+    def test_equals_two_logits_for_every_kind_of_schedule(self, schedule: str) -> None:
+        logits = torch.linspace(-3, 3, 6)
+        labels = torch.tensor([0, 1, -100, 1, 0, 1])
+        loss = SmoothingLoss(Smoothing(0.3, schedule, 2.0), weight=torch.tensor([1.0, 3.0]))
+        both = torch.stack([torch.zeros(6), logits], 1)
+        assert_close(loss(logits, labels), loss(both, labels))
+        assert_close(loss(logits.unsqueeze(1), labels.unsqueeze(1)), loss(both, labels))

@@ -48,7 +48,7 @@ class TestForward:
         assert_close(SmoothingLoss(Smoothing(0.4, name, 2.0))(LOGITS, LABELS), expected)
 
     @pytest.mark.parametrize("name", ["cosine", "error"])
-    def test_takes_an_epsilon_that_is_known_already(self, name: str) -> None:
+    def test_accepts_precomputed_epsilon(self, name: str) -> None:
         loss = SmoothingLoss(Smoothing(0.4, name, 2.0))
         loss.progress = 0.3
         epsilon = loss.epsilon(LOGITS, LABELS)
@@ -78,7 +78,7 @@ class TestForward:
 
     @pytest.mark.parametrize("name", ["cosine", "confidence", "error"])
     @pytest.mark.parametrize("ignore_index", [-1, 255])
-    def test_an_ignored_label_may_be_no_class(self, name: str, ignore_index: int) -> None:
+    def test_ignored_label_may_be_out_of_range(self, name: str, ignore_index: int) -> None:
         labels = torch.where(LABELS == -100, ignore_index, LABELS)
         ours = SmoothingLoss(Smoothing(0.4, name, 2.0), ignore_index=ignore_index)
         assert_close(ours(LOGITS, labels), SmoothingLoss(Smoothing(0.4, name, 2.0))(LOGITS, LABELS))
@@ -110,16 +110,16 @@ class TestProgress:
     @pytest.mark.parametrize("progress", [-0.1, 1.1, math.nan])
     def test_outside_is_refused(self, progress: float) -> None:
         loss = SmoothingLoss(0.2)
-        with pytest.raises(ValueError, match=r"progress is .*\[0, 1\]"):
+        with pytest.raises(ValueError, match=r"progress must be a number in \[0, 1\]"):
             loss.progress = progress
         assert loss.get_buffer("progress").item() == 0.0
 
-    def test_is_in_no_checkpoint(self) -> None:
+    def test_progress_is_not_in_the_state_dict(self) -> None:
         loss = SmoothingLoss(0.2, weight=torch.ones(5))
         assert loss.state_dict() == {}
         assert set(dict(loss.named_buffers())) == {"progress", "weight"}
 
-    def test_goes_where_the_model_goes(self) -> None:
+    def test_progress_moves_with_the_model(self) -> None:
         loss = SmoothingLoss(0.2)
         model = nn.Sequential(nn.Linear(2, 2), loss).to(torch.float64)
         assert all(buffer.dtype == torch.float64 for buffer in model.buffers())
@@ -141,7 +141,7 @@ class TestProgress:
             assert_close(loss(LOGITS, LABELS), expected)
 
     @pytest.mark.parametrize("name", sorted(SCHEDULES))
-    def test_one_graph_as_it_moves(self, name: str) -> None:
+    def test_progress_changes_do_not_recompile(self, name: str) -> None:
         torch._dynamo.reset()
         counters.clear()
         loss = SmoothingLoss(Smoothing(0.4, name, 2.0))
@@ -164,29 +164,60 @@ class TestFromFile:
         assert loss.smoothing == Smoothing(0.2, "cosine", 2.0, "others")
         assert loss.reduction == "sum"
 
-    def test_the_convention_is_the_files(self, tmp_path: Path) -> None:
+    def test_convention_is_read_from_the_file(self, tmp_path: Path) -> None:
         path = exported(tmp_path, {**EXPORTED, "convention": "uniform"})
         assert SmoothingLoss.from_file(str(path)).smoothing.convention == "uniform"
+
+    @pytest.mark.parametrize(
+        ("told", "expected"),
+        [
+            (
+                {"recommended": False, "verdict": None},
+                "no recommendation: .*sweeper confirm digits$",
+            ),
+            (
+                {"recommended": True, "verdict": {"word": "hurts"}, "epsilon": 0.0},
+                "the verdict is 'hurts', so the recommended configuration is ε = 0",
+            ),
+            (
+                {"recommended": True, "verdict": {"word": "helps"}, "epsilon": 0.0},
+                "the pick helps but violates the constraint",
+            ),
+            ({"recommended": True, "verdict": {"word": "helps"}}, None),
+        ],
+    )
+    def test_warns_once_if_smoothing_is_not_recommended(
+        self, tmp_path: Path, told: dict[str, object], expected: str | None
+    ) -> None:
+        path = exported(tmp_path, {**EXPORTED, **told})
+        if expected is None:
+            SmoothingLoss.from_file(path)
+            return
+        with pytest.warns(UserWarning, match=rf"best\.json: {expected}") as caught:
+            SmoothingLoss.from_file(path)
+        [warning] = caught
+        assert "\n" not in str(warning.message)
+        assert warning.filename == __file__
 
     @pytest.mark.parametrize(
         ("values", "message"),
         [
             ({"epsilon": 0.2, "schedule": "fixed"}, "missing: rate, convention"),
             ("epsilon: 0.2", "is not JSON"),
-            ("[0.2]", "holds no JSON object"),
+            ("[0.2]", "is not a JSON object"),
             ({**EXPORTED, "schedule": "cosin"}, "did you mean 'cosine'"),
             (
                 {**EXPORTED, "schedule": "mine"},
-                r"'mine'.*register_schedule\(name, function\) first",
+                r"'mine'.*register_schedule\(name, function\)",
             ),
-            ({**EXPORTED, "epsilon": 2}, r"epsilon is 2; it is a number in \[0, 1\]"),
-            ({**EXPORTED, "rate": None}, "rate is None"),
+            ({**EXPORTED, "epsilon": 2}, r"epsilon must be a number in \[0, 1\], got 2"),
+            ({**EXPORTED, "rate": None}, "rate must be a finite number > 0 .*, got None"),
         ],
     )
-    def test_what_does_not_fit_is_named(self, tmp_path: Path, values: object, message: str) -> None:
+    def test_invalid_file_is_explained(self, tmp_path: Path, values: object, message: str) -> None:
         with pytest.raises(ValueError, match=rf"best\.json.*{message}"):
             SmoothingLoss.from_file(exported(tmp_path, values))
 
 
-def test_it_says_what_it_is() -> None:
+def test_extra_repr() -> None:
     assert "epsilon=0.2, schedule='fixed'" in repr(SmoothingLoss(0.2))

@@ -4,6 +4,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,31 +12,31 @@ from typing import Any
 
 import optuna
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from filelock import FileLock
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import create_engine, inspect, text, update
 
-from sweeper.errors import SweeperError
+from sweeper.errors import DatabaseFailed, SweeperError
 from sweeper.store import database
-from sweeper.store.confirmations import Confirmation, last_confirmation, lay_confirmation
+from sweeper.store.confirmations import Confirmation, add_confirmation, last_confirmation
 from sweeper.store.database import Store, open_reader, open_writer
+from sweeper.store.outputs import Output, read_outputs, write_outputs
 from sweeper.store.records import (
     Result,
     close_ticket,
+    drop_result,
     read_epochs,
+    read_examples,
     read_replicates,
     read_result,
     read_results,
-    rewrite_epoch,
-    start_attempt,
     write_epoch,
+    write_epochs,
     write_replicate,
     write_result,
 )
-from sweeper.store.schema import PREFIX, VERSION_TABLE, metadata, now, tickets
+from sweeper.store.schema import VERSION_TABLE, metadata, now, tickets
 from sweeper.store.studies import StudyRecord, add_study, all_studies, delete_study, get_study
 from sweeper.store.tickets import (
     LeaseLost,
@@ -45,31 +46,32 @@ from sweeper.store.tickets import (
     all_closed,
     claim,
     count_tickets,
-    free_leases,
-    hand_back,
     held_tickets,
-    laid_points,
     leaseholders,
+    planned_points,
+    release_ticket,
     renew,
+    revoke_leases,
     ticket_states,
 )
 from sweeper.store.trials import (
     TICKET,
     TrialCounts,
-    bear,
     count_trials,
-    finish,
+    end_trial,
+    insert_trial,
     read_trials,
     trial_numbers,
 )
-from sweeper.store.urls import masked, parse_url
+from sweeper.store.urls import masked_url, parse_url
 from sweeper.study.trials import create_optuna_study
+from tests.support.databases import differences_from_schema
 from tests.support.processes import start_module
 from tests.support.store_rows import EPOCH
 
 
 def new_study(store: Store, points: int = 3, name: str = "s") -> StudyRecord:
-    study = add_study(store, name, spec="{}", spec_hash="h", folder="/", version="0")
+    study = add_study(store, name, spec="{}", spec_hash="h", folder="/", sources={})
     add_tickets(store, study, [{"epsilon": i / 10} for i in range(points)])
     return study
 
@@ -103,15 +105,8 @@ class DatabaseContract:
         yield store
         store.close()
 
-    def test_the_migrations_make_the_tables_of_the_schema(self, store: Store) -> None:
-        options = {
-            "version_table": VERSION_TABLE,
-            "compare_type": True,
-            "include_name": lambda name, kind, _: kind != "table" or name.startswith(PREFIX),
-        }
-        with store.engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts=options)
-            assert compare_metadata(context, metadata) == []
+    def test_migrations_match_the_schema(self, store: Store) -> None:
+        assert differences_from_schema(store) == []
 
     def test_optunas_tables_are_beside_ours(self, store: Store) -> None:
         names = inspect(store.engine).get_table_names()
@@ -136,9 +131,7 @@ class DatabaseContract:
         assert all_closed(store, study, below=0)
         assert not all_closed(store, study, below=1)
 
-    def test_an_expired_lease_passes_on_and_the_late_worker_can_write_no_more(
-        self, store: Store
-    ) -> None:
+    def test_expired_lease_is_reassigned_and_late_writes_fail(self, store: Store) -> None:
         study = new_study(store, points=1)
         late = take(store, study, "late")
         write_epoch(store, late, EPOCH)
@@ -150,22 +143,40 @@ class DatabaseContract:
         with pytest.raises(LeaseLost):
             write_result(store, late, Result())
         with pytest.raises(LeaseLost):
-            start_attempt(store, late)
+            drop_result(store, late)
         close_ticket(store, late)
         assert not ticket_states(store, study)[0].closed
-        assert start_attempt(store, heir) == 1
+        write_result(store, heir, Result(seconds=1.0))
+        drop_result(store, heir)
+        assert read_result(store, study, heir.number) is None
+        assert [row["epoch"] for row in read_epochs(store, study)] == [1]
 
-    def test_an_epoch_of_an_earlier_attempt_is_written_over(self, store: Store) -> None:
+    def test_epoch_of_earlier_attempt_is_replaced(self, store: Store) -> None:
         study = new_study(store, points=1)
         first = take(store, study)
         write_epoch(store, first, EPOCH)
-        hand_back(store, first)
-        with pytest.raises(LeaseLost):
-            rewrite_epoch(store, first, EPOCH)
+        release_ticket(store, first)
+        assert write_epochs(store, [(first, EPOCH)]) == [first]
         second = take(store, study)
-        rewrite_epoch(store, second, replace(EPOCH, nll=0.5))
+        again = replace(EPOCH, nll=0.5)
+        assert write_epochs(store, [(second, again)]) == []
         assert [row["nll"] for row in read_epochs(store, study)] == [0.5]
         assert [row["mean_epsilon"] for row in read_epochs(store, study)] == [0.05]
+
+    def test_pack_epochs_are_written_together_except_lost_tickets(self, store: Store) -> None:
+        study = new_study(store, points=3)
+        lost, *held = (take(store, study) for _ in range(3))
+        release_ticket(store, lost)
+        rows = [(ticket, EPOCH) for ticket in (held[0], lost, held[1])]
+        output = Output(1, 5, "hello")
+        for _ in range(2):  # a second time, as if the answer to the first was lost
+            assert write_epochs(store, rows, [(held[0], output), (lost, output)]) == [lost]
+        assert [row["number"] for row in read_epochs(store, study)] == [1, 2]
+        assert [bool(read_outputs(store, study, number)) for number in range(3)] == [
+            True,
+            True,
+            False,
+        ]
 
     def test_a_worker_that_claims_its_own_expired_ticket_again_holds_it_once(
         self, store: Store
@@ -185,7 +196,7 @@ class DatabaseContract:
         renew(store, [held])
         assert claim(store, study.id, "other", below=100) is None
 
-    def test_only_the_tickets_that_are_named_are_renewed(self, store: Store) -> None:
+    def test_only_given_tickets_are_renewed(self, store: Store) -> None:
         study = new_study(store, points=2)
         named, other = take(store, study), take(store, study)
         let_expire(store, named)
@@ -201,22 +212,20 @@ class DatabaseContract:
             seconds = connection.execute(tickets.select().with_only_columns(left)).scalar_one()
         assert 20 < seconds <= 30
 
-    def test_a_ticket_handed_back_is_free_and_the_attempt_does_not_count(
-        self, store: Store
-    ) -> None:
+    def test_released_ticket_is_free_and_attempt_does_not_count(self, store: Store) -> None:
         study = new_study(store, points=1)
         first = take(store, study)
-        hand_back(store, first)
+        release_ticket(store, first)
         second = take(store, study)
         assert (second.claims, second.attempts) == (2, 1)
         with pytest.raises(LeaseLost):
             write_epoch(store, first, EPOCH)
 
-    def test_leases_of_the_dead_are_freed_and_others_kept(self, store: Store) -> None:
+    def test_leases_of_dead_workers_are_revoked(self, store: Store) -> None:
         study = new_study(store)
         take(store, study, "dead")
         take(store, study, "alive")
-        assert free_leases(store, ["dead"]) == 1
+        assert revoke_leases(store, ["dead"]) == 1
         assert [t.leased for t in ticket_states(store, study)] == [False, True, False]
 
     def test_a_closed_ticket_stays_closed(self, store: Store) -> None:
@@ -234,9 +243,26 @@ class DatabaseContract:
         assert add_tickets(store, study, [None] * 3) == 0
         assert add_tickets(store, study, [None] * 5) == 2
         assert [t.number for t in ticket_states(store, study)] == [0, 1, 2, 3, 4]
-        assert [p["epsilon"] for p in laid_points(store, study).values()] == [0.0, 0.1, 0.2]
+        assert [p["epsilon"] for p in planned_points(store, study).values()] == [0.0, 0.1, 0.2]
 
-    def test_results_come_back_as_they_went(self, store: Store) -> None:
+    def test_tickets_are_created_in_batches(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sweeper.store.tickets.BATCH", 4)
+        study = new_study(store, points=0)
+        points = [{"epsilon": 0.1}, *[None] * 16]  # one batch with a point, three without, a rest
+        assert add_tickets(store, study, points[:11]) == 11
+        take(store, study)
+        assert add_tickets(store, study, points[11:], first=11) == 6
+        states = ticket_states(store, study)
+        assert [t.number for t in states] == list(range(17))
+        assert [t.leased for t in states] == [True] + [False] * 16
+        assert planned_points(store, study) == {0: {"epsilon": 0.1}}
+        counts = count_tickets(store, study, below=100)
+        assert counts == TicketCounts(planned=17, closed=0, leased=1, retried=0)
+        assert [take(store, study).claims for _ in range(16)] == [1] * 16
+
+    def test_result_round_trip(self, store: Store) -> None:
         study = new_study(store, points=1)
         ticket = take(store, study)
         nan = float("nan")
@@ -248,8 +274,7 @@ class DatabaseContract:
             epochs=4,
             seconds=0.125,
             copied_from=0,
-            failure="line 1\nline 2: 50 %",
-            log="ε\n" * 100_000,  # more than MySQL's own text takes
+            failure="line 1\nline 2: 50%",
         )
         write_result(store, ticket, given)
         found = read_result(store, study, 0)
@@ -257,45 +282,59 @@ class DatabaseContract:
         assert found.scores == {"nll": 0.25, "ece": None}
         assert found.extra == {"size": 3.0, "worst": None}
         assert replace(found, scores={}, extra={}) == replace(given, scores={}, extra={})
-        assert read_results(store, study) == {0: replace(found, log="")}
+        assert read_results(store, study) == {0: found}
         assert read_result(store, study, 1) is None
 
-    def test_a_later_claim_writes_its_result_over(self, store: Store) -> None:
+    def test_output_is_stored_per_attempt(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        ticket = take(store, study)
+        long = "ε\n" * 100_000  # more than MySQL's own text takes
+        outputs = [Output(1, 3, "one"), Output(1, 300_000, long), Output(2, 2, "a\0\udce9")]
+        for output in outputs:
+            write_outputs(store, [(ticket, output)])
+        stored = [Output(1, 300_000, long), Output(2, 2, "a\ufffd\\udce9")]
+        assert read_outputs(store, study, 0) == stored
+        gone = replace(ticket, number=7)
+        write_outputs(store, [(gone, outputs[0]), (ticket, Output(2, 9, "more"))])
+        assert read_outputs(store, study, 7) == []
+        assert read_outputs(store, study, 0)[1].text == "more"
+
+    def test_later_claim_replaces_the_result(self, store: Store) -> None:
         study = new_study(store, points=1)
         first = take(store, study)
         write_result(store, first, Result(scores={"nll": 0.5}))
-        hand_back(store, first)
+        release_ticket(store, first)
         write_result(store, take(store, study), Result(scores={"nll": 0.25}))
         assert read_results(store, study) == {0: Result(scores={"nll": 0.25})}
 
-    def test_a_confirmation_is_laid_out_once_with_tickets_of_its_own(self, store: Store) -> None:
+    def test_confirmation_is_created_once_with_its_own_tickets(self, store: Store) -> None:
         study = new_study(store, points=1)
         points = [{"candidate": i, "point": {"epsilon": 0.1}} for i in range(3)]
         first = a_confirmation(study)
         assert last_confirmation(store, study) is None
-        assert lay_confirmation(store, study, first, points)
-        assert not lay_confirmation(store, study, first, points[:1])
+        assert add_confirmation(store, study, first, points)
+        assert not add_confirmation(store, study, first, points[:1])
         found = last_confirmation(store, study)
         assert found is not None
         assert replace(found, created=0.0) == first
         assert found.created > 1e9
-        assert laid_points(store, study, found.phase) == dict(enumerate(points))
-        assert laid_points(store, study).keys() == {0}
-        ticket = claim(store, study.id, "w", below=found.trainings, phase=found.phase)
+        assert planned_points(store, study, found.phase) == dict(enumerate(points))
+        assert planned_points(store, study).keys() == {0}
+        ticket = claim(store, study.id, "w", below=found.training_runs, phase=found.phase)
         assert ticket is not None
         assert (ticket.number, ticket.point) == (0, points[0])
         assert {t.phase for t in held_tickets(store, study)} == {"confirm-1"}
         assert leaseholders(store, study) == {"w"}
 
-    def test_a_later_confirmation_closes_what_an_earlier_one_left_open(self, store: Store) -> None:
+    def test_later_confirmation_closes_open_tickets_of_earlier_ones(self, store: Store) -> None:
         study = new_study(store, points=1)
-        lay_confirmation(store, study, a_confirmation(study), [{}] * 3)
-        assert lay_confirmation(store, study, a_confirmation(study, number=2), [{}] * 2)
+        add_confirmation(store, study, a_confirmation(study), [{}] * 3)
+        assert add_confirmation(store, study, a_confirmation(study, number=2), [{}] * 2)
         assert all_closed(store, study, below=3, phase="confirm-1")
         assert not all_closed(store, study, below=2, phase="confirm-2")
         assert not all_closed(store, study, below=1)
 
-    def test_workers_that_come_at_once_lay_out_one_confirmation(self, url: str) -> None:
+    def test_concurrent_workers_create_one_confirmation(self, url: str) -> None:
         store = open_writer(url)
         study = new_study(store, points=1)
         barrier = threading.Barrier(4)
@@ -303,18 +342,18 @@ class DatabaseContract:
         def lay(_: int) -> bool:
             own = open_writer(url)
             barrier.wait()
-            done = lay_confirmation(own, study, a_confirmation(study), [{}] * 3)
+            done = add_confirmation(own, study, a_confirmation(study), [{}] * 3)
             own.close()
             return done
 
         with ThreadPoolExecutor(4) as pool:
             assert sorted(pool.map(lay, range(4))) == [False, False, False, True]
-        assert len(laid_points(store, study, "confirm-1")) == 3
+        assert len(planned_points(store, study, "confirm-1")) == 3
         store.close()
 
-    def test_a_replicate_is_stored_whole_once_and_by_its_holder_alone(self, store: Store) -> None:
+    def test_replicate_is_stored_once_by_the_lease_holder(self, store: Store) -> None:
         study = new_study(store, points=1)
-        lay_confirmation(store, study, a_confirmation(study), [{}] * 2)
+        add_confirmation(store, study, a_confirmation(study), [{}] * 2)
         ticket = claim(store, study.id, "w", below=2, phase="confirm-1")
         assert ticket is not None
         scores = {"test": {"nll": 0.25, "ece": float("nan")}}
@@ -328,13 +367,13 @@ class DatabaseContract:
         found = read_replicates(store, study, "confirm-1")
         assert found.keys() == {0}
         assert found[0]["scores"] == {"test": {"nll": 0.25, "ece": None}}
-        assert (found[0]["rows"], found[0]["examples"]) == ({"test": 240}, examples)
+        assert (found[0]["rows"], found[0]["size"]) == ({"test": 240}, len(examples))
         let_expire(store, ticket)
         again = claim(store, study.id, "other", below=1, phase="confirm-1")
         assert again is not None
         with pytest.raises(LeaseLost):
             write_replicate(store, ticket, Result(), {}, {}, b"")
-        assert read_replicates(store, study, "confirm-1")[0]["examples"] == examples
+        assert read_examples(store, study, "confirm-1") == {0: examples}
 
     def test_a_reader_reads_while_a_writer_writes_and_cannot_write(
         self, store: Store, url: str
@@ -350,9 +389,7 @@ class DatabaseContract:
             delete_study(reader, study)
         reader.close()
 
-    def test_a_deleted_study_leaves_nothing_and_its_id_is_not_used_again(
-        self, store: Store
-    ) -> None:
+    def test_deleted_study_leaves_no_rows_and_its_id_is_not_reused(self, store: Store) -> None:
         study = new_study(store)
         ticket = take(store, study)
         write_epoch(store, ticket, EPOCH)
@@ -377,8 +414,8 @@ class DatabaseContract:
         assert [study.study_name for study in reader.storage.get_all_studies()] == ["s"]
         reader.close()
 
-    def test_an_exclusive_section_keeps_others_out(self, store: Store, url: str) -> None:
-        with store.exclusive():
+    def test_exclusive_lock_excludes_other_launches(self, store: Store, url: str) -> None:
+        with store.exclusive_lock():
             other = start_module("exclusive_section", url)
             assert other.stdout is not None
             assert other.stdout.readline() == "ready\n"
@@ -401,7 +438,7 @@ class DatabaseContract:
             assert (mine.finished is None) == (theirs.datetime_complete is None)
         assert trial_numbers(store, "s") == {0: 0, 2: 1, 1: 2, 3: 3}
 
-    def test_a_trial_is_born_and_finished_as_optuna_would(self, store: Store) -> None:
+    def test_trial_creation_and_end_match_optuna(self, store: Store) -> None:
         create_optuna_study(store, "s")
         study = optuna.load_study(study_name="s", storage=store.storage)
         space: dict[str, Any] = {
@@ -419,17 +456,17 @@ class DatabaseContract:
             )
         )
         (theirs,) = study.get_trials()
-        mine = bear(store, study._study_id, 8, point, space)
+        mine, number = insert_trial(store, study._study_id, 8, point, space)
         assert [t.number for t in study.get_trials()] == [0, 1]
         born = study.get_trials()[1]
-        assert born._trial_id == mine
+        assert (born._trial_id, born.number) == (mine, number)
         assert born.datetime_start is not None
         assert abs((born.datetime_start - datetime.now()).total_seconds()) < 60
         for name in ("state", "params", "distributions", "values", "intermediate_values"):
             assert getattr(born, name) == getattr(theirs, name)
         assert born.user_attrs == {TICKET: 8}
-        assert finish(store, mine, TrialState.COMPLETE, 0.25, {"scores": {"nll": 0.25}})
-        assert not finish(store, mine, TrialState.FAIL, None, {})
+        assert end_trial(store, mine, TrialState.COMPLETE, 0.25, {"scores": {"nll": 0.25}})
+        assert not end_trial(store, mine, TrialState.FAIL, None, {})
         study._storage.set_trial_user_attr(theirs._trial_id, "scores", {"nll": 0.25})
         study._storage.set_trial_state_values(theirs._trial_id, TrialState.COMPLETE, [0.25])
         theirs, done = study.get_trials()
@@ -438,18 +475,46 @@ class DatabaseContract:
             assert getattr(done, name) == getattr(theirs, name)
         assert done.user_attrs == {**theirs.user_attrs, TICKET: 8}
         assert study.best_value == 0.25
-        failed = bear(store, study._study_id, 9, point, space)
-        assert finish(store, failed, TrialState.FAIL, None, {})
+        failed, _ = insert_trial(store, study._study_id, 9, point, space)
+        assert end_trial(store, failed, TrialState.FAIL, None, {})
         assert study.get_trials()[2].state == TrialState.FAIL
 
-    def test_trials_born_at_once_have_numbers_without_gaps(self, store: Store, url: str) -> None:
+    def test_worker_without_lease_cannot_create_or_end_a_trial(self, store: Store) -> None:
+        create_optuna_study(store, "s")
+        study = optuna.load_study(study_name="s", storage=store.storage)
+        record = new_study(store, points=1)
+        late = take(store, record, "late")
+        let_expire(store, late)
+        heir = take(store, record, "heir")
+        with pytest.raises(LeaseLost):
+            insert_trial(store, study._study_id, late.number, {}, {}, late)
+        assert study.get_trials() == []
+        born, _ = insert_trial(store, study._study_id, heir.number, {}, {}, heir)
+        with pytest.raises(LeaseLost):
+            end_trial(store, born, TrialState.COMPLETE, 0.5, {}, late)
+        assert study.get_trials()[0].state == TrialState.RUNNING
+        assert end_trial(store, born, TrialState.COMPLETE, 0.25, {}, heir)
+        assert study.best_value == 0.25
+
+    def test_foreign_trials_may_have_a_ticket_of_any_text(self, store: Store) -> None:
+        study = self.with_trials(store)
+        other = optuna.create_study(study_name="other", storage=store.storage)
+        for ticket in ("JIRA-12", None, 1.5, 10**12, {"a": 1}):
+            other.add_trial(create_trial(value=1.0, user_attrs={TICKET: ticket}))
+        assert [trial.ticket for trial in read_trials(store, "s")] == [0, 2, 1, 3]
+        assert count_trials(store, "s", below=4).ended == 3
+        assert len(study.get_trials()) == 5
+
+    def test_concurrently_created_trials_have_consecutive_numbers(
+        self, store: Store, url: str
+    ) -> None:
         create_optuna_study(store, "s")
         study = optuna.load_study(study_name="s", storage=store.storage)
         stores = [open_writer(url) for _ in range(4)]
 
         def bear_some(number: int) -> None:
             for ticket in range(5):
-                bear(stores[number], study._study_id, 5 * number + ticket, {}, {})
+                insert_trial(stores[number], study._study_id, 5 * number + ticket, {}, {})
                 study.ask()  # as another program does
 
         with ThreadPoolExecutor(4) as pool:
@@ -492,7 +557,7 @@ class DatabaseContract:
         study.add_trial(create_trial(value=-99.0, params=point, distributions=space))
         return study
 
-    def test_names_that_differ_in_a_capital_are_of_two_studies(self, store: Store) -> None:
+    def test_study_names_are_case_sensitive(self, store: Store) -> None:
         for name in ("Ann", "ann"):
             new_study(store, name=name)
             create_optuna_study(store, name)
@@ -509,10 +574,10 @@ class DatabaseContract:
         take(store, study, "again")
         take(store, study, "other")
         assert count_tickets(store, study, below=3) == TicketCounts(
-            laid=3, closed=0, leased=2, retried=1
+            planned=3, closed=0, leased=2, retried=1
         )
         assert count_tickets(store, study, below=1) == TicketCounts(
-            laid=1, closed=0, leased=1, retried=1
+            planned=1, closed=0, leased=1, retried=1
         )
         assert count_tickets(store, study, below=0) == TicketCounts(0, 0, 0, 0)
         assert [t.number for t in held_tickets(store, study)] == [0, 1]
@@ -523,18 +588,16 @@ class TestSqlite(DatabaseContract):
     def url(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/sweeper.db"
 
-    def test_workers_read_trials_while_another_holds_the_lock_of_writers(
-        self, store: Store, url: str
-    ) -> None:
+    def test_reads_are_not_blocked_by_the_write_lock(self, store: Store, url: str) -> None:
         create_optuna_study(store, "s")
         other = open_writer(url)
-        study = optuna.load_study(study_name="s", storage=other.reading)
+        study = optuna.load_study(study_name="s", storage=other.optuna_reader)
         with store.engine.begin():  # BEGIN IMMEDIATE
             assert study.get_trials() == []
         other.close()
 
-    def test_a_reader_makes_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(SweeperError, match="no such file"):
+    def test_reader_creates_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(SweeperError, match="file not found"):
             open_reader(f"sqlite:///{tmp_path}/none.db")
         assert list(tmp_path.iterdir()) == []
 
@@ -545,7 +608,7 @@ class TestMysql(DatabaseContract):
         return mysql
 
     @pytest.mark.parametrize("made", [1, 5, len(metadata.tables)])
-    def test_a_creation_that_was_killed_is_gone_on_with(self, mysql: str, made: int) -> None:
+    def test_interrupted_schema_creation_is_resumed(self, mysql: str, made: int) -> None:
         engine = create_engine(mysql)
         metadata.create_all(engine, tables=metadata.sorted_tables[:made])
         engine.dispose()
@@ -571,25 +634,53 @@ class TestPostgresql(DatabaseContract):
     ],
 )
 def test_urls_are_completed_and_masked(given: str, url: str) -> None:
-    assert masked(parse_url(given)) == url
+    assert masked_url(parse_url(given)) == url
 
 
 @pytest.mark.parametrize("given", ["mysql+nodriver://u:secret@h/d", "oracle://secret@h", "://"])
-def test_a_url_that_is_not_served_is_refused_without_its_password(given: str) -> None:
+def test_unsupported_url_is_rejected_without_its_password(given: str) -> None:
     with pytest.raises(SweeperError, match="allowed") as refusal:
         parse_url(given)
     assert "secret" not in str(refusal.value)
 
 
-def test_a_password_with_an_at_sign_is_not_taken_for_a_host() -> None:
+def test_password_with_at_sign_is_parsed() -> None:
     with pytest.raises(SweeperError, match="%40") as refusal:
         parse_url("postgresql://u:se@kret@h/d")
     assert "kret" not in str(refusal.value)
 
 
-def test_a_lock_that_another_launch_keeps_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+SERVERS = ("mysql://u:sekret@127.0.0.1:1/d", "postgresql://u:sekret@127.0.0.1:1/d")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize(
+    "wrong", ["nosuch=1", "connect_timeout=abc", "port=abc", "charset=nosuch", "ssl=x&ssl_ca=/none"]
+)
+def test_invalid_driver_options_are_a_one_line_error(server: str, wrong: str) -> None:
+    with pytest.raises(DatabaseFailed, match=r"\+\w+://u:\*\*\*@127.0.0.1:1/d") as refusal:
+        open_reader(f"{server}?{wrong}")
+    assert len(str(refusal.value).splitlines()) == 1
+    assert "sekret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("given", [f"mysql://u@{'a' * 70}/d", "postgresql://u@a..b/d", "mysql://"])
+def test_invalid_server_name_is_a_one_line_error(given: str) -> None:
+    with pytest.raises(SweeperError, match=r"cannot be opened|has no database name") as refusal:
+        open_reader(given)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_tables_of_another_optuna_version_are_a_one_line_error(storage: str) -> None:
+    with closing(open_writer(storage)) as store:
+        store.transact(lambda c: c.execute(text("update alembic_version set version_num = 'v9'")))
+    for opened in (open_reader, open_writer):
+        with pytest.raises(DatabaseFailed, match="updating optuna") as refusal:
+            opened(storage)
+        assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_held_schema_lock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_SECONDS", 0.2)
     with (
         FileLock(f"{tmp_path}/s.db.lock"),

@@ -1,4 +1,4 @@
-"""The ready tasks, and tasks that a study brings in a file of its own."""
+"""The built-in tasks, and custom tasks from a file of the study."""
 
 import re
 import subprocess
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sweeper.errors import SweeperError
 from sweeper.smoothing import Smoothing
-from sweeper.tasks import READY
+from sweeper.tasks import BUILT_IN_TASKS
 from sweeper.tasks.digits import augment, digits, replace_labels
+from sweeper.tasks.importing import StudyModules
 from sweeper.tasks.loading import LoadedTask, load_function, load_task
 from sweeper.training import Evaluation, Task, TrainingRun, derive_seed, train
 from tests.support.studies import copy_task
@@ -92,7 +93,7 @@ def test_label_noise_is_uniform_over_the_other_classes() -> None:
     assert ((shifts[1:] - expected).abs() < 4 * expected**0.5).all()
 
 
-def test_label_noise_follows_the_data_seed() -> None:
+def test_label_noise_depends_on_the_data_seed() -> None:
     task = digits(label_noise=0.3)
     assert torch.equal(task.data(1).train[1], task.data(1).train[1])
     changed = [
@@ -101,7 +102,7 @@ def test_label_noise_follows_the_data_seed() -> None:
     assert changed[0] != changed[1]
 
 
-def test_valid_noise_replaces_validation_labels_only_and_draws_for_itself() -> None:
+def test_valid_noise_replaces_validation_labels_independently() -> None:
     clean, noisy = parts(digits()), parts(digits(valid_noise=0.3))
     both = parts(digits(label_noise=0.3, valid_noise=0.3))
     changed = {split: clean[split][1] != noisy[split][1] for split in clean}
@@ -121,10 +122,10 @@ def test_label_source_says_where_the_labels_come_from() -> None:
     clean = "as in the data set"
     assert digits().label_source == {"train": clean, "valid": clean, "test": clean}
     noisy = digits(label_noise=0.2).label_source
-    assert noisy["train"] == "20 % of labels replaced at random by another class"
+    assert noisy["train"] == "20% of labels replaced by a random other class"
     assert noisy["valid"] == noisy["test"] == clean
     both = digits(label_noise=0.2, valid_noise=0.1).label_source
-    assert [both[split][:4] for split in ("train", "valid", "test")] == ["20 %", "10 %", clean[:4]]
+    assert [both[split][:3] for split in ("train", "valid", "test")] == ["20%", "10%", clean[:3]]
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.999])
@@ -166,7 +167,7 @@ def moves(seed: int, **strengths: float) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("shift", [1, 2])
-def test_a_shift_moves_each_image_whole_and_every_way_is_as_likely(shift: int) -> None:
+def test_shift_is_uniform_over_directions(shift: int) -> None:
     found = Counter(moves(0, shift=shift))
     ways = (2 * shift + 1) ** 2
     assert set(found) == {
@@ -188,14 +189,14 @@ def test_noise_has_its_standard_deviation_and_no_mean() -> None:
     assert len(torch.unique(noise)) > 0.9 * noise.numel()
 
 
-def test_both_augmentations_draw_the_same_whatever_the_strength_of_the_other() -> None:
+def test_augmentations_draw_independently() -> None:
     assert moves(3, shift=2) == moves(3, shift=2, noise=0.1) != moves(4, shift=2)
     still = torch.zeros(500, 64)
     alone, beside = augmented(3, still, noise=0.1), augmented(3, still, noise=0.2, shift=2)
     torch.testing.assert_close(2 * alone, beside)
 
 
-def test_without_augmentation_inputs_are_the_same_and_nothing_is_drawn() -> None:
+def test_no_augmentation_draws_no_random_numbers() -> None:
     state = torch.random.manual_seed(0).get_state()
     assert augmented() is IMAGES
     assert torch.equal(torch.get_rng_state(), state)
@@ -209,22 +210,20 @@ def test_augmentation_stays_on_the_device_of_the_inputs() -> None:
 @pytest.mark.parametrize(
     ("strengths", "message"),
     [
-        ({"shift": 3}, "shift is 3; allowed: 0, 1, 2 pixels (integer = true in a range)"),
-        ({"shift": 0.5}, "shift is 0.5; allowed: 0, 1, 2 pixels (integer = true in a range)"),
-        ({"noise": -0.1}, "noise is -0.1; allowed: a finite number 0 or more"),
-        ({"noise": float("nan")}, "noise is nan; allowed: a finite number 0 or more"),
+        ({"shift": 3}, "shift is 3; allowed: 0, 1, 2 (set integer = true in a range)"),
+        ({"shift": 0.5}, "shift is 0.5; allowed: 0, 1, 2 (set integer = true in a range)"),
+        ({"noise": -0.1}, "noise must be a finite number >= 0, got -0.1"),
+        ({"noise": float("nan")}, "noise must be a finite number >= 0, got nan"),
     ],
 )
-def test_an_augmentation_that_cannot_be_made_is_refused(
-    strengths: dict[str, Any], message: str
-) -> None:
+def test_invalid_augmentation_is_rejected(strengths: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         augmented(**strengths)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 @pytest.mark.parametrize("strength", [{"shift": 1}, {"noise": 0.2}, {"l1": 1e-4}])
-def test_digits_train_otherwise_with_each_regulariser(model: Any, strength: dict[str, Any]) -> None:
+def test_each_regularizer_changes_training(model: Any, strength: dict[str, Any]) -> None:
     task = replace(digits(model=model), epochs=1)
     small = {"width": 8}
     without = next(train(task, make_run(hparams=small)))
@@ -233,13 +232,13 @@ def test_digits_train_otherwise_with_each_regulariser(model: Any, strength: dict
     assert with_it.logits.isfinite().all()
 
 
-def test_ready_tasks_load_by_name_with_their_options() -> None:
-    loaded = load_task("digits", {"label_noise": 0.5}, Path("/nowhere"))
+def test_built_in_tasks_load_with_options() -> None:
+    loaded = load_task("digits", {"label_noise": 0.5}, StudyModules(Path("/nowhere")))
     assert loaded.task is not None
     assert loaded.source is None
     assert set(loaded.accepts or ()) == ACCEPTED
-    assert loaded.task.label_source["train"].startswith("50 %")
-    assert all(ready.factory() for ready in READY.values())
+    assert loaded.task.label_source["train"].startswith("50%")
+    assert all(ready.factory() for ready in BUILT_IN_TASKS.values())
 
 
 def test_naming_the_tasks_imports_neither_scikit_learn_nor_optuna() -> None:
@@ -254,11 +253,14 @@ def test_naming_the_tasks_imports_neither_scikit_learn_nor_optuna() -> None:
     assert done.stdout == "[]\n"
 
 
+EXPECTED = 'expected "file.py:name" or "module:name"'
+
+
 # ---- tasks in files ------------------------------------------------------------------------
 
 
 def test_a_factory_in_a_file(folder: Path) -> None:
-    loaded = load_task("own.py:make", {"width": 5}, folder)
+    loaded = load_task("own.py:make", {"width": 5}, StudyModules(folder))
     assert loaded.task is not None
     assert loaded.task.model({})[0].out_features == 5  # type: ignore[index]
     assert loaded.source == folder / "own.py"
@@ -267,22 +269,63 @@ def test_a_factory_in_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("use", "options"), [("fixed", {}), ("anything", {"width": 3, "x": 1})])
-def test_a_task_itself_and_a_factory_that_takes_anything(
+def test_task_object_and_factory_with_kwargs(
     folder: Path, use: str, options: dict[str, Any]
 ) -> None:
-    assert isinstance(load_task(f"own.py:{use}", options, folder).task, Task)
+    assert isinstance(load_task(f"own.py:{use}", options, StudyModules(folder)).task, Task)
 
 
 def test_a_loop_in_a_file_finds_its_options_in_the_run(folder: Path) -> None:
     options = {"weight": 2.0}
-    loaded = load_task("loop.py:train", options, folder)
+    loaded = load_task("loop.py:train", options, StudyModules(folder))
     assert loaded.task is None
     assert loaded.accepts is None
     assert loaded.source == folder / "loop.py"
     assert last(loaded, make_run(options=options)).extra == options
 
 
-def test_a_file_in_a_folder_below_and_helpers_beside_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+def test_an_option_that_is_a_path_is_relative_to_the_study_file(
+    folder: Path, future: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "paths.py").write_text(
+        f"{future}from pathlib import Path\nimport sweeper\n"
+        "def train(run, data: Path, more: list[Path], out: 'Path | None' = None, name: str = ''):\n"
+        "    yield data, more, out, name\n"
+        "def make(data: Path):\n    return data.read_text()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = {"data": "a/x.csv", "more": ["b", "/c"], "name": "a/x.csv"}
+    loaded = load_task("paths.py:train", options, StudyModules(folder))
+    given: Any = next(iter(loaded.trainer(make_run())))
+    assert given == (folder / "a/x.csv", [folder / "b", Path("/c")], None, "a/x.csv")
+    with pytest.raises(SweeperError, match=r"task\.options\.data: ") as refusal:
+        load_task("paths.py:make", {"data": "none.csv"}, StudyModules(folder))
+    assert str(folder / "none.csv") in str(refusal.value)
+
+
+def test_a_loop_is_given_the_options_that_its_signature_names(folder: Path) -> None:
+    (folder / "named.py").write_text(
+        "def some(run, kind='tag', *, size=1):\n    yield kind, size, dict(run.options)\n"
+        "def every(run, kind='tag', **others):\n    yield kind, others\n"
+    )
+
+    def given(use: str, **options: Any) -> Any:
+        loaded = load_task(f"named.py:{use}", options, StudyModules(folder))
+        return next(iter(loaded.trainer(make_run(options=options))))
+
+    assert given("some", kind="seg") == ("seg", 1, {"kind": "seg"})
+    assert given("some") == ("tag", 1, {})
+    assert given("every", kind="seg", size=2) == ("seg", {"size": 2})
+    with pytest.raises(SweeperError) as caught:
+        given("some", knd="seg")
+    assert str(caught.value) == (
+        "task.options.knd: named.py:some has no such option (did you mean 'kind'?); "
+        "allowed: kind, size"
+    )
+
+
+def test_file_in_subfolder_with_helpers(tmp_path: Path) -> None:
     below = tmp_path / "below"
     below.mkdir()
     (below / "helper_of_test.py").write_text("VALUE = 1\n")
@@ -290,28 +333,32 @@ def test_a_file_in_a_folder_below_and_helpers_beside_it(tmp_path: Path) -> None:
     code = "import helper_of_test as h\ndef f():\n    import late_of_test\n"
     (below / "own.py").write_text(f"{code}    return h.VALUE + late_of_test.VALUE\n")
     path_before = list(sys.path)
-    function, path = load_function("below/own.py:f", tmp_path)
+    modules = StudyModules(tmp_path)
+    function = load_function("below/own.py:f", modules)
+    imported = {"below/own.py", "below/helper_of_test.py"}
+    assert set(modules.new_sources()) == imported
     assert function() == 3
-    assert path == below / "own.py"
+    assert set(modules.new_sources()) == {"below/late_of_test.py"}
+    assert set(modules.sources) == {*imported, "below/late_of_test.py"}
     assert sys.path == [*path_before, str(below)]
 
 
 def test_helpers_of_the_same_name_in_two_folders_are_not_mixed_up(tmp_path: Path) -> None:
-    values = []
+    found = []
     for number in (1, 2):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "namesake_of_test.py").write_text(f"VALUE = {number}\n")
         (folder / "own.py").write_text("from namesake_of_test import VALUE\ndef f(): return VALUE")
-        values.append(load_function("own.py:f", folder)[0])
-    assert [function() for function in values] == [1, 2]
+        found.append(load_function("own.py:f", StudyModules(folder)))
+    assert [function() for function in found] == [1, 2]
 
 
 def test_a_changed_file_is_read_again(folder: Path) -> None:
     (folder / "value.py").write_text("def f(): return 1")
-    assert load_function("value.py:f", folder)[0]() == 1
+    assert load_function("value.py:f", StudyModules(folder))() == 1
     (folder / "value.py").write_text("def f(): return 2")
-    assert load_function("value.py:f", folder)[0]() == 2
+    assert load_function("value.py:f", StudyModules(folder))() == 2
 
 
 def test_dataclasses_with_postponed_annotations_import(folder: Path) -> None:
@@ -320,10 +367,10 @@ def test_dataclasses_with_postponed_annotations_import(folder: Path) -> None:
         "from typing import ClassVar\n@dataclass\nclass A:\n    x: ClassVar[int] = 1\n"
         "def f(): return A().x\n"
     )
-    assert load_function("data.py:f", folder)[0]() == 1
+    assert load_function("data.py:f", StudyModules(folder))() == 1
 
 
-ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) that yields"
+ALLOWED = "allowed: a Task, a function that returns a Task, or a training loop train(run)"
 
 
 @pytest.mark.parametrize(
@@ -332,53 +379,52 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
         (
             "digts",
             {},
-            "task.use: no ready task 'digts' (did you mean 'digits'?); allowed: digits, or "
-            '"file.py:name" beside the study file',
+            "task.use: unknown task 'digts' (did you mean 'digits'?); allowed: digits, or "
+            '"file.py:name" or "module:name"',
         ),
         (
             "digits",
             {"label_nois": 0.1},
-            "task.options.label_nois: digits takes no such option (did you mean 'label_noise'?); "
+            "task.options.label_nois: digits has no such option (did you mean 'label_noise'?); "
             "allowed: label_noise, valid_noise, train_fraction, model",
         ),
         (
             "digits",
             {"label_noise": 1.5, "model": "mlp"},
-            "task.options.label_noise: label_noise is 1.5; allowed: a number from 0 to 1",
+            "task.options.label_noise: label_noise must be a number in [0, 1], got 1.5",
         ),
         (
             "digits",
             {"valid_noise": -0.1, "label_noise": 0.5},
-            "task.options.valid_noise: valid_noise is -0.1; allowed: a number from 0 to 1",
+            "task.options.valid_noise: valid_noise must be a number in [0, 1], got -0.1",
         ),
         (
             "digits",
             {"label_noise": "much"},
-            "task.options.label_noise: label_noise is 'much'; allowed: a number from 0 to 1",
+            "task.options.label_noise: label_noise must be a number in [0, 1], got 'much'",
         ),
         (
             "digits",
             {"label_noise": float("nan")},
-            "task.options.label_noise: label_noise is nan; allowed: a number from 0 to 1",
+            "task.options.label_noise: label_noise must be a number in [0, 1], got nan",
         ),
         (
             "digits",
             {"train_fraction": 0.0},
-            "task.options.train_fraction: train_fraction is 0.0; "
-            "allowed: a number above 0, up to 1",
+            "task.options.train_fraction: train_fraction must be a number in (0, 1], got 0.0",
         ),
         (
             "digits",
             {"model": "mpl"},
-            "task.options.model: model is 'mpl' (did you mean 'mlp'?); allowed: mlp, cnn",
+            "task.options.model: unknown model 'mpl' (did you mean 'mlp'?); allowed: mlp, cnn",
         ),
-        ("own.py", {}, "'own.py' names no object in a file; write \"file.py:name\""),
-        ("own.py:", {}, "'own.py:' names no object in a file; write \"file.py:name\""),
-        ("own:make", {}, "'own:make' names no object in a file; write \"file.py:name\""),
+        ("own.py", {}, f"invalid reference 'own.py'; {EXPECTED}"),
+        ("own.py:", {}, f"invalid reference 'own.py:'; {EXPECTED}"),
+        ("o-n:make", {}, f"invalid reference 'o-n:make'; {EXPECTED}"),
         (
             "onw.py:make",
             {},
-            "onw.py:make: there is no file {folder}/onw.py (did you mean 'own.py'?)",
+            "onw.py:make: file {folder}/onw.py does not exist (did you mean 'own.py'?)",
         ),
         (
             "own.py:mak",
@@ -386,7 +432,7 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
             "own.py:mak: {folder}/own.py has no 'mak' (did you mean 'make'?)",
         ),
         ("own.py:number", {}, f"task.use: own.py:number is of type int; {ALLOWED}"),
-        ("own.py:Task", {}, f"task.use: own.py:Task is Task; {ALLOWED}"),
+        ("own.py:Task", {}, f"task.use: own.py:Task is the class Task; {ALLOWED}"),
         (
             "own.py:returns_none",
             {},
@@ -395,7 +441,7 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
         (
             "own.py:make",
             {"widht": 4},
-            "task.options.widht: own.py:make takes no such option (did you mean 'width'?); "
+            "task.options.widht: own.py:make has no such option (did you mean 'width'?); "
             "allowed: width, depth",
         ),
         (
@@ -406,13 +452,14 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
         (
             "own.py:needs",
             {"width": 2},
-            "task.options: own.py:needs needs path; give every option without a default "
-            "(a training loop must yield its evaluations)",
+            "task.options: own.py:needs requires path; set every option without a default (if "
+            "this is a training loop, its first parameter must be run, or it must yield "
+            "evaluations)",
         ),
         (
             "own.py:fixed",
             {"width": 2},
-            "task.options.width: own.py:fixed is a Task and takes no options; drop them, or name "
+            "task.options.width: own.py:fixed is a Task and has no options; remove them, or use "
             "a function that takes them and returns a Task",
         ),
         (
@@ -423,17 +470,23 @@ ALLOWED = "allowed: a Task, a function that returns one, or a loop train(run) th
         (
             "loop.py:train_two",
             {},
-            "task.use: loop.py:train_two is a training loop, but it cannot be called "
-            "as train(run): missing a required argument: 'other'; take the one argument run, a "
-            "TrainingRun",
+            "task.use: loop.py:train_two is a training loop, but cannot be called as "
+            "train(run): missing a required argument: 'other'; its parameters must be run (a "
+            "TrainingRun) and options",
+        ),
+        (
+            "loop.py:train_async",
+            {},
+            "task.use: loop.py:train_async is an async function; a training loop must be a "
+            "normal function",
         ),
     ],
 )
-def test_what_cannot_be_loaded_is_said_in_one_line(
+def test_unloadable_task_is_a_one_line_error(
     folder: Path, use: str, options: Mapping[str, Any], message: str
 ) -> None:
     with pytest.raises(SweeperError) as caught:
-        load_task(use, options, folder)
+        load_task(use, options, StudyModules(folder))
     assert str(caught.value) == message.replace("{folder}", str(folder))
 
 
@@ -447,43 +500,45 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
         ),
         ("x = 1\n\ny = z\n", "{file}:3: NameError: name 'z' is not defined"),
         ("raise RuntimeError('a\\nb')", "{file}:1: RuntimeError: a b"),
-        ("import sys\nsys.exit(3)", "{file}:2: SystemExit: 3"),
         (
-            "from sweeper.training import Optimiser\nOptimiser(lr=-1)",
-            "{file}:2: lr is -1; allowed: a finite number above 0",
+            "import sys\nsys.exit(3)",
+            "{file}:2: SystemExit: 3; the file exits when it is imported: move code that reads "
+            'the command line under if __name__ == "__main__":',
+        ),
+        (
+            "from sweeper.training import Optimizer\nOptimizer(lr=-1)",
+            "{file}:2: lr must be a finite number > 0, got -1",
         ),
     ],
 )
-def test_a_file_that_does_not_import_is_said_in_one_line(
-    tmp_path: Path, code: str, message: str
-) -> None:
+def test_import_error_of_task_file_is_one_line(tmp_path: Path, code: str, message: str) -> None:
     (tmp_path / "own.py").write_text(code)
     modules = set(sys.modules)
     with pytest.raises(SweeperError) as caught:
-        load_function("own.py:f", tmp_path)
+        load_function("own.py:f", StudyModules(tmp_path))
     assert str(caught.value) == message.replace("{file}", str(tmp_path / "own.py"))
     assert not [name for name in set(sys.modules) - modules if name.startswith("sweeper_file")]
 
 
-def test_a_broken_helper_is_named_itself(tmp_path: Path) -> None:
+def test_import_error_of_helper_names_the_helper(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("import broken_of_test")
     (tmp_path / "broken_of_test.py").write_text("\n\ndef f(:\n")
     message = f"{tmp_path / 'broken_of_test.py'}:3: SyntaxError: invalid syntax"
     with pytest.raises(SweeperError, match=f"^{re.escape(message)}$"):
-        load_function("own.py:f", tmp_path)
+        load_function("own.py:f", StudyModules(tmp_path))
 
 
 def test_a_function_must_be_callable(folder: Path) -> None:
     with pytest.raises(SweeperError) as caught:
-        load_function("own.py:number", folder)
-    assert str(caught.value) == "own.py:number is of type int; name a function"
+        load_function("own.py:number", StudyModules(folder))
+    assert str(caught.value) == "own.py:number must be a function, got int"
 
 
 # ---- the shipped example -------------------------------------------------------------------
 
 
-def test_the_shipped_loop_trains_and_is_repeatable() -> None:
-    loaded = load_task("own_loop.py:train", {}, STUDIES)
+def test_example_loop_trains_deterministically() -> None:
+    loaded = load_task("own_loop.py:train", {}, StudyModules(STUDIES))
     first = list(loaded.trainer(make_run()))
     torch.manual_seed(9)
     second = []
@@ -496,8 +551,8 @@ def test_the_shipped_loop_trains_and_is_repeatable() -> None:
     assert not torch.equal(first[-1].logits, last(loaded, make_run(seed=1)).logits)
 
 
-def test_the_shipped_loop_smooths_as_the_run_says() -> None:
-    loaded = load_task("own_loop.py:train", {}, STUDIES)
+def test_example_loop_uses_the_smoothing_of_the_run() -> None:
+    loaded = load_task("own_loop.py:train", {}, StudyModules(STUDIES))
     plain = TrainingRun(Smoothing(0.0), seed=0, data_seed=0)
     annealed = TrainingRun(Smoothing(0.2, "linear", 1.0), seed=0, data_seed=0)
     fixed = TrainingRun(Smoothing(0.2), seed=0, data_seed=0)
@@ -508,8 +563,6 @@ def test_the_shipped_loop_smooths_as_the_run_says() -> None:
 
 def test_splits_are_checked_in_a_users_file_too(tmp_path: Path) -> None:
     copy_task(tmp_path, "own.py")
-    loaded = load_task("own.py:from_1", {}, tmp_path)
-    with pytest.raises(
-        SweeperError, match=r"^train: the label of row \d+ is 2; allowed are 0 to 1"
-    ):
+    loaded = load_task("own.py:from_1", {}, StudyModules(tmp_path))
+    with pytest.raises(SweeperError, match=r"^train: the label of row \d+ is 2; allowed: 0 to 1"):
         next(iter(loaded.trainer(make_run())))

@@ -1,4 +1,4 @@
-"""The ready loop: what it trains, in which order, and that nothing else matters to it."""
+"""The built-in training loop: what it trains and in which order, and nothing else matters."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from sweeper.errors import SweeperError
 from sweeper.smoothing import Smoothing, SmoothingLoss
-from sweeper.training import Evaluation, Optimiser, Splits, Task, TrainingRun, derive_seed, train
+from sweeper.training import Evaluation, Optimizer, Splits, Task, TrainingRun, derive_seed, train
 from sweeper.training.loop import add_l1, batch_order, predict, step_seeds
-from sweeper.training.updates import Updates
+from sweeper.training.updates import ModelOptimizer
 
 ROWS, BATCH, EPOCHS = 70, 16, 3
 STEPS = 5 * EPOCHS  # four batches of 16 and one of 6
@@ -44,7 +44,7 @@ def make_task(**changes: Any) -> Task:
         "classes": 3,
         "model": make_model,
         "data": make_splits,
-        "optimiser": Optimiser(lr=0.01),
+        "optimizer": Optimizer(lr=0.01),
         "epochs": EPOCHS,
         "batch_size": BATCH,
         "hparams": {"dropout": 0.5},
@@ -64,7 +64,7 @@ def last_logits(task: Task, run: TrainingRun) -> Tensor:
 # ---- the same seed, the same bits ----------------------------------------------------------
 
 
-def test_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
+def test_training_is_bitwise_reproducible_by_seed() -> None:
     task = make_task()
     first = last_logits(task, make_run(seed=1))
     assert torch.equal(first, last_logits(task, make_run(seed=1)))
@@ -72,7 +72,7 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     assert not torch.equal(first, last_logits(task, make_run(seed=2)))
 
 
-def test_interleaved_with_other_runs_gives_the_same_bits() -> None:
+def test_interleaved_runs_are_bitwise_equal() -> None:
     task, runs = make_task(), [make_run(e, seed) for e in (0.0, 0.3) for seed in (1, 2)]
     alone = [list(train(task, run)) for run in runs]
     together = [*zip_longest(*(train(task, run) for run in runs))]
@@ -90,7 +90,7 @@ def test_the_order_of_trials_does_not_matter() -> None:
     assert torch.equal(forth[1], back[0])
 
 
-def test_dropout_and_start_do_not_depend_on_what_was_drawn_before() -> None:
+def test_dropout_and_initialization_ignore_global_random_state() -> None:
     task = make_task()
     torch.manual_seed(1)
     first = [e.logits for e in train(task, make_run())]
@@ -102,7 +102,7 @@ def test_dropout_and_start_do_not_depend_on_what_was_drawn_before() -> None:
     assert all(map(torch.equal, first, second))
 
 
-def test_data_that_draw_globally_do_not_depend_on_what_was_drawn_before() -> None:
+def test_data_loading_ignores_global_random_state() -> None:
     def draw(data_seed: int) -> Splits:
         inputs, labels = torch.rand(9, 4), torch.arange(9) % 3
         return Splits((inputs, labels), (inputs, labels), (inputs, labels), classes=3)
@@ -113,7 +113,7 @@ def test_data_that_draw_globally_do_not_depend_on_what_was_drawn_before() -> Non
     assert torch.equal(first, last_logits(make_task(data=draw), make_run()))
 
 
-def test_the_callers_random_state_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_global_random_state_is_preserved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     torch.manual_seed(5)
@@ -125,7 +125,7 @@ def test_the_callers_random_state_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_callers_random_state_is_left_alone_by_a_failure() -> None:
+def test_global_random_state_is_preserved_after_failure() -> None:
     def fail(hparams: Mapping[str, Any]) -> nn.Module:
         torch.rand(3)
         raise RuntimeError("no model today")
@@ -193,13 +193,13 @@ def recorded(run: TrainingRun, **changes: Any) -> tuple[list[list[int]], list[Te
     return rows, masks
 
 
-def test_progress_is_the_share_of_steps_before_each_step() -> None:
+def test_progress_is_the_fraction_of_completed_steps() -> None:
     run = RecordingRun(Smoothing(0.1, "linear", 1.0), seed=1, data_seed=0)
     recorded(run)
     assert run.seen == pytest.approx([step / STEPS for step in range(STEPS)], abs=1e-7)
 
 
-def test_every_epoch_has_every_row_once_in_an_order_of_seed_and_epoch_alone() -> None:
+def test_epoch_order_is_a_permutation_of_seed_and_epoch() -> None:
     rows, _ = recorded(make_run(0.0, seed=1))
     assert [len(batch) for batch in rows] == [16, 16, 16, 16, 6] * EPOCHS
     epochs = [[*chain(*rows[i : i + 5])] for i in range(0, STEPS, 5)]
@@ -222,22 +222,22 @@ def plain_loop(task: Task, run: TrainingRun) -> Iterator[tuple[Tensor, float]]:
     (inputs, labels), (valid, _) = splits.train, splits.valid
     torch.manual_seed(derive_seed(run.seed, "init"))
     model = task.model({"dropout": 0.0})
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for epoch in range(EPOCHS):
         total = 0.0
         for rows in torch.split(batch_order(run.seed, epoch, ROWS), BATCH):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = functional.cross_entropy(model(inputs[rows]), labels[rows])
             torch.autograd.backward(loss)
-            optimiser.step()
+            optimizer.step()
             decay.step()
             total += loss.item() * len(rows)
         yield predict(model, valid), total / ROWS
 
 
-def test_it_trains_as_a_plain_loop_does_with_the_searched_hyperparameters() -> None:
-    task = make_task(optimiser=Optimiser("sgd", lr=9.0, momentum=0.1))
+def test_training_equals_a_plain_loop() -> None:
+    task = make_task(optimizer=Optimizer("sgd", lr=9.0, momentum=0.1))
     hparams = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "dropout": 0.0}
     ours = list(train(task, make_run(0.0, hparams=hparams)))
     for (logits, train_loss), evaluation in zip(plain_loop(task, make_run()), ours, strict=True):
@@ -250,14 +250,14 @@ def test_it_trains_as_a_plain_loop_does_with_the_searched_hyperparameters() -> N
 @pytest.mark.parametrize(
     ("settings", "kind"),
     [
-        (Optimiser("adam", weight_decay=0.1), torch.optim.Adam),
-        (Optimiser("adamw", weight_decay=0.1), torch.optim.AdamW),
+        (Optimizer("adam", weight_decay=0.1), torch.optim.Adam),
+        (Optimizer("adamw", weight_decay=0.1), torch.optim.AdamW),
     ],
 )
-def test_the_named_optimiser_makes_the_step(
-    settings: Optimiser, kind: Callable[..., torch.optim.Optimizer]
+def test_selected_optimizer_makes_the_step(
+    settings: Optimizer, kind: Callable[..., torch.optim.Optimizer]
 ) -> None:
-    task = make_task(optimiser=settings, hparams={"dropout": 0.0}, epochs=1, batch_size=ROWS)
+    task = make_task(optimizer=settings, hparams={"dropout": 0.0}, epochs=1, batch_size=ROWS)
     torch.manual_seed(derive_seed(1, "init"))
     model, (inputs, labels) = make_model({"dropout": 0.0}), make_splits(0).train
     torch.autograd.backward(functional.cross_entropy(model(inputs), labels))
@@ -268,21 +268,21 @@ def test_the_named_optimiser_makes_the_step(
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_l1_adds_the_penaltys_gradient_to_weights_and_not_to_biases(name: str) -> None:
-    settings = Optimiser(name, lr=0.1, weight_decay=0.1)
-    task = make_task(optimiser=settings, hparams={"dropout": 0.0}, epochs=1, batch_size=ROWS)
+    settings = Optimizer(name, lr=0.1, weight_decay=0.1)
+    task = make_task(optimizer=settings, hparams={"dropout": 0.0}, epochs=1, batch_size=ROWS)
     torch.manual_seed(derive_seed(1, "init"))
     model, (inputs, labels) = make_model({"dropout": 0.0}), make_splits(0).train
     penalty = sum(p.abs().sum() for name, p in model.named_parameters() if "weight" in name)
     loss = functional.cross_entropy(model(inputs), labels) + 0.03 * penalty
     torch.autograd.backward(loss)
-    Updates(settings, model.parameters()).step(0.0)
+    ModelOptimizer(settings, model.parameters()).step(0.0)
     expected = predict(model, make_splits(0).valid[0])
     ours = last_logits(task, make_run(0.0, hparams={"l1": 0.03}))
     torch.testing.assert_close(ours, expected)
     assert not torch.allclose(ours, last_logits(task, make_run(0.0)))
 
 
-def test_l1_leaves_alone_what_takes_no_part() -> None:
+def test_l1_ignores_unused_parameters() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(4, 3))
     torch.autograd.backward(model[0](torch.ones(1, 4)).sum())
     add_l1(model, 0.1)
@@ -297,7 +297,7 @@ def jitter(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
     return inputs + torch.rand(len(inputs), 50)[:, :1]
 
 
-def test_augmentation_draws_by_seed_epoch_and_step_and_leaves_dropout_as_it_is() -> None:
+def test_augmentation_does_not_change_dropout() -> None:
     drawn, seeds = list[Tensor](), set[int]()
 
     def augment(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
@@ -317,9 +317,7 @@ def test_augmentation_draws_by_seed_epoch_and_step_and_leaves_dropout_as_it_is()
     assert not seeds & {s for epoch in range(EPOCHS) for s in step_seeds(1, "steps", epoch, 5)}
 
 
-def test_augmentation_sees_the_batch_with_all_hyperparameters_and_its_output_is_trained_on() -> (
-    None
-):
+def test_augmentation_receives_batch_and_hyperparameters() -> None:
     seen = list[tuple[int, dict[str, Any]]]()
 
     def augment(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
@@ -334,7 +332,7 @@ def test_augmentation_sees_the_batch_with_all_hyperparameters_and_its_output_is_
     assert len(torch.unique(evaluations[-1].logits, dim=0)) > 1
 
 
-def test_augmented_training_is_repeatable_and_goes_on_from_its_state() -> None:
+def test_augmented_training_is_reproducible_and_resumable() -> None:
     task = make_task(augment=jitter)
     whole = last_logits(task, make_run())
     assert torch.equal(whole, last_logits(task, make_run()))
@@ -349,7 +347,7 @@ def test_augmented_training_is_repeatable_and_goes_on_from_its_state() -> None:
 
 @pytest.mark.parametrize("schedule", ["fixed", "linear", "step", "confidence", "error"])
 @pytest.mark.parametrize("convention", ["others", "uniform"])
-def test_the_mean_epsilon_is_of_what_the_loss_used(schedule: str, convention: str) -> None:
+def test_mean_epsilon_is_that_of_the_loss(schedule: str, convention: str) -> None:
     smoothing = Smoothing(0.3, schedule, 2.0, convention)
     run = RecordingRun(smoothing, seed=1, data_seed=0)
     evaluations = list(train(make_task(), run))
@@ -364,7 +362,7 @@ def test_without_smoothing_the_mean_epsilon_is_zero() -> None:
     assert [e.mean_epsilon for e in train(make_task(), make_run(0.0))] == [0.0] * EPOCHS
 
 
-def test_evaluations_are_ordinary_tensors_of_their_own() -> None:
+def test_evaluations_are_independent_tensors() -> None:
     evaluations: list[Evaluation] = list(train(make_task(), make_run()))
     assert not any(e.logits.is_inference() or e.logits.requires_grad for e in evaluations)
     assert not torch.equal(evaluations[0].logits, evaluations[1].logits)
@@ -395,7 +393,7 @@ def test_data_are_loaded_once_for_each_task_and_seed() -> None:
 # ---- seeds ---------------------------------------------------------------------------------
 
 
-def test_derived_seeds_are_the_same_for_ever() -> None:
+def test_derived_seeds_are_stable_across_versions() -> None:
     assert derive_seed(0, "init") == 3153501876897642621
     assert derive_seed(1, "step", 2, 3) == 8160384523205105385
     assert derive_seed("ε", 0.5, None, (1, "a")) == 5641723424759354444
@@ -408,7 +406,7 @@ def test_derived_seeds_differ_with_every_part_and_its_type() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_part_without_a_text_of_its_own_is_refused() -> None:
+def test_seed_part_without_stable_text_is_rejected() -> None:
     with pytest.raises(TypeError):
         derive_seed(0, object())
 
@@ -425,49 +423,49 @@ INFINITE = torch.rand(6, 2).index_fill_(0, torch.tensor(2), float("-inf"))
     [
         (
             (HOLED, GOOD[1]),
-            "the inputs of row 4 hold nan; every input is a finite number: drop the row or fill in "
-            "the value",
+            "the inputs of row 4 contain nan; inputs must be finite: drop the row or impute the "
+            "value",
         ),
         (
             (INFINITE, GOOD[1]),
-            "the inputs of row 2 hold -inf; every input is a finite number: drop the row or fill "
-            "in the value",
+            "the inputs of row 2 contain -inf; inputs must be finite: drop the row or impute the "
+            "value",
         ),
         (
             (GOOD[0], torch.tensor([0, 1, 2, 3, 0, 0])),
-            "the label of row 3 is 3; allowed are 0 to 2 (3 classes): number the labels from 0, "
-            "or set classes",
+            "the label of row 3 is 3; allowed: 0 to 2 (3 classes); number the labels from 0, "
+            "or change classes",
         ),
         (
             (GOOD[0], torch.tensor([0, 1, -1, 9, 0, 0])),
-            "the label of row 2 is -1; allowed are 0 to 2 (3 classes): number the labels from 0, "
-            "or set classes",
+            "the label of row 2 is -1; allowed: 0 to 2 (3 classes); number the labels from 0, "
+            "or change classes",
         ),
         (
             (GOOD[0], GOOD[1].float()),
-            "labels are torch.float32; they are class numbers: use labels.long()",
+            "labels must be integer class numbers, got torch.float32; use labels.long()",
         ),
         (
             (GOOD[0], GOOD[1][:5]),
-            "inputs have shape (6, 2) and labels (5,); give inputs (N, ...) and one label a row, "
-            "(N,)",
+            "inputs have shape (6, 2) and labels (5,); expected inputs (N, ...) and one "
+            "label per row (N,)",
         ),
         (
             (GOOD[0], GOOD[1][:, None]),
-            "inputs have shape (6, 2) and labels (6, 1); give inputs (N, ...) and one label a row, "
-            "(N,)",
+            "inputs have shape (6, 2) and labels (6, 1); expected inputs (N, ...) and one "
+            "label per row (N,)",
         ),
         (
             (GOOD[0][:0], GOOD[1][:0]),
-            "no rows; give each of train, valid, test at least one",
+            "no rows; each of train, valid, test needs at least one",
         ),
         (
             (GOOD[0].numpy(), GOOD[1]),
-            "inputs are of type ndarray; give a tensor, for instance by torch.as_tensor",
+            "inputs must be a tensor, got ndarray; convert it with torch.as_tensor",
         ),
         (
             (GOOD[0], GOOD[1].tolist()),
-            "labels are of type list; give a tensor, for instance by torch.as_tensor",
+            "labels must be a tensor, got list; convert it with torch.as_tensor",
         ),
     ],
 )
@@ -489,37 +487,40 @@ def test_narrow_labels_are_checked_and_trained_on() -> None:
     ("make", "message"),
     [
         (
-            lambda: Optimiser("adm"),
-            "name is 'adm' (did you mean 'adam'?); allowed: adam, adamw, sgd",
+            lambda: Optimizer("adm"),
+            "unknown optimizer 'adm' (did you mean 'adam'?); allowed: adam, adamw, sgd",
         ),
         (
-            lambda: Optimiser(decay="cosin"),
-            "decay is 'cosin' (did you mean 'cosine'?); allowed: cosine, constant",
+            lambda: Optimizer(decay="cosin"),
+            "unknown decay 'cosin' (did you mean 'cosine'?); allowed: cosine, constant",
         ),
-        (lambda: Optimiser(lr=0.0), "lr is 0.0; allowed: a finite number above 0"),
-        (lambda: Optimiser(lr=float("inf")), "lr is inf; allowed: a finite number above 0"),
-        (lambda: Optimiser(lr=float("nan")), "lr is nan; allowed: a finite number above 0"),
+        (lambda: Optimizer(lr=0.0), "lr must be a finite number > 0, got 0.0"),
+        (lambda: Optimizer(lr=float("inf")), "lr must be a finite number > 0, got inf"),
+        (lambda: Optimizer(lr=float("nan")), "lr must be a finite number > 0, got nan"),
         (
-            lambda: Optimiser(weight_decay=-1.0),
-            "weight_decay is -1.0; allowed: a finite number 0 or more",
+            lambda: Optimizer(weight_decay=-1.0),
+            "weight_decay must be a finite number >= 0, got -1.0",
         ),
-        (lambda: Optimiser(l1=-1e-4), "l1 is -0.0001; allowed: a finite number 0 or more"),
+        (lambda: Optimizer(l1=-1e-4), "l1 must be a finite number >= 0, got -0.0001"),
         (
-            lambda: Optimiser("sgd", momentum=1.0),
-            "momentum is 1.0; allowed: a finite number in [0, 1)",
+            lambda: Optimizer("sgd", momentum=1.0),
+            "momentum must be a finite number in [0, 1), got 1.0",
         ),
-        (lambda: Optimiser(momentum=0.9), "momentum is 0.9 for adam; only sgd has one"),
-        (lambda: make_task(classes=1), "classes is 1; allowed: whole numbers from 2"),
-        (lambda: make_task(epochs=0), "epochs is 0; allowed: whole numbers from 1"),
-        (lambda: make_task(batch_size=2.5), "batch_size is 2.5; allowed: whole numbers from 1"),
+        (
+            lambda: Optimizer(momentum=0.9),
+            "momentum is 0.9, but adam has no momentum; use sgd, or set it to 0",
+        ),
+        (lambda: make_task(classes=1), "classes must be an integer >= 2, got 1"),
+        (lambda: make_task(epochs=0), "epochs must be an integer >= 1, got 0"),
+        (lambda: make_task(batch_size=2.5), "batch_size must be an integer >= 1, got 2.5"),
         (
             lambda: make_task(hparams={"lr": 1.0}),
-            "hparams has lr, which the optimiser owns; rename or drop",
+            "hparams contains lr, which is reserved for the optimizer; rename or remove it",
         ),
         (
             lambda: make_task(label_source={"train": "hand"}),
-            "label_source names train; say in words for each of train, valid, test where its "
-            "labels come from",
+            "label_source has the keys train; it must describe the labels of each of "
+            "train, valid, test",
         ),
     ],
 )
@@ -548,18 +549,20 @@ def test_settings_that_cannot_be_trained_are_refused(
         (
             make_task(classes=4),
             {},
-            "task 'points': data(0) gave 3; allowed: Splits(train, valid, test, classes=4)",
+            "task 'points': data(0) returned Splits with 3 classes; "
+            "allowed: Splits(train, valid, test, classes=4)",
         ),
         (
             make_task(data=lambda _: None),
             {},
-            "task 'points': data(0) gave NoneType; allowed: Splits(train, valid, test, classes=3)",
+            "task 'points': data(0) returned NoneType; "
+            "allowed: Splits(train, valid, test, classes=3)",
         ),
         (
             make_task(model=lambda _: nn.Linear(4, 5)),
             {},
-            "task 'points': the model gives outputs of shape (30, 5); "
-            "allowed: (rows, 3), one logit a class",
+            "task 'points': the model returned outputs of shape (30, 5); "
+            "allowed: (rows, 3), one logit per class",
         ),
     ],
 )
@@ -571,22 +574,22 @@ def test_a_run_that_does_not_fit_the_task_is_refused(
     assert str(caught.value) == message
 
 
-def test_what_can_be_searched() -> None:
+def test_searchable_hyperparameters() -> None:
     assert make_task().accepts() == {"lr", "weight_decay", "l1", "dropout"}
-    task = make_task(optimiser=Optimiser("sgd"), hparams={})
+    task = make_task(optimizer=Optimizer("sgd"), hparams={})
     assert task.accepts() == {"lr", "weight_decay", "l1", "momentum"}
 
 
 def test_the_learning_rate_over_progress() -> None:
-    cosine = Optimiser(lr=2.0)
+    cosine = Optimizer(lr=2.0)
     assert [cosine.lr_at(u) for u in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.0, 0.0])
-    assert Optimiser(lr=2.0, decay="constant").lr_at(0.9) == 2.0
+    assert Optimizer(lr=2.0, decay="constant").lr_at(0.9) == 2.0
 
 
 # ---- the other splits ------------------------------------------------------------------------
 
 
-def test_the_other_splits_are_asked_of_the_model_of_that_epoch_and_change_nothing() -> None:
+def test_other_splits_use_the_model_of_that_epoch() -> None:
     task, run = make_task(), make_run()
     quiet = [evaluation.logits for evaluation in train(task, run)]
     asked: list[Tensor] = []

@@ -40,7 +40,7 @@ def test_cpu_and_auto() -> None:
     assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_a_device_is_found_again_by_the_name_that_is_stored() -> None:
+def test_stored_device_name_is_resolved() -> None:
     name = environment(pick_device())["device"]
     assert environment(device_named(name))["device"] == name
     assert device_named("cpu") == CPU
@@ -48,24 +48,25 @@ def test_a_device_is_found_again_by_the_name_that_is_stored() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:-1", "cuda:x", "cuda:²", "cpu:0:0"])
-def test_a_name_that_is_no_device_is_refused(name: str) -> None:
+def test_invalid_device_name_is_rejected(name: str) -> None:
     with pytest.raises(SweeperError) as caught:
         pick_device(name)
     assert str(caught.value) == (
-        f"device is {name!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ..."
+        f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ..."
     )
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_missing_device_is_rejected() -> None:
     with pytest.raises(SweeperError) as caught:
         pick_device("cuda:99")
     assert str(caught.value) == (
-        f"device is 'cuda:99', but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-        "devices here; use auto or cpu, or a torch build and driver that see it"
+        f"device 'cuda:99' is not available: torch {torch.__version__} finds "
+        f"{torch.cuda.device_count()} CUDA devices; use auto or cpu, or install a torch build and "
+        "driver that support the device"
     )
 
 
-def test_environment_names_what_decides_a_result() -> None:
+def test_environment_lists_what_determines_results() -> None:
     found = environment(CPU)
     assert found["torch"] == torch.__version__
     assert found["threads"] == str(torch.get_num_threads())

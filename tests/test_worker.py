@@ -3,8 +3,8 @@
 import gc
 import json
 import os
-import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +19,14 @@ import sweeper
 from sweeper.api import Study
 from sweeper.store.database import open_reader
 from sweeper.store.schema import now, tickets
-from sweeper.store.tickets import LEASE_SECONDS, claim, free_leases, ticket_states
-from sweeper.study.objective import train_alone
+from sweeper.store.tickets import LEASE_SECONDS, claim, leaseholders, revoke_leases, ticket_states
 from sweeper.study.trials import TICKET
 from sweeper.training.device import torch_threads
 from sweeper.worker import attempt
-from sweeper.worker.attempt import run_ticket
+from sweeper.worker.attempt import MAX_ATTEMPTS
 from sweeper.worker.identity import worker_name
-from sweeper.worker.leases import Vigil
-from sweeper.worker.open_study import open_for_work
+from sweeper.worker.served_studies import EndReason
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.watched import MAX_ATTEMPTS
-from sweeper.worker.worker import Ended
 from tests.support.in_process_runs import StopAfter, registered, run, text, work
 
 Write = Callable[..., Path]
@@ -67,7 +63,7 @@ def test_any_optuna_program_can_open_the_study(write_study: Write, storage: str)
     ("pruner", "steps"),
     [("name = 'none'", []), ("name = 'median'\nwarmup = 0.25", [2, 3, 4, 5, 6, 7])],
 )
-def test_every_epoch_is_stored_and_optuna_gets_what_the_pruner_reads(
+def test_epochs_are_stored_and_optuna_gets_pruner_reports(
     write_study: Write, storage: str, pruner: str, steps: list[int]
 ) -> None:
     study = run(write_study(text(rest=f"[pruner]\n{pruner}", trials=3)), storage)
@@ -94,7 +90,7 @@ def test_pruned_trials_stop_early_and_epsilon_0_never_does(
     assert frame.iloc[0]["state"] == "complete"
 
 
-def test_divergence_and_exceptions_are_recorded_and_the_sweep_goes_on(
+def test_failed_trials_are_recorded_and_the_sweep_continues(
     write_study: Write, storage: str
 ) -> None:
     study = run(write_study(text("diverge", trials=25)), storage)
@@ -104,14 +100,14 @@ def test_divergence_and_exceptions_are_recorded_and_the_sweep_goes_on(
     assert diverged.any()
     assert raised.any()
     assert set(frame[diverged]["failure"]) == {
-        "the training diverged: validation NLL is nan at epoch 1"
+        "training diverged: validation NLL is nan at epoch 1"
     }
-    assert set(frame[raised]["failure"]) == {"RuntimeError: no luck with this one"}
+    assert set(frame[raised]["failure"]) == {"RuntimeError: this trial fails on purpose"}
     assert (frame[diverged | raised]["state"] == "failed").all()
     assert not (frame[~(diverged | raised)]["state"] == "failed").any()
     log = study.log(int(frame[raised].iloc[0]["number"]))
     assert "quick training begins" in log
-    assert 'raise RuntimeError("no luck with this one")' in log
+    assert 'raise RuntimeError("this trial fails on purpose")' in log
 
 
 @pytest.mark.slow
@@ -135,16 +131,14 @@ def test_a_lowered_budget_is_finished(write_study: Write, storage: str) -> None:
     assert study.progress().trials == 3
 
 
-def test_a_stopped_trial_goes_back_and_the_same_trial_goes_on(
-    write_study: Write, storage: str
-) -> None:
+def test_stopped_trial_is_released_and_resumed(write_study: Write, storage: str) -> None:
     store, record = registered(write_study(text(trials=4)), storage)
     # Looks: two before the first claim, one an epoch; so the third epoch of trial 0.
-    assert work(store, record, StopAfter(4)) is Ended.STOPPED
+    assert work(store, record, StopAfter(4)) is EndReason.STOPPED
     state = ticket_states(store, record)[0]
     assert (state.closed, state.leased, state.attempts) == (False, False, 0)
     assert [trial.state.name for trial in raw(storage)] == ["RUNNING"]
-    assert work(store, record, StopRequest()) is Ended.FINISHED
+    assert work(store, record, StopRequest()) is EndReason.FINISHED
     study = Study("quick", storage)
     assert study.frame()["number"].tolist() == [0, 1, 2, 3]
     assert study.epochs().groupby("number").size().loc[0] == 8
@@ -152,7 +146,9 @@ def test_a_stopped_trial_goes_back_and_the_same_trial_goes_on(
 
 
 def test_stopping_changes_no_result(write_study: Write, storage: str, tmp_path: Path) -> None:
-    straight = run(write_study(text(trials=10)), storage).frame()
+    results = tmp_path / "straight"
+    study = write_study(text(trials=10))
+    straight = sweeper.launch(study, workers=0, storage=storage, results=results).frame()
     other = f"sqlite:///{tmp_path}/other.db"
     store, record = registered(write_study(text(trials=10)), other)
     for looks in (2, 5, 9, 13, 4, 3):
@@ -163,7 +159,7 @@ def test_stopping_changes_no_result(write_study: Write, storage: str, tmp_path: 
     pd.testing.assert_frame_equal(straight[columns], Study("quick", other).frame()[columns])
 
 
-def test_a_worker_that_died_between_tell_and_close_is_only_closed(
+def test_ticket_of_worker_dead_after_tell_is_only_closed(
     write_study: Write, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object) -> None:
@@ -172,37 +168,33 @@ def test_a_worker_that_died_between_tell_and_close_is_only_closed(
     trace = tmp_path / "trace"
     options = f"options = {{ trace = '{trace}', pause = 0.0 }}"
     store, record = registered(write_study(text("slow", options, trials=1)), storage)
-    study = open_for_work(store, record, Path(record.folder) / "results")
-    ticket = claim(store, record.id, "dead", below=1)
-    assert ticket is not None
-    trial = run_ticket(study, ticket, StopRequest(), Vigil(ticket, study.pace))
     with monkeypatch.context() as death:
         death.setattr(attempt, "close_ticket", die)
         with pytest.raises(SystemExit):
-            train_alone(study.file.task.trainer, trial)
-    free_leases(store, ["dead"])
+            work(store, record, StopRequest())
+    revoke_leases(store, leaseholders(store, record))
     assert not ticket_states(store, record)[0].closed
     assert raw(storage)[0].state.name == "COMPLETE"
-    assert work(store, record, StopRequest()) is Ended.FINISHED
+    assert work(store, record, StopRequest()) is EndReason.FINISHED
     assert len(trace.read_text().splitlines()) == 1
     assert ticket_states(store, record)[0].closed
     store.close()
 
 
-def test_a_trial_whose_workers_keep_dying_is_given_up(write_study: Write, storage: str) -> None:
+def test_trial_with_repeatedly_dying_workers_is_abandoned(write_study: Write, storage: str) -> None:
     store, record = registered(write_study(text(trials=3)), storage)
     for _ in range(MAX_ATTEMPTS):
         assert claim(store, record.id, "doomed", below=1) is not None
-        free_leases(store, ["doomed"])
+        revoke_leases(store, ["doomed"])
     work(store, record, StopRequest())
     frame = Study("quick", storage).frame()
     assert frame["number"].tolist() == [0, 1, 2]
     assert frame["state"].tolist()[0] == "failed"
-    assert "died or hung 5 times" in frame.iloc[0]["failure"]
+    assert "process died or hung 5 times" in frame.iloc[0]["failure"]
     store.close()
 
 
-def test_a_proposal_that_was_trained_before_is_told_the_stored_result(
+def test_duplicate_proposal_copies_the_stored_result(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
@@ -217,7 +209,7 @@ def test_a_proposal_that_was_trained_before_is_told_the_stored_result(
     assert raw(storage)[2].user_attrs["copied_from"] == 1
 
 
-def test_the_calibrated_metric_is_what_is_searched(write_study: Write, storage: str) -> None:
+def test_search_minimizes_the_calibrated_metric(write_study: Write, storage: str) -> None:
     rest = "[objective]\nmetric = 'nll_calibrated'"
     frame = run(write_study(text(rest=rest)), storage).frame()
     done = frame[frame["state"] == "complete"]
@@ -226,7 +218,7 @@ def test_the_calibrated_metric_is_what_is_searched(write_study: Write, storage: 
 
 
 @pytest.mark.slow
-def test_patience_ends_a_study_and_raising_it_goes_on(write_study: Write, storage: str) -> None:
+def test_patience_ends_a_study_and_raising_it_resumes(write_study: Write, storage: str) -> None:
     study = run(write_study(text(trials=60, rest="patience = 4")), storage)
     ended = study.progress().ended
     assert ended < 60
@@ -238,13 +230,13 @@ def test_patience_ends_a_study_and_raising_it_goes_on(write_study: Write, storag
     assert more.progress().ended > ended
 
 
-def test_a_timeout_stops_and_the_next_launch_goes_on(
+def test_timeout_stops_and_next_launch_resumes(
     write_study: Write, storage: str, tmp_path: Path
 ) -> None:
     options = f"options = {{ trace = '{tmp_path}/trace', pause = 0.05 }}"
     file = write_study(text("slow", options, trials=30))
     results = tmp_path / "results"
-    study = sweeper.launch(file, workers=0, storage=storage, timeout=1.5, results=results)
+    study = sweeper.launch(file, workers=0, storage=storage, timeout=6, results=results)
     ended = study.progress().ended
     assert 0 < ended < 30
     assert not study.finished
@@ -289,7 +281,7 @@ def test_foreign_trials_are_never_counted(write_study: Write, storage: str) -> N
     assert [TICKET in trial.user_attrs for trial in raw(storage)].count(False) == 1
 
 
-def test_two_studies_in_one_database_keep_apart(write_study: Write, storage: str) -> None:
+def test_two_studies_in_one_database_are_independent(write_study: Write, storage: str) -> None:
     one = run(write_study(text(trials=3)), storage)
     before = one.frame()
     other = text(trials=4).replace('"quick"', '"other"').replace("name = quick", "")
@@ -300,9 +292,7 @@ def test_two_studies_in_one_database_keep_apart(write_study: Write, storage: str
     pd.testing.assert_frame_equal(one.frame(), before)
 
 
-def test_a_task_file_that_changed_is_refused_before_a_trial_runs(
-    write_study: Write, storage: str
-) -> None:
+def test_changed_task_file_is_rejected_before_training(write_study: Write, storage: str) -> None:
     file = write_study(text(trials=3))
     store, record = registered(file, storage)
     task = file.parent / "quick.py"
@@ -314,16 +304,14 @@ def test_a_task_file_that_changed_is_refused_before_a_trial_runs(
 
 
 @pytest.mark.slow
-def test_the_callers_process_is_left_as_it_was(write_study: Write, storage: str) -> None:
+def test_process_state_is_restored(write_study: Write, storage: str) -> None:
     with torch_threads(3):
         frozen = gc.get_freeze_count()
         run(write_study(text(trials=1)), storage)
         assert (torch.get_num_threads(), gc.get_freeze_count()) == (3, frozen)
 
 
-def test_readers_see_who_is_at_a_trial_and_who_fell_silent(
-    write_study: Write, storage: str
-) -> None:
+def test_readers_see_active_and_stale_workers(write_study: Write, storage: str) -> None:
     store, record = registered(write_study(text(trials=3)), storage)
     name = worker_name()
     assert claim(store, record.id, name, below=3) is not None
@@ -338,14 +326,13 @@ def test_readers_see_who_is_at_a_trial_and_who_fell_silent(
     store.close()
 
 
-def test_a_worker_takes_over_from_a_dead_one_without_waiting_for_its_lease(
+def test_ticket_of_dead_worker_is_claimed_before_lease_expiry(
     write_study: Write, storage: str
 ) -> None:
     store, record = registered(write_study(text(trials=1)), storage)
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    host = socket.gethostname()
-    assert claim(store, record.id, f"{host}:{gone.pid}:1.00:ab", below=1) is not None
+    code = "from sweeper.worker.identity import worker_name; print(worker_name())"
+    gone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert claim(store, record.id, gone.stdout.strip(), below=1) is not None
     stop = StopRequest(deadline=time.monotonic() + LEASE_SECONDS / 2)
-    assert work(store, record, stop) is Ended.FINISHED
+    assert work(store, record, stop) is EndReason.FINISHED
     store.close()

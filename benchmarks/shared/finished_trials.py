@@ -18,8 +18,9 @@ from sweeper.store.database import Store
 from sweeper.store.schema import epochs, results, tickets
 from sweeper.store.studies import StudyRecord
 from sweeper.study.trials import TICKET
+from sweeper.worker.served_studies import WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
+from sweeper.worker.worker import work
 
 # The number of trials that are really run.
 REAL: Final = 32
@@ -41,7 +42,7 @@ def fill(store: Store, record: StudyRecord, finished: int, folder: Path) -> None
     The first trials are run by one worker, so that each has the number of its ticket. The others
     are copies of all their rows, with different points and values.
     """
-    work(store, Terms(record.name, folder, trials=min(REAL, finished)), StopRequest())
+    work(store, WorkerOptions(record.name, folder, trials=min(REAL, finished)), StopRequest())
     if finished > REAL:
         store.transact(lambda connection: _copy_trials(connection, range(REAL, finished)))
     if store.url.get_backend_name() == "postgresql":

@@ -62,7 +62,6 @@ class Landscape:
 
     @property
     def seeds(self) -> int:
-        """The number of seeds."""
         return len(self.table)
 
     def at(self, smoothing: Smoothing) -> Floats:

@@ -109,7 +109,7 @@ SAMPLERS: Final = (
 
 
 def _words(sampler: str, batch: int) -> str:
-    return sampler if batch == 1 else f"{sampler} by {batch}"
+    return sampler if batch == 1 else f"{sampler}, {batch} at once"
 
 
 def _samplers(found: Found, task: str) -> str:
@@ -117,14 +117,14 @@ def _samplers(found: Found, task: str) -> str:
     rows = []
     for sampler, batch in SAMPLERS:
         picks = curves(found, task=task, sampler=sampler, batch=batch)
-        lucky = curves(found, "lowest", task, sampler=sampler, batch=batch)
+        low = curves(found, "lowest", task, sampler=sampler, batch=batch)
         cells = [mean_text(picks[count]) for count in counts]
-        more = [mean_text(lucky[count]) for count in last]
+        more = [mean_text(low[count]) for count in last]
         rows.append([_words(sampler, batch), str(len(picks)), *cells, *more])
     pick, low = (curves(found, name, task, sampler=ALL) for name in ("pick", "lowest"))
     cells = [mean_text(pick[ALL]), "", mean_text(low[ALL])]
     rows.append(["all 519", str(len(pick)), "", "", "", "", *cells])
-    return markdown_table(["", "n", *counts, *(f"lucky, {count}" for count in last)], rows)
+    return markdown_table(["", "n", *counts, *(f"lowest, {count}" for count in last)], rows)
 
 
 def _against_tpe(found: Found) -> str:
@@ -145,7 +145,7 @@ def _against_tpe(found: Found) -> str:
     return markdown_table(["minus tpe", *head], rows)
 
 
-def _lucky(found: Found) -> str:
+def _lowest_minus_pick(found: Found) -> str:
     rows = []
     for sampler, batch in SAMPLERS:
         given: dict[str, Any] = {"sampler": sampler, "batch": batch}
@@ -156,7 +156,7 @@ def _lucky(found: Found) -> str:
         ]
         rows.append([_words(sampler, batch), *cells])
     head = [f"{split}, {count}" for split in ("valid", "test") for count in (32, 64, 128)]
-    return markdown_table(["luckiest minus pick", *head], rows)
+    return markdown_table(["lowest minus pick", *head], rows)
 
 
 def _batches(found: Found, task: str) -> str:
@@ -168,7 +168,7 @@ def _batches(found: Found, task: str) -> str:
         cells = [mean_text(given[count]) if count in given else "" for count in counts]
         changes = [change_text(given[c], first[c]) if batch > 1 else "" for c in ("64", "128")]
         rows.append([str(batch), *cells, *changes])
-    head = ["at once", *counts, "64, minus 1's", "128, minus 1's"]
+    head = ["at once", *counts, "64, minus at 1", "128, minus at 1"]
     return markdown_table(head, rows)
 
 
@@ -203,7 +203,7 @@ def _startup(found: Found) -> str:
             cells += [mean_text(given[count]) for count in ("32", "64")]
             cells.append(change_text(given["64"], usual["64"]) if startup != 16 else "")
         rows.append([str(startup), *cells])
-    head = [f"{what}, by {b}" for b in (1, 8) for what in ("32", "64", "minus 16's")]
+    head = [f"{what}, {b} at once" for b in (1, 8) for what in ("32", "64", "64 minus start 16")]
     return markdown_table(["startup", *head], rows)
 
 
@@ -242,8 +242,8 @@ def _time(found: Found) -> str:
         here = _at(given, min(64 / step_time(batch), most))
         cells.append(change_text(here, usual["64"]) if batch != WORKERS else "")
         rows.append([str(batch), f"{step_time(batch):.2f}", *cells])
-    head = ["at once", "time a trial", *(f"time of {budget}" for budget in budgets)]
-    return markdown_table([*head, "of 64, minus 2's"], rows)
+    head = ["at once", "time per trial", *(f"time of {budget}" for budget in budgets)]
+    return markdown_table([*head, "of 64, minus at 2"], rows)
 
 
 def _reached(curve: Floats, spent: Floats, target: float) -> float:
@@ -377,7 +377,7 @@ def _compared(way: Pruned) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _named(way: Pruned) -> list[str]:
-    more = f", by {way.batch}" if way.batch > 1 else ""
+    more = f", {way.batch} at once" if way.batch > 1 else ""
     return [f"{way.pruner}, {way.warmup:g}{more}", SIGNALS[way.signal]]
 
 
@@ -392,7 +392,7 @@ def _stopped(found: Found, metric: str) -> str:
         rows.append(
             [*_named(way), str(len(own) // len(TASKS)), *stopped, _to_be_as_good(found, way)]
         )
-    head = ["pruner, warm-up", "signal", "n", *GROUPS.values(), "training for none's 64"]
+    head = ["pruner, warm-up", "signal", "n", *GROUPS.values(), "training to match none"]
     return markdown_table(head, rows)
 
 
@@ -429,7 +429,7 @@ def _asked(found: Found) -> str:
             low, middle, high = 1_000 * np.quantile(own["asked"], (0.25, 0.5, 0.75))
             text = f"{middle:.1f} ({low:.1f} to {high:.1f})"
             rows.append([sampler, str(batch), text, f"{copied.mean():.1%}"])
-    return markdown_table(["sampler", "at once", "ms a proposal", "given a result it had"], rows)
+    return markdown_table(["sampler", "at once", "ms per proposal", "copied results"], rows)
 
 
 def tables(lines: Lines) -> dict[str, str]:
@@ -438,7 +438,7 @@ def tables(lines: Lines) -> dict[str, str]:
     return {
         **{f"samplers, {task}": _samplers(found, task) for task in TASKS},
         "against tpe": _against_tpe(found),
-        "luckiest": _lucky(found),
+        "luckiest": _lowest_minus_pick(found),
         "asked": _asked(found),
         **{f"batches, {task}": _batches(found, task) for task in (*TASKS, BOTH)},
         "quartiles": _quartiles(found),

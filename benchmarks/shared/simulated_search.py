@@ -19,12 +19,13 @@ from optuna.trial import TrialState, create_trial
 
 from benchmarks.shared.landscape_table import Columns, Floats, Landscape, rows
 from sweeper.confirmation.shortlist import shortlist
+from sweeper.smoothing import Smoothing
 from sweeper.study.plan import plan
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.sampler import REPORTS, make_pruner, propose, warmup_steps
-from sweeper.study.space import Point, acting, canonical, distributions, smoothing_of
+from sweeper.study.space import Point, canonical, distributions, effective_smoothing
 from sweeper.study.spec import Metric, StudySpec
-from sweeper.study.trials import STATES, read_anew
+from sweeper.study.trials import STATES, clear_trial_cache
 
 Signal = Literal["nll", "nll_calibrated"]
 
@@ -140,12 +141,12 @@ class _Simulation:
             tickets = range(first, min(first + self._setting.batch, len(points)))
             born = [self._born(ticket, points[ticket]) for ticket in tickets]
             tried += self._trained(tickets, born)
-            read_anew(self._study)
+            clear_trial_cache(self._study)
         asked = float(np.mean(self._asked)) if self._asked else 0.0
         return Search(self._spec, tried, asked)
 
     def _born(self, ticket: int, laid: Point | None) -> tuple[int, Point]:
-        read_anew(self._study)
+        clear_trial_cache(self._study)
         began = time.perf_counter()
         point = propose(self._study, self._spec, ticket) if laid is None else laid
         if laid is None:
@@ -160,7 +161,9 @@ class _Simulation:
         self, tickets: Sequence[int], born: Sequence[tuple[int, Point]]
     ) -> Iterator[Tried]:
         """Train all trials together, report by report, and tell their results."""
-        columns = [self._of.at(smoothing_of(point))[self._seed] for _, point in born]
+        columns = [
+            self._of.at(Smoothing(*effective_smoothing(point)))[self._seed] for _, point in born
+        ]
         twins = [self._done.get(canonical(point)) for _, point in born]
         ends = [REPORTS] * len(born)
         for step in range(warmup_steps(self._spec.pruner), REPORTS):
@@ -209,7 +212,7 @@ def worth(setting: Setting, replicate: int, point: Point) -> Answer:
     of = landscape(setting.task)
     others = np.arange(of.seeds) != replicate % of.seeds
     lost = [
-        float(of.at(smoothing_of(point))[others, column].mean())
+        float(of.at(Smoothing(*effective_smoothing(point)))[others, column].mean())
         - float(of.table[others][:, :, column].mean(0).min())
         for column in (FINAL[setting.metric], TEST[setting.metric])
     ]
@@ -232,7 +235,7 @@ def frame(tried: Iterable[Tried]) -> pd.DataFrame:
     found = []
     first = dict[Any, int]()
     for number, one in enumerate(tried):
-        smoothing = acting(one.point)
+        smoothing = effective_smoothing(one.point)
         rate = math.nan if smoothing.rate is None else smoothing.rate
         found.append(
             {

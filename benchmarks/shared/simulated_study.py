@@ -24,14 +24,15 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sweeper.confirmation.design import Assignment, fresh
+from sweeper.confirmation.design import Assignment, plan_assignments
 from sweeper.confirmation.evidence import Evidence, Replicate
-from sweeper.confirmation.intervals import Floats, redrawn
-from sweeper.confirmation.shortlist import candidates, eligible
+from sweeper.confirmation.intervals import Floats, resplit_interval
+from sweeper.confirmation.shortlist import eligible_trials, select_candidates
 from sweeper.confirmation.verdict import verdict
+from sweeper.smoothing import Smoothing
 from sweeper.study.plan import plan
 from sweeper.study.results import TRIAL_COLUMNS
-from sweeper.study.space import canonical, from_unit, smoothing_of
+from sweeper.study.space import canonical, effective_smoothing, from_unit
 from sweeper.study.spec import StudySpec
 
 Point = Mapping[str, Any]
@@ -133,7 +134,7 @@ class Nature:
     def expected(self, point: Point, seed: int, data_seed: int) -> float:
         """Return the mean of a validation score over all seeds that are as good as this at ε = 0.
 
-        The common effect of a seed on all configurations is no luck in choosing one of them.
+        The common effect of a seed on all configurations does not bias the choice among them.
         """
         rows = self.rows(data_seed)["valid"]
         level = self.base[rows].mean() + self.world.seed_sd * self._once("seed", seed, self._normal)
@@ -158,7 +159,7 @@ class Nature:
     def place(self, point: Point) -> Floats:
         """Return the coordinates of a configuration; schedule and rate are scaled by ε."""
         space = self.spec.space
-        smoothing = smoothing_of(point)
+        smoothing = Smoothing(*effective_smoothing(point))
         epsilon = smoothing.epsilon / space.epsilon.high
         low, high = math.log(space.rate.low), math.log(space.rate.high)
         rate = 0.0 if smoothing.rate is None else (math.log(smoothing.rate) - low) / (high - low)
@@ -220,7 +221,7 @@ def shape(point: Point) -> float:
 
     As on digits, much ε helps if it is annealed by the end of training; ε that is left then hurts.
     """
-    epsilon, smoothing = point["epsilon"] / 0.3, smoothing_of(point)
+    epsilon, smoothing = point["epsilon"] / 0.3, Smoothing(*effective_smoothing(point))
     gate = GATES.get(smoothing.schedule)
     left = smoothing.at(1.0) if gate is None else smoothing.epsilon * gate ** (smoothing.rate or 1)
     return float(epsilon * math.exp(1 - epsilon) - (left / 0.1) ** 2)
@@ -270,7 +271,7 @@ def _trial(
     halfway = float(losses.mean() + 2 * nature.world.run_sd * nature.rng.standard_normal())
     enough = number >= nature.spec.pruner.startup
     pruned = enough and halfway > np.median([row["halfway"] for row in before])
-    smoothing = smoothing_of(point)
+    smoothing = Smoothing(*effective_smoothing(point))
     return {
         "number": number,
         "ticket": number,
@@ -311,8 +312,8 @@ def _proposed(spec: StudySpec, rows: list[dict[str, Any]], rng: np.random.Genera
 def confirmed(nature: Nature, trials: pd.DataFrame) -> Evidence:
     """Return the evidence of a confirmation, with the seeds that it would train on."""
     spec = nature.spec
-    chosen = candidates(spec, trials, CLASSES)
-    replicates = [_replicate(nature, one) for one in fresh(spec, "confirm", 1, chosen)]
+    chosen = select_candidates(spec, trials, CLASSES)
+    replicates = [_replicate(nature, one) for one in plan_assignments(spec, "confirm", 1, chosen)]
     return Evidence(1, spec.objective.metric, spec.confirm, chosen, replicates)
 
 
@@ -333,7 +334,7 @@ def _replicate(nature: Nature, one: Assignment) -> Replicate:
 class Found(NamedTuple):
     """The verdict of one simulated study, and the truth.
 
-    Differences from ε = 0 in nats: `truth` is that of the pick, `lucky` of the trial with the
+    Differences from ε = 0 in nats: `truth` is that of the pick, `selected` of the trial with the
     lowest value, `best` of the best trial. A curse is the optimism of a value of the search on the
     same validation split: of the pick's trial, of its smoothed value, of the luckiest trial.
     `alone` is the verdict of an interval from seeds alone.
@@ -345,11 +346,11 @@ class Found(NamedTuple):
     low: float
     high: float
     truth: float
-    lucky: float
+    selected: float
     best: float
     curse: float
     smoothed_curse: float
-    lucky_curse: float
+    selected_curse: float
     alone: str
     finished: int
 
@@ -371,12 +372,10 @@ class Simulated:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """The trials of the search."""
         return search(self.nature)
 
     @cached_property
     def evidence(self) -> Evidence:
-        """The evidence of the confirmation."""
         return confirmed(self.nature, self.trials)
 
     def found(self, replicates: int | None = None) -> Found:
@@ -386,21 +385,21 @@ class Simulated:
         if said is None:
             raise ValueError(f"{replicates} replicates; a verdict needs two")
         difference = said.comparison.difference
-        tried = eligible(self.nature.spec, self.trials)
+        tried = eligible_trials(self.nature.spec, self.trials)
         points = [_tried(*row) for row in tried[["epsilon", "schedule", "rate"]].itertuples(False)]
         truths = [self._truth(point) for point in points]
         return Found(
             word=said.word,
-            exported=said.exported,
+            exported=said.recommended is said.pick,
             estimate=difference.estimate,
             low=difference.low,
             high=difference.high,
             truth=self._truth(pick.point),
-            lucky=truths[0],
+            selected=truths[0],
             best=min(truths),
             curse=self._curse(pick.point, pick.searched),
             smoothed_curse=self._curse(pick.point, pick.smoothed),
-            lucky_curse=self._curse(points[0], float(tried["value"].iloc[0])),
+            selected_curse=self._curse(points[0], float(tried["value"].iloc[0])),
             alone=alone(evidence),
             finished=len(tried),
         )
@@ -424,7 +423,9 @@ def first(evidence: Evidence, replicates: int) -> Evidence:
 def alone(evidence: Evidence) -> str:
     """Return the verdict on the pick from an interval of seeds alone."""
     pairs = evidence.pairs(evidence.pick)
-    found = redrawn(np.array([(a.examples["nll"] - b.examples["nll"]).mean() for a, b in pairs]), 0)
+    found = resplit_interval(
+        np.array([(a.examples["nll"] - b.examples["nll"]).mean() for a, b in pairs]), 0
+    )
     if found.low <= 0 <= found.high:
         return "no benefit shown"
     return "helps" if found.estimate < 0 else "hurts"

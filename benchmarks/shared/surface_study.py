@@ -18,7 +18,7 @@ from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import ticket_states
 from sweeper.study.load import read_study
 from sweeper.study.registration import register
-from sweeper.worker.worker import Terms
+from sweeper.worker.served_studies import WorkerOptions
 
 NAME: Final = "scale"
 STUDY: Final = """
@@ -30,6 +30,7 @@ use = "{task}:train"
 trials = {trials}
 [task.options]
 epochs = {epochs}
+work = {work}
 """
 
 
@@ -40,20 +41,23 @@ class LaunchedStudy(NamedTuple):
     folder: Path
     trials: int
 
-    def terms(self, trials: int | None = None) -> Terms:
+    def options(self, trials: int | None = None) -> WorkerOptions:
         """Return the terms of a worker that leaves after so many trials."""
-        return Terms(NAME, self.folder, trials=trials)
+        return WorkerOptions(NAME, self.folder, trials=trials)
 
 
 @contextmanager
 def launched(
-    backend: Backend, trials: int, finished: int = 0, epochs: int = 4
+    backend: Backend, trials: int, finished: int = 0, epochs: int = 4, work: float = 0.0
 ) -> Iterator[LaunchedStudy]:
-    """Launch the study on an empty database with a number of finished trials in it."""
+    """Launch the study on an empty database with a number of finished trials in it.
+
+    Each epoch takes `work` seconds of CPU time.
+    """
     with empty_database(backend.server) as (storage, folder):
         file = folder / "study.toml"
         file.write_text(
-            STUDY.format(name=NAME, task=surface.__file__, trials=trials, epochs=epochs)
+            STUDY.format(name=NAME, task=surface.__file__, trials=trials, epochs=epochs, work=work)
         )
         store = open_writer(storage)
         try:

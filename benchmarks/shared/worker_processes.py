@@ -24,21 +24,20 @@ from benchmarks.shared.plain_optuna import suggest_smoothing
 from benchmarks.shared.tasks import surface
 from sweeper.store.database import open_writer
 from sweeper.training.run import TrainingRun
-from sweeper.worker import attempt, worker
+from sweeper.worker import attempt, search, worker
+from sweeper.worker.served_studies import WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
+from sweeper.worker.worker import work
 
 # A worker that takes longer to open the database has died.
 OPEN_SECONDS: Final = 10.0
-# Workers that take longer hang, and are killed.
 LIMIT_SECONDS: Final = 300.0
 # The functions that are timed, by the module that calls them, and the step each belongs to.
 STEPS: Final[tuple[tuple[ModuleType, str, str], ...]] = (
     (worker, "claim", "claim"),
-    (worker, "run_ticket", "trial"),
-    (attempt, "_trial_of", "ask"),
-    (attempt, "write_result", "tell"),
-    (attempt, "_tell", "tell"),
+    (search, "_trial_of", "ask"),
+    (search, "write_result", "tell"),
+    (search, "tell", "tell"),
     (attempt, "close_ticket", "tell"),
 )
 
@@ -96,11 +95,13 @@ class WorkerResults:
 Job = Callable[[Callable[[], None]], WorkerResult]
 
 
-def run_workers(workers: int, job: Job, folder: Path) -> WorkerResults:
+def run_workers(
+    workers: int, job: Job, folder: Path, limit: float = LIMIT_SECONDS
+) -> WorkerResults:
     """Run a job in processes that are forked from this one and begin together.
 
-    Their reports are written to `folder`. For a worker that dies without a report, its exit
-    status is the reason.
+    Those that take longer than `limit` seconds hang, and are killed. Their reports are written to
+    `folder`. For a worker that dies without a report, its exit status is the reason.
     """
     context = multiprocessing.get_context("fork")
     opened, begin = context.Semaphore(0), context.Event()
@@ -119,7 +120,7 @@ def run_workers(workers: int, job: Job, folder: Path) -> WorkerResults:
         opened.acquire(timeout=OPEN_SECONDS)
     began = time.monotonic()
     begin.set()
-    ends = [_end(process, began + LIMIT_SECONDS) for process in processes]
+    ends = [_end(process, began + limit) for process in processes]
     seconds = time.monotonic() - began
     gc.unfreeze()
     told = [_read(path, end) for path, end in zip(reports, ends, strict=True)]
@@ -145,7 +146,7 @@ def _end(process: ForkProcess, deadline: float) -> str:
     if process.is_alive():
         process.kill()
         process.join()
-        return f"killed after {LIMIT_SECONDS:.0f} s"
+        return "killed: it took too long"
     return f"exit status {process.exitcode}"
 
 
@@ -161,11 +162,11 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def sweeper_worker(storage: str, terms: Terms) -> Job:
+def sweeper_worker(storage: str, options: WorkerOptions) -> Job:
     def job(meet: Callable[[], None]) -> WorkerResult:
         store, watch = open_writer(storage), _Stopwatch()
         meet()
-        work(store, terms, StopRequest())
+        work(store, options, StopRequest())
         store.close()
         return WorkerResult(watch.timings(), [])
 
@@ -185,7 +186,7 @@ class _Stopwatch:
         return [
             Timing(t["began"], t["ended"], t["claim"], t["ask"], t["tell"])
             for t in self._trials
-            if t["trial"]
+            if t["tell"]
         ]
 
     def _timed(self, function: Callable[..., Any], step: str) -> Callable[..., Any]:

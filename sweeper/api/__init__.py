@@ -1,48 +1,125 @@
-"""What a notebook imports: launch a study, or open one, and read what it found."""
+"""The Python API: launch a study, or open one and read its results."""
 
-from sweeper.api.accounts import create_token, revoke_token, tokens
-from sweeper.api.control import delete, pause, prepare, resume, run_worker, stop, writer_of
-from sweeper.api.launching import (
-    LaunchPlan,
-    OnProgress,
-    confirm,
-    launch,
-    plan_launch,
-    submit,
-    write_results,
-)
-from sweeper.api.replaying import replay
-from sweeper.api.study import Study, TrialPage, open_study, studies
-from sweeper.api.trial import Trial
-from sweeper.api.verifying import verify
-from sweeper.executors import make_executor
-from sweeper.worker.worker import Terms
+from typing import TYPE_CHECKING
+
+from sweeper.lazy import lazy
+
+if TYPE_CHECKING:
+    from sweeper.api.accounts import create_token, revoke_token, tokens
+    from sweeper.api.control import (
+        backup,
+        check_not_newer,
+        delete,
+        existing_writer,
+        pause,
+        prepare,
+        reopen,
+        request_confirmation,
+        resume,
+        run_worker,
+        stop,
+    )
+    from sweeper.api.importing import import_wandb
+    from sweeper.api.launching import (
+        LaunchOptions,
+        LaunchPlan,
+        OnProgress,
+        confirm,
+        launch,
+        plan_launch,
+        retry,
+        run_confirmation,
+        run_plan,
+        run_retry,
+        submit,
+    )
+    from sweeper.api.replaying import replay
+    from sweeper.api.study import Study, TrialListing, open_study, studies
+    from sweeper.api.trial import Trial
+    from sweeper.api.verifying import verify
+    from sweeper.api.worker_pool import RunOptions
+    from sweeper.executors import make_executor
+    from sweeper.snapshot import StudySnapshot
+    from sweeper.worker.served_studies import WorkerOptions
+
+_HOMES = {
+    "LaunchOptions": "sweeper.api.launching",
+    "LaunchPlan": "sweeper.api.launching",
+    "OnProgress": "sweeper.api.launching",
+    "RunOptions": "sweeper.api.worker_pool",
+    "Study": "sweeper.api.study",
+    "StudySnapshot": "sweeper.snapshot",
+    "WorkerOptions": "sweeper.worker.served_studies",
+    "Trial": "sweeper.api.trial",
+    "TrialListing": "sweeper.api.study",
+    "backup": "sweeper.api.control",
+    "confirm": "sweeper.api.launching",
+    "create_token": "sweeper.api.accounts",
+    "delete": "sweeper.api.control",
+    "import_wandb": "sweeper.api.importing",
+    "launch": "sweeper.api.launching",
+    "make_executor": "sweeper.executors",
+    "open_study": "sweeper.api.study",
+    "pause": "sweeper.api.control",
+    "plan_launch": "sweeper.api.launching",
+    "prepare": "sweeper.api.control",
+    "check_not_newer": "sweeper.api.control",
+    "reopen": "sweeper.api.control",
+    "request_confirmation": "sweeper.api.control",
+    "replay": "sweeper.api.replaying",
+    "resume": "sweeper.api.control",
+    "retry": "sweeper.api.launching",
+    "revoke_token": "sweeper.api.accounts",
+    "run_confirmation": "sweeper.api.launching",
+    "run_plan": "sweeper.api.launching",
+    "run_retry": "sweeper.api.launching",
+    "run_worker": "sweeper.api.control",
+    "stop": "sweeper.api.control",
+    "studies": "sweeper.api.study",
+    "submit": "sweeper.api.launching",
+    "tokens": "sweeper.api.accounts",
+    "verify": "sweeper.api.verifying",
+    "existing_writer": "sweeper.api.control",
+}
 
 __all__ = [
+    "LaunchOptions",
     "LaunchPlan",
     "OnProgress",
+    "RunOptions",
     "Study",
-    "Terms",
+    "StudySnapshot",
     "Trial",
-    "TrialPage",
+    "TrialListing",
+    "WorkerOptions",
+    "backup",
+    "check_not_newer",
     "confirm",
     "create_token",
     "delete",
+    "existing_writer",
+    "import_wandb",
     "launch",
     "make_executor",
     "open_study",
     "pause",
     "plan_launch",
     "prepare",
+    "reopen",
     "replay",
+    "request_confirmation",
     "resume",
+    "retry",
     "revoke_token",
+    "run_confirmation",
+    "run_plan",
+    "run_retry",
     "run_worker",
     "stop",
     "studies",
     "submit",
     "tokens",
     "verify",
-    "write_results",
-    "writer_of",
 ]
+
+__getattr__ = lazy(__name__, _HOMES)

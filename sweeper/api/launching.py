@@ -1,299 +1,460 @@
-"""Launching a study: checked whole before anything is written, then run to its end."""
+"""Launching a study: plan it, check it before anything is written, and run it."""
 
-import math
+import gc
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final
 
-from sweeper.api.study import Study, open_study
+from sweeper import limits
+from sweeper.api.given_study import split_keywords
+from sweeper.api.notebook import progress_display
+from sweeper.api.worker_pool import RunOptions, WorkerPool, worker_pool
+from sweeper.confirmation.design import check_confirmable, finished
 from sweeper.errors import SweeperError
-from sweeper.executors import Executor, JobSpec, Resources, make_executor
-from sweeper.report.optuna_dashboard import note, small_figures, write_note
+from sweeper.executors import JobSpec
+from sweeper.store.code import read_revisions
 from sweeper.store.database import (
-    OUTAGE_SECONDS,
-    NothingLaunched,
+    SchemaMissing,
     Store,
+    is_older,
     open_reader,
     open_writer,
 )
-from sweeper.store.studies import StudyRecord, find_study, get_study, update_spec
-from sweeper.store.urls import DEFAULT_STORAGE, absolute, check_place, parse_url, sqlite_path
+from sweeper.store.studies import StudyRecord, find_study, get_study
+from sweeper.store.urls import DEFAULT_STORAGE, check_sqlite_path, location_of, parse_url
 from sweeper.study.load import (
     StudyFile,
-    check_runs,
-    find_study_file,
-    offered_study,
+    read_stored,
     read_study,
-    stored_to_confirm,
+    study_of,
+    submitted_study,
 )
-from sweeper.study.plan import plan
 from sweeper.study.progress import Progress, read_progress
-from sweeper.study.registration import check_same, defaults_of, register
-from sweeper.study.schema_errors import found_in
+from sweeper.study.registration import check_same, register
+from sweeper.study.sources import check_sources
 from sweeper.study.space import Point
 from sweeper.study.spec import StudySpec
-from sweeper.worker.launcher import Launch, limited, run_launch, worker_job
+from sweeper.tasks.facts import MAIN
+from sweeper.tasks.given import given_again, given_object
+from sweeper.worker.launcher import RunningLaunch, run_launch, with_time_limit
+from sweeper.worker.trial_files import check_owner, claim_folder
+
+if TYPE_CHECKING:
+    from sweeper.api.study import Study
+    from sweeper.snapshot import StudySnapshot
+    from sweeper.training.task import Task
 
 OnProgress = Callable[[Progress], None]
+
+# Modules that the end of a launch needs, including their own late imports.
+_FINAL_MODULES: Final = (
+    "sweeper.api.write_results",
+    "sweeper.scoring.calibration",
+    "sweeper.scoring.selective",
+    "sklearn.ensemble",
+    "sklearn.gaussian_process",
+    "optuna_dashboard",
+    "plotly.colors",
+    "plotly.graph_objs._deprecations",
+    "plotly.graph_objs._layout",
+    "plotly.graph_objs.bar",
+    "plotly.graph_objs.layout._template",
+    "plotly.graph_objs.layout._xaxis",
+    "plotly.graph_objs.layout._yaxis",
+    "plotly.graph_objs.layout.shape",
+    "plotly.graph_objs.scatter",
+    "plotly.io._json",
+)
+
+
+@dataclass(frozen=True)
+class LaunchOptions(RunOptions):
+    """Options for a launch.
+
+    `trials`, `pack` ("auto", "off" or a number), `confirm` and `timeout` override the study file
+    unless they are None. With `detach`, the launch returns at once and leaves the work to Slurm or
+    Kubernetes, or to workers that are started separately. `accept_code` continues a study although
+    its code has changed.
+    """
+
+    trials: int | None = None
+    pack: str | int | None = None
+    confirm: bool | None = None
+    detach: bool = False
+    accept_code: bool = False
 
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What a launch would do.
+    """A launch that has been checked and not yet started.
 
-    `points` are those known before it starts; `submission` is what its executor would be given.
+    Before it, the study has `planned` trials, of which `ended` have ended. `over` tells whether the
+    study is finished with these trials.
     """
 
-    name: str
-    spec: StudySpec
-    spec_hash: str
-    trials: int
+    options: LaunchOptions
+    file: StudyFile = field(repr=False)
+    planned: int
     ended: int
-    points: Sequence[Point | None]
-    submission: str
+    over: bool
+    pool: WorkerPool = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study file with the overrides of the launch."""
+        return self.file.spec
+
+    @cached_property
+    def spec_hash(self) -> str:
+        """The hash that identifies the study."""
+        return self.file.hash()
+
+    @property
+    def points(self) -> Sequence[Point | None]:
+        """The points to try, one per trial; None if the sampler proposes the point."""
+        return list(self.file.points())
+
+    @cached_property
+    def sampled(self) -> int:
+        """The number of points that the sampler proposes."""
+        return sum(point is None for point in self.file.points())
+
+    @cached_property
+    def trials(self) -> int:
+        """The total number of trials."""
+        # A grid may be smaller than the budget.
+        grid = self.spec.sampler.name == "grid"
+        return sum(1 for _ in self.file.points()) if grid else self.spec.budget.trials
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.over and self.planned == self.trials
+
+    @cached_property
+    def job(self) -> JobSpec:
+        """The specification of the job that starts one worker."""
+        return self.pool.job(self.name, self.spec, self.options)
+
+    @property
+    def submission(self) -> str:
+        """A text that shows what would be submitted to the executor."""
+        return self.pool.executor.preview(self.job, self.pool.workers)
 
 
 def plan_launch(
-    study: str | Path,
+    study: "str | Path | Callable[..., Any] | Task",
+    /,
+    options: LaunchOptions | Mapping[str, Any] | None = None,
     *,
-    trials: int | None = None,
-    pack: str | int | None = None,
-    confirm: bool | None = None,
-    storage: str = DEFAULT_STORAGE,
-    workers: int | None = None,
-    executor: str | Executor = "local",
-    results: str | Path = "results",
+    upgrade: bool = False,
+    **keywords: Any,
 ) -> LaunchPlan:
-    """Check a study file and say what launching it would do; writes nothing."""
-    file = _read(study, trials, pack, confirm)
-    check_place(storage)
-    crew = _crew(executor, workers, storage)
-    points = plan(file.spec, defaults_of(file))
-    ended = _ended(file, storage)
-    job = crew.job(file.name, file.spec, Path(results), storage)
-    submission = crew.executor.preview(job, crew.workers)
-    return LaunchPlan(file.name, file.spec, file.hash(), len(points), ended, points, submission)
+    """Check a study and return the plan of its launch; write nothing.
+
+    `study` and `keywords` are those of `launch`. With `upgrade`, the tables of an older version of
+    sweeper are upgraded, and nothing else is written. Raises `SweeperError` for errors in the study
+    or the executor.
+    """
+    given, tables = None, dict[str, Any]()
+    if isinstance(options, Mapping):
+        options, keywords = None, {**keywords, "options": options}
+    if not isinstance(study, str | Path):
+        given = given_object(study)
+        keywords, tables = split_keywords(keywords, LaunchOptions)
+        tables = {**tables, "task": {**tables.get("task", {}), "use": given.use}}
+    options = replace(options or LaunchOptions(), **keywords)
+    pool = worker_pool(options, given, detach=options.detach)
+    _check_run(options)
+    overrides: dict[str, Any] = {
+        "trials": options.trials,
+        "pack": options.pack,
+        "confirm": options.confirm,
+    }
+    if isinstance(study, str | Path):
+        file = read_study(study, **overrides, inspect=pool.inspect)
+    else:
+        assert given is not None
+        file = study_of(tables, given.folder, **overrides, inspect=pool.inspect)
+    check_sqlite_path(options.storage)
+    if upgrade and is_older(options.storage):
+        open_writer(options.storage).close()
+    return LaunchPlan(options, file, *_progress_before(file, options), pool)
 
 
 def launch(
-    study: str | Path,
+    study: "str | Path | Callable[..., Any] | Task",
+    /,
+    options: LaunchOptions | Mapping[str, Any] | None = None,
     *,
-    workers: int | None = None,
-    executor: str | Executor = "local",
-    trials: int | None = None,
-    pack: str | int | None = None,
-    confirm: bool | None = None,
-    storage: str = DEFAULT_STORAGE,
-    timeout: float | None = None,
-    results: str | Path = "results",
-    detach: bool = False,
-    on_progress: OnProgress = lambda _: None,
-) -> Study:
-    """Run a study to its end, or go on with it, and write its report and best.json.
+    on_progress: OnProgress | None = None,
+    **keywords: Any,
+) -> "Study":
+    """Run or resume a study, and write its report and best.json.
 
-    `study` is a file or a ready study's name; `workers` is how many, two if nothing is said and 0
-    for this process alone; `executor` is where they run, its name or what `make_executor` gives;
-    `trials`, `pack` ("auto", "off" or a number), `confirm` and `timeout` (seconds) replace what
-    the file says; the files go to RESULTS/NAME. What is finished is not run again. `detach`
-    returns at once: it leaves the work to Slurm or Kubernetes, or to workers that are started
-    elsewhere. Raises `SweeperError`, before anything is written, for whatever in the study or its
-    executor cannot work.
+    `study` is a study file, the name of an example study, a training function, a function that
+    returns a `Task`, or a `Task`. `keywords` are fields of `LaunchOptions`, such as `workers=4`.
+    With a function or a task, they are also the settings of a study file: its tables as dicts, or
+    single keys that only one table has, as in `launch(train, name="mine", space={"lr": [0.1, 1]},
+    options={"depth": 3})`; `options` are then those of the function. A function of a notebook or a
+    script is sent to workers on this machine and is not stored. Finished trials are not run again.
+    `on_progress` is called with the progress; a notebook displays it by default.
+
+    Raises `SweeperError` for errors in the study or the executor, before anything is written.
+    Raises KeyboardInterrupt if Ctrl-C or a notebook's stop button ends the launch, after running
+    trials are released and the results so far are written.
     """
-    crew = _crew(executor, workers, storage, detach=detach)
-    _check_launch(timeout, Path(results))
-    file = _read(study, trials, pack, confirm)
-    check_place(storage)
-    seconds = timeout or file.spec.budget.timeout
-    job = crew.job(file.name, file.spec, Path(results), storage)
-    with closing(crew.executor):
-        crew.executor.check(job, crew.workers)
-        with closing(open_writer(storage)) as writer:
-            record = register(writer, file)
-            opened = Study(file.name, storage)
-            if not detach:
-                _to_the_end(writer, opened, record, crew, seconds, Path(results), on_progress)
-            elif crew.executor.traits.survives:
-                crew.executor.start(limited(job, seconds), crew.workers)
-    return opened
+    planned = plan_launch(study, options, upgrade=True, **keywords)
+    run_plan(planned, on_progress or progress_display(planned.name, planned.spec.objective.metric))
+    return _study(planned.name, planned.options.storage)
+
+
+def run_plan(planned: LaunchPlan, on_progress: OnProgress = lambda _: None) -> "StudySnapshot":
+    """Run a planned launch; return a snapshot of the study at its end."""
+    options, pool = planned.options, planned.pool
+    with closing(pool.executor):
+        pool.executor.check(planned.job, pool.workers)
+        with closing(open_writer(options.storage)) as store:
+            record = register(store, planned.file, accept_changed=options.accept_code)
+            seconds = options.timeout or planned.spec.budget.timeout
+            if not options.detach:
+                run = replace(options, timeout=seconds)
+                return _finish_study(store, record, planned.spec, pool, run, on_progress)
+            if pool.executor.traits.outlives_parent and not planned.finished:
+                pool.executor.start(with_time_limit(planned.job, seconds), pool.workers)
+            from sweeper.snapshot import read_snapshot
+
+            return read_snapshot(store, record.name)
 
 
 def submit(
     tables: Mapping[str, Any], folders: Sequence[Path], *, storage: str = DEFAULT_STORAGE
-) -> Study:
-    """Launch the study that these tables of a study file describe; workers elsewhere take it up.
+) -> "Study":
+    """Launch a study from the tables of a study file; existing workers run it.
 
-    Code that it names is taken from the folders alone, and first points from no export. Raises
-    `SweeperError`, before anything is written, with a line for each wrong key, and `Conflict`
-    where its name is another study's.
+    Its code must be in one of `folders`, and its first points may not come from an export. Raises
+    `SweeperError` with one line per invalid key, before anything is written, and `Conflict` if
+    another study has its name.
     """
-    file = offered_study(tables, folders)
-    check_runs(file)
-    with closing(open_writer(storage)) as writer:
-        register(writer, file)
-    return Study(file.name, storage)
+    file = submitted_study(tables, folders)
+    with closing(open_writer(storage)) as store:
+        register(store, file)
+    return _study(file.name, storage)
 
 
 def confirm(
     name: str,
+    options: RunOptions | None = None,
     *,
-    workers: int | None = None,
-    executor: str | Executor = "local",
-    storage: str = DEFAULT_STORAGE,
-    timeout: float | None = None,
-    results: str | Path = "results",
-    on_progress: OnProgress = lambda _: None,
-) -> Study:
-    """Confirm a study whose search is over, and write its report and best.json again.
+    on_progress: OnProgress | None = None,
+    **keywords: Any,
+) -> "Study":
+    """Confirm a study whose search has ended, and write its report and best.json again.
 
-    What is confirmed is not trained again. Raises `SweeperError`, before anything is written,
-    where the search is not over or gives nothing to confirm.
+    Completed confirmation runs are not repeated. `keywords` are fields of `RunOptions`. Raises
+    `SweeperError`, before anything is written, if the search has not ended or there is nothing to
+    confirm.
     """
-    crew = _crew(executor, workers, storage)
-    _check_launch(timeout, Path(results))
-    opened = open_study(name, storage)
-    opened.check_confirmable()
-    job = crew.job(name, opened.spec, Path(results), storage)
-    with closing(crew.executor):
-        crew.executor.check(job, crew.workers)
-        with closing(open_writer(storage)) as writer:
-            record = get_study(writer, name)
-            spec = stored_to_confirm(record.spec)
-            record = update_spec(writer, record, spec=spec, folder=record.folder)
-            _to_the_end(writer, opened, record, crew, timeout, Path(results), on_progress)
-    return opened
+    options = replace(options or RunOptions(), **keywords)
+    run_confirmation(name, options, on_progress or progress_display(name))
+    return _study(name, options.storage)
 
 
-def _to_the_end(
-    writer: Store,
-    study: Study,
-    record: StudyRecord,
-    crew: "_Crew",
-    seconds: float | None,
-    results: Path,
+def retry(
+    name: str,
+    options: RunOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    **keywords: Any,
+) -> "Study":
+    """Run failed and lost trials of a study again, then the rest of the study.
+
+    Each trial keeps its number, configuration and seeds, and counts once in the budget. `keywords`
+    are fields of `RunOptions`. Raises `SweeperError`, before anything is written, if there are no
+    such trials or if the code of the study has changed.
+    """
+    options = replace(options or RunOptions(), **keywords)
+    run_retry(name, options, on_progress or progress_display(name))
+    return _study(name, options.storage)
+
+
+def run_retry(
+    name: str, options: RunOptions, on_progress: OnProgress = lambda _: None
+) -> "StudySnapshot":
+    """Run failed and lost trials like `retry`; return a snapshot of the study at the end."""
+    from sweeper.api.control import reopen  # late: a launch does not need the worker's modules
+
+    return _run_stored(name, options, on_progress, _check_code, reopen)
+
+
+def run_confirmation(
+    name: str, options: RunOptions, on_progress: OnProgress = lambda _: None
+) -> "StudySnapshot":
+    """Confirm a study like `confirm`; return a snapshot of the study at the end."""
+    from sweeper.api.control import request_confirmation
+
+    return _run_stored(name, options, on_progress, check_confirmable, request_confirmation)
+
+
+def _check_code(reader: Store, record: StudyRecord, _: StudySpec) -> None:
+    """Raise `SweeperError` if the code of a study has changed since it was launched."""
+    known = read_revisions(reader, record)[-1].sources
+    check_sources(record.name, known, Path(record.folder))
+
+
+def _run_stored(
+    name: str,
+    options: RunOptions,
     on_progress: OnProgress,
-) -> None:
-    """Run what is left of a study, and write what was found."""
-    try:
-        if not study.finished:
-            deadline = None if seconds is None else time.monotonic() + seconds
-            _run(writer, study, record, crew, deadline, results, on_progress)
-        show_in_dashboard(writer, study)
-        write_results(study, results)
-    except BaseException:
-        study._store.close()  # nobody will have the study
-        raise
+    check: Callable[[Store, StudyRecord, StudySpec], None],
+    prepare: Callable[[str, str], object],
+) -> "StudySnapshot":
+    """Run the rest of a stored study; return a snapshot at the end.
+
+    `check` raises `SweeperError` before anything is written. `prepare` changes what there is to
+    run; its arguments are the name of the study and the storage.
+    """
+    pool = worker_pool(options)
+    _check_run(options)
+    with closing(open_reader(options.storage)) as reader:
+        record = get_study(reader, name)
+        spec = read_stored(record).spec
+        if spec.task.use.startswith(MAIN):
+            pool = worker_pool(options, given_again(spec.task.use))
+        check(reader, record, spec)
+        _check_folder(name, record, options)
+    with closing(pool.executor):
+        pool.executor.check(pool.job(name, spec, options), pool.workers)
+        prepare(name, options.storage)
+        with closing(open_writer(options.storage)) as store:
+            record = get_study(store, name)
+            spec = read_stored(record).spec
+            return _finish_study(store, record, spec, pool, options, on_progress)
 
 
-def show_in_dashboard(writer: Store, study: Study) -> None:
-    """Put what was found so far on the study's page in optuna-dashboard."""
-    found = study.report_input()
-    text = note(study.spec, found.trials, found.verdict)
-    write_note(writer, study.name, text, small_figures(found))
-
-
-def write_results(study: Study, results: Path = Path("results")) -> None:
-    """Write RESULTS/NAME/report.html, and best.json where a trial has finished."""
-    study.report(results / study.name / "report.html")
-    if study.best is not None:
-        study.export(results / study.name / "best.json")
-
-
-def _run(
-    writer: Store,
-    study: Study,
+def _finish_study(
+    store: Store,
     record: StudyRecord,
-    crew: "_Crew",
-    deadline: float | None,
-    results: Path,
+    spec: StudySpec,
+    pool: WorkerPool,
+    options: RunOptions,
     on_progress: OnProgress,
-) -> None:
-    run_launch(
-        Launch(
-            writer=writer,
-            reader=replace(study._store, outage_seconds=OUTAGE_SECONDS),
+) -> "StudySnapshot":
+    """Run the rest of a study, write its results, and return a snapshot.
+
+    If KeyboardInterrupt ends the run, it is raised again after the results are written.
+    """
+    interrupt = None
+    claim_folder(record, store.location, Path(options.results))
+    if not finished(store, record, spec):
+        seconds = options.timeout
+        run = RunningLaunch(
+            store=store,
             record=record,
-            trials=study.spec.budget.trials,
-            workers=crew.workers,
-            executor=crew.executor,
-            job=crew.job(record.name, study.spec, results, study.storage),
-            deadline=deadline,
-        ),
-        on_progress,
-    )
-
-
-@dataclass(frozen=True)
-class _Crew:
-    """Who does the work of a launch: an executor, and how many workers of it."""
-
-    executor: Executor
-    workers: int
-
-    def job(self, name: str, spec: StudySpec, results: Path, storage: str) -> JobSpec:
-        """Return how one of them is started."""
-        asked = spec.resources
-        needs = Resources(asked.cpus or spec.task.threads, asked.gpus, asked.memory)
-        return worker_job(
-            name, self.workers, results.absolute(), self.executor, needs, absolute(storage)
+            trials=spec.budget.trials,
+            workers=pool.workers,
+            executor=pool.executor,
+            job=pool.job(record.name, spec, options),
+            deadline=None if seconds is None else time.monotonic() + seconds,
         )
+        try:
+            with _preload_imports(on_progress) as on_progress_and_import:
+                run_launch(run, on_progress_and_import)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    from sweeper.api.write_results import write_results
+
+    with _no_full_collection():
+        snapshot = write_results(store, record.name, Path(options.results))
+    if interrupt is not None:
+        raise interrupt
+    return snapshot
 
 
-def _crew(
-    executor: str | Executor, workers: int | None, storage: str, *, detach: bool = False
-) -> _Crew:
-    """Return who does the work; raises `SweeperError` where they cannot."""
-    chosen = make_executor(executor) if isinstance(executor, str) else executor
-    if workers == 0 and chosen.traits.name == "local":
-        chosen, workers = make_executor("inline"), 1
-    traits = chosen.traits
-    count = min(2, traits.most) if workers is None else workers
-    if not 1 <= count <= traits.most:
-        least = "0 (this process alone)" if traits.name == "local" else "1"
-        with_it = "" if traits.name == "local" else f" with {traits.name}"
-        raise SweeperError(f"workers: {count}; allowed{with_it}: {least} to {traits.most}")
-    if traits.machines and sqlite_path(parse_url(storage)) is not None:
-        raise SweeperError(
-            f"executor {traits.name}: workers on several machines cannot share an SQLite file; "
-            "name a server with --storage, postgresql://USER@HOST/DATABASE"
-        )
-    # `local` starts nobody then: the workers are those that somebody starts elsewhere.
-    if detach and not traits.survives and traits.name != "local":
-        raise SweeperError(f"detach: what {traits.name} runs ends with the launch; leave it out")
-    return _Crew(chosen, count)
+@contextmanager
+def _preload_imports(on_progress: OnProgress) -> Iterator[OnProgress]:
+    """Import the modules for the end of a launch while trials run, once the first has ended.
 
+    The import runs in a thread, so that Ctrl-C cannot interrupt it. The context waits for the
+    thread on exit, because two threads that import the same modules may see a partially imported
+    one.
+    """
+    thread = Thread(target=lambda: [import_module(name) for name in _FINAL_MODULES], daemon=True)
 
-def _check_launch(timeout: float | None, results: Path) -> None:
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise SweeperError(f"timeout: {timeout:g}; allowed: a finite number of seconds above 0")
-    there = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise SweeperError(f"results: {there} is no folder that can be written to; name another")
+    def on_progress_and_import(progress: Progress) -> None:
+        if progress.ended and progress.running and thread.ident is None:
+            thread.start()
+        on_progress(progress)
 
-
-def _read(
-    study: str | Path, trials: int | None, pack: str | int | None, confirm: bool | None
-) -> StudyFile:
-    """Read a study file and check, before anything is written, that its trials can run."""
-    file = read_study(study, trials=trials, pack=pack, confirm=confirm)
-    with found_in(find_study_file(study)):
-        check_runs(file)
-    return file
-
-
-def _ended(file: StudyFile, storage: str) -> int:
     try:
-        reader = open_reader(storage)
-    except NothingLaunched:
-        return 0
+        yield on_progress_and_import
+    finally:
+        if thread.ident is not None:
+            thread.join()
+
+
+@contextmanager
+def _no_full_collection() -> Iterator[None]:
+    """Collect only new garbage: examining the objects of all imported modules takes 0.2 s."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _study(name: str, storage: str) -> "Study":
+    from sweeper.api.study import Study
+
+    return Study(name, storage)
+
+
+def _check_run(options: RunOptions) -> None:
+    timeout, results = options.timeout, Path(options.results)
+    if timeout is not None and not 0 < timeout <= limits.SECONDS:
+        raise SweeperError(
+            f"timeout: must be a number of seconds above 0 and at most {limits.SECONDS:,}, "
+            f"got {timeout:g}"
+        )
+    parents = (results, *results.absolute().parents)
+    existing = next(folder for folder in parents if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise SweeperError(
+            f"results: {existing} is not a writable directory; choose another with --results"
+        )
+
+
+def _check_folder(name: str, record: StudyRecord | None, options: RunOptions) -> None:
+    """Raise `SweeperError` if the results folder belongs to a study in another database."""
+    created = None if record is None else record.created
+    check_owner(name, created, location_of(parse_url(options.storage)), Path(options.results))
+
+
+def _progress_before(file: StudyFile, options: LaunchOptions) -> tuple[int, int, bool]:
+    """Return `planned`, `ended` and `over` of a plan."""
+    try:
+        reader = open_reader(options.storage)
+    except SchemaMissing:
+        _check_folder(file.name, None, options)
+        return 0, 0, False
     try:
         record = find_study(reader, file.name)
+        _check_folder(file.name, record, options)
         if record is None:
-            return 0
-        check_same(record, file)
-        return read_progress(reader, record, file.spec.budget.trials).ended
+            return 0, 0, False
+        check_same(reader, record, file, accept_changed=options.accept_code)
+        counts = read_progress(reader, record, file.spec.budget.trials)
+        return counts.trials, counts.ended, finished(reader, record, file.spec)
     finally:
         reader.close()

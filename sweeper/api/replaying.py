@@ -1,9 +1,9 @@
-"""Replaying a trial: trained again, and compared to the last bit with what is stored."""
+"""Replaying a trial: it is trained again and compared bit for bit with the stored results."""
 
 from pathlib import Path
 
-from sweeper.replaying.replay import OnReplayed, Replay, replay_trial
-from sweeper.replaying.stored_trial import read_original
+from sweeper.replaying.replay import OnEpoch, Replay, replay_trial
+from sweeper.replaying.stored_trial import read_stored_run
 from sweeper.store.database import open_reader
 from sweeper.store.studies import get_study
 from sweeper.store.urls import DEFAULT_STORAGE
@@ -15,17 +15,18 @@ def replay(
     storage: str = DEFAULT_STORAGE,
     *,
     folder: str | Path | None = None,
-    on_epoch: OnReplayed = lambda *_: None,
+    on_epoch: OnEpoch = lambda *_: None,
 ) -> Replay:
-    """Train a trial that has ended again, as it was trained, and compare; writes nothing.
+    """Train an ended trial again in the same way and compare the results; store nothing.
 
-    `folder` is where task files lie on this machine, if not where the launch read them. Raises
-    `SweeperError` where there is nothing to compare with or the task files have changed.
+    `folder` is the folder of the task files on this machine; None is the folder where the launch
+    read them. Raises `SweeperError` if there is nothing to compare with or the task files have
+    changed.
     """
     reader = open_reader(storage)
     try:
         study = get_study(reader, name)
-        original = read_original(reader, study, trial)
+        stored_run = read_stored_run(reader, study, trial)
     finally:
         reader.close()
-    return replay_trial(study, original, None if folder is None else Path(folder), on_epoch)
+    return replay_trial(study, stored_run, None if folder is None else Path(folder), on_epoch)

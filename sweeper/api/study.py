@@ -1,33 +1,40 @@
-"""A study in a database, to read."""
+"""Reading studies from a database."""
 
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from sweeper.api.trial import Trial
-from sweeper.confirmation.design import (
-    check_confirmable,
-    finished,
-    read_evidence,
-    search_ended,
-)
-from sweeper.confirmation.diagnostics import health
+from sweeper.confirmation.candidate import Candidate
+from sweeper.confirmation.design import finished
 from sweeper.confirmation.evidence import Evidence
-from sweeper.confirmation.verdict import Verdict, verdict
-from sweeper.errors import SweeperError, UnknownName, nearest
-from sweeper.export import Format, StudyFacts, best_document, render, write_text
+from sweeper.confirmation.verdict import Verdict
+from sweeper.errors import SweeperError, UnknownName, suggestion
+from sweeper.export import Format, document_of, render
+from sweeper.files import write_text
 from sweeper.report import Page, ReportInput, write_report
-from sweeper.report.figures.registry import figures
-from sweeper.report.figures.schedules import drawn
-from sweeper.store.confirmations import last_confirmation
+from sweeper.report.figures.registry import Figures, figures
+from sweeper.report.read_input import read_report_input
+from sweeper.snapshot import (
+    State,
+    StudySnapshot,
+    read_recommended,
+    read_snapshot,
+    snapshot_html,
+    state_of,
+)
+from sweeper.store.damage import check_intact, damage_as_error
 from sweeper.store.database import Store, open_reader
-from sweeper.store.records import Result, read_environment, read_epochs_of, read_result
+from sweeper.store.outputs import read_outputs
+from sweeper.store.records import Result, read_epochs_of, read_result
 from sweeper.store.studies import StudyRecord, all_studies, get_study
 from sweeper.store.trials import TrialQuery, find_number, page_of_trials
 from sweeper.store.urls import DEFAULT_STORAGE
@@ -35,28 +42,20 @@ from sweeper.study.frames import (
     STATE_WORDS,
     epochs_frame,
     epochs_of,
-    some_trials,
+    trials_by_id,
     trials_frame,
 )
-from sweeper.study.importance import importance
 from sweeper.study.load import StoredStudy, read_stored
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.results import SCORES, baseline, best
 from sweeper.study.spec import StudySpec
-from sweeper.study.trials import open_optuna_study
 from sweeper.training.checkpoints import export_weights
-from sweeper.worker.presence import WorkerState, read_workers
-from sweeper.worker.trial_files import files_of
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from sweeper.worker.trial_files import check_owner, files_of
+from sweeper.worker.worker_states import WorkerState, read_trial_workers, read_workers
 
 
-State = Literal["finished", "running", "unfinished", "paused", "stopped"]
-
-
-class TrialPage(NamedTuple):
-    """A part of a study's trials, in the order asked for, and how many there are of such."""
+class TrialListing(NamedTuple):
+    """One page of a study's trials, and the total number of trials that match its filters."""
 
     frame: pd.DataFrame
     total: int
@@ -64,22 +63,35 @@ class TrialPage(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A study in a database, to read: every method looks at it as it is now."""
+    """A study in a database, for reading. Every method reads its current state."""
 
     name: str
     storage: str = DEFAULT_STORAGE
-    # Shared with other studies where it is given.
+    # If given, a connection that is shared with other studies and not closed here.
     _reader: Store | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def _store(self) -> Store:
-        return self._reader or open_reader(self.storage)
+        if self._reader is not None:
+            return self._reader
+        store = open_reader(self.storage)
+        weakref.finalize(self, store.close)
+        return store
 
     def close(self) -> None:
-        """Close the connections to the database. They are opened again when they are needed."""
+        """Close the connections to the database; they are reopened when needed.
+
+        They are also closed when the study object is no longer referenced.
+        """
         store = self.__dict__.pop("_store", None)
         if store is not None and store is not self._reader:
             store.close()
+
+    def _repr_html_(self) -> str:
+        try:
+            return snapshot_html(self.snapshot())
+        except SweeperError as error:
+            return f"<div>{escape(str(error))}</div>"
 
     @property
     def _record(self) -> StudyRecord:
@@ -87,19 +99,24 @@ class Study:
 
     @property
     def spec(self) -> StudySpec:
-        """The study file as it was launched last."""
+        """The study file of the latest launch."""
         return self._stored.spec
 
     @property
     def _stored(self) -> StoredStudy:
-        return read_stored(self._record.spec)
+        return read_stored(self._record)
+
+    def snapshot(self) -> StudySnapshot:
+        """Read the study once: trials, progress, evidence, verdict and health notes."""
+        with damage_as_error(self._store, self.name):
+            return read_snapshot(self._store, self.name)
 
     def frame(self) -> pd.DataFrame:
-        """Return one row a trial: its smoothing, state, scores and times."""
+        """Return a frame with one row per trial: smoothing, state, scores and times."""
         return trials_frame(self._store, self._record)
 
     def epochs(self) -> pd.DataFrame:
-        """Return one row an evaluation of every trial."""
+        """Return a frame with one row per evaluation of every trial."""
         return epochs_frame(self._store, self._record)
 
     @property
@@ -121,11 +138,12 @@ class Study:
         schedule: str | None = None,
         offset: int = 0,
         limit: int = 50,
-    ) -> TrialPage:
-        """Return a part of `frame()`, which the database has sorted and filtered.
+    ) -> TrialListing:
+        """Return one page of `frame()`, sorted and filtered by the database.
 
-        `sort` is a column, one that `frame()` gives a number or a word for. Trials without a
-        value come last. Raises `SweeperError` for a column, state or schedule that there is not.
+        `sort` is one of the columns in `sortable`; trials without a value are last. `state` and
+        `schedule` filter the trials; None means all. Raises `SweeperError` for an unknown column,
+        state or schedule.
         """
         space, states = self.spec.space, sorted(set(STATE_WORDS.values()))
         schedules = [*space.schedule, *([] if "fixed" in space.schedule else ["fixed"])]
@@ -135,129 +153,116 @@ class Study:
         query = TrialQuery(
             sort=sort,
             descending=descending,
-            states=None
-            if state is None
-            else [s for s, word in STATE_WORDS.items() if word == state],
+            state=next((s.name for s, word in STATE_WORDS.items() if word == state), None),
             schedules=None if schedule is None else _places(schedule, space.schedule),
             at_zero=schedule == "fixed",
             offset=offset,
             limit=limit,
         )
-        found, total = page_of_trials(self._store, self._record, query)
-        return TrialPage(some_trials(self._store, self._record, found), total)
+        trials, total = page_of_trials(self._store, self._record, query)
+        return TrialListing(trials_by_id(self._store, self._record, trials), total)
 
     @property
     def sortable(self) -> tuple[str, ...]:
-        """The columns that a page of trials can be sorted by."""
+        """The columns by which `page` can sort."""
         return (*_SORTABLE, *SCORES, *(f"hp_{name}" for name in self.spec.space.extras))
 
+    def has_trial(self, number: int) -> bool:
+        """Return whether a trial with this number exists."""
+        return find_number(self._store, self.name, number) is not None
+
     def trial(self, number: int) -> Trial:
-        """Return one trial with its evaluations; raises `UnknownName` where there is none."""
+        """Return one trial with its evaluations; raises `UnknownName` if it does not exist."""
         store, record = self._store, self._record
-        found = find_number(store, self.name, number)
-        if found is None:
+        trial_and_ticket = find_number(store, self.name, number)
+        if trial_and_ticket is None:
             counts = self.progress()
-            raise UnknownName(
-                f"study {self.name!r} has no trial {number}; it has "
-                f"{counts.trials - counts.waiting}, from 0"
+            count = counts.trials - counts.waiting
+            existing = f"trials 0-{count - 1}" if count else "no trials yet"
+            raise UnknownName(f"study {self.name!r}: trial {number} does not exist ({existing})")
+        ticket = trial_and_ticket[1]
+        with damage_as_error(store, self.name):
+            return Trial(
+                row=trials_by_id(store, record, [trial_and_ticket]).iloc[0],
+                epochs=epochs_of(read_epochs_of(store, record, ticket), number),
+                result=read_result(store, record, ticket) or Result(),
+                outputs=read_outputs(store, record, ticket),
             )
-        ticket = found[1]
-        return Trial(
-            row=some_trials(store, record, [found]).iloc[0],
-            epochs=epochs_of(read_epochs_of(store, record, ticket), number),
-            result=read_result(store, record, ticket) or Result(),
-        )
 
     @property
     def state(self) -> State:
-        """Where the study stands, in one word; unfinished: nobody is at it."""
+        """The state of the study in one word; "unfinished" if no worker is active."""
         return self.state_at(self.progress())
 
     def state_at(self, progress: Progress) -> State:
-        """Return where the study stands, given how far it is."""
-        if self.finished:
-            return "finished"
-        asked = self._record.state
-        if asked != "running":
-            return asked
-        return "running" if progress.running else "unfinished"
+        """Return the state of the study for a given progress."""
+        return state_of(self._record, progress, finished=self.finished)
+
+    def check(self) -> None:
+        """Raise `StudyDamaged` if the stored study cannot be used."""
+        check_intact(self._store, self._record)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing of the study will be run any more, its confirmation included."""
-        spec = self.spec
-        return finished(self._store, self._record, spec, open_optuna_study(self._store, spec))
+        """Whether the study has nothing left to run, including its confirmation."""
+        return finished(self._store, self._record, self.spec)
 
     def evidence(self) -> Evidence | None:
-        """Return what the latest confirmation has found so far, or None without one."""
-        stored = self._stored
-        return read_evidence(self._store, self._record, stored.spec, stored.label_source)
+        """Return the results of the latest confirmation so far, or None without one."""
+        return self.snapshot().evidence
+
+    def recommended(self) -> Candidate | None:
+        """Return the configuration to use, or None without a verdict."""
+        with damage_as_error(self._store, self.name):
+            return read_recommended(self._store, self.name)
 
     def verdict(self) -> Verdict | None:
-        """Return what the latest confirmation says of the pick; None until it is finished."""
-        found = self.evidence()
-        return verdict(found) if found is not None and found.complete else None
-
-    def check_confirmable(self) -> None:
-        """Raise `SweeperError` where the search is not over, or gives nothing to confirm."""
-        counts, spec = self.progress(), self.spec
-        if not search_ended(self._store, self._record, spec, open_optuna_study(self._store, spec)):
-            raise SweeperError(
-                f"study {self.name!r} is at {counts.ended} of {counts.trials} trials; launch it "
-                "to its end first (--trials lowers its budget)"
-            )
-        try:
-            check_confirmable(self._store, self._record, spec)
-        except SweeperError as error:
-            raise SweeperError(f"study {self.name!r} cannot be confirmed: {error}") from None
-
-    def health(self) -> tuple[str, ...]:
-        """Return a sentence for each thing that makes the study's answer doubtful."""
-        return health(self.frame(), self.spec.space, self.evidence(), self.verdict())
-
-    @property
-    def unconfirmed(self) -> str:
-        """Why the search gave nothing to confirm; "" where it did, or is not over."""
-        last = last_confirmation(self._store, self._record)
-        return "" if last is None else last.reason
+        """Return the verdict of the latest confirmation, or None until it is finished."""
+        return self.snapshot().verdict
 
     def progress(self) -> Progress:
-        """Count the trials that are done, running, pruned, failed and waiting."""
+        """Return the numbers of trials that are done, running, pruned, failed and waiting."""
         return read_progress(self._store, self._record, self.spec.budget.trials)
 
     def workers(self) -> list[WorkerState]:
-        """Return the workers that are at a trial now, also those that have fallen silent."""
+        """Return the workers that hold a trial, including those that do not respond."""
         return read_workers(self._store, self._record)
 
-    def figures(self) -> "dict[str, Figure]":
-        """Return the report's figures by name."""
+    def trial_workers(self) -> dict[int, str]:
+        """Return the worker that ran or runs each trial as HOST:PID, by trial number."""
+        return read_trial_workers(self._store, self._record)
+
+    def figures(self) -> Figures:
+        """Return the report's figures by name; a notebook displays them."""
         return figures(self.report_input())
 
+    def results(self, folder: Path) -> Path:
+        """Return FOLDER/NAME; raises `SweeperError` if it belongs to another database's study."""
+        check_owner(self.name, self._record.created, self._store.location, folder)
+        return folder / self.name
+
     def report(self, path: str | Path, page: Page | None = None) -> Path:
-        """Write a page, the trade-offs if none is given, as one HTML file that opens offline."""
-        ready = self.report_input()
-        try:
-            return write_report(Path(path), ready, page)
-        except OSError as error:
-            raise SweeperError(f"{path} cannot be written: {error.strerror}") from error
+        """Write a page, by default the overview, as one HTML file that opens offline."""
+        with damage_as_error(self._store, self.name):  # damaged values may fail only when drawn
+            return write_report(path, self.report_input(), page)
 
     def document(self) -> dict[str, Any]:
-        """Return what to use as plain data; raises `SweeperError` where no trial has finished.
+        """Return the configuration to use as plain data, as in best.json.
 
-        The pick where the verdict is that it helps, ε = 0 where it is not, the trial with the
-        lowest metric where nothing is confirmed.
+        It is `recommended()`; without a verdict, it is the trial with the lowest metric, and
+        `recommended` is false in it. Raises `SweeperError` if no trial has finished.
         """
-        found = self.evidence()
-        return best_document(self._facts(), self.frame(), found, self.verdict())
+        return document_of(self.snapshot())
 
     def export(self, path: str | Path, form: Format = "json") -> Path:
-        """Write the best configuration; raises `SweeperError` where no trial has finished."""
+        """Write `document` to a file; raises `SweeperError` if no trial has finished."""
         return write_text(Path(path), render(self.document(), form))
 
     def export_model(self, path: str | Path, results: str | Path = "results") -> Path:
         """Write the best trial's weights, for `torch.load(path, weights_only=True)`.
 
-        Raises `SweeperError` where they are not in the folder that its workers wrote to.
+        `results` is the results folder of the study's workers. Raises `SweeperError` if the
+        weights are not there or no trial has finished.
         """
         row = self.best
         if row is None:
@@ -266,8 +271,9 @@ class Study:
         weights = files.read_weights(int(row["ticket"]))
         if weights is None:
             raise SweeperError(
-                f"the weights of trial {row['number']} are not in {files.folder}; name the folder "
-                "that its workers had for --results (a loop of one's own yields them in its state)"
+                f"the weights of trial {row['number']} are not in {files.folder}; give the results "
+                "folder of its workers with --results (a custom training loop has to yield its "
+                "weights in `state`)"
             )
         try:
             export_weights(Path(path), weights)
@@ -276,50 +282,43 @@ class Study:
         return Path(path)
 
     def log(self, number: int) -> str:
-        """Return what one trial did: its epochs, what it printed, and why it failed."""
+        """Return a text with one trial's epochs, notes, output and failure."""
         return self.trial(number).log
 
-    def _facts(self) -> StudyFacts:
-        record, spec = self._record, self.spec
-        classes, versions = read_environment(self._store, record)
-        return StudyFacts(
-            name=self.name,
-            spec_hash=record.spec_hash,
-            metric=spec.objective.metric,
-            seed=spec.study.seed,
-            classes=classes,
-            versions=versions,
-            created=_moment(time.time()),
-        )
+    def follow_log(self, number: int, seconds: float = 1.0) -> Iterator[str]:
+        """Yield the log of a trial, then its new output until it ends.
+
+        `seconds` is the time between two reads.
+        """
+        trial = self.trial(number)
+        yield trial.log + "\n"
+        seen = {output.claim: output.size for output in trial.outputs}
+        while trial.row["state"] in ("running", "waiting"):
+            time.sleep(seconds)
+            trial = self.trial(number)
+            for output in trial.outputs:
+                new = output.size - seen.get(output.claim, 0)
+                if new > 0:
+                    seen[output.claim] = output.size
+                    yield output.text.encode()[-new:].decode(errors="replace")
+        if trial.result.failure:
+            yield f"failure: {trial.result.failure}\n"
 
     def report_input(self) -> ReportInput:
-        """Return what the report is made from."""
-        facts, trials = self._facts(), self.frame()
-        chosen = {int(row["ticket"]): int(row["number"]) for _, row in drawn(trials)}
-        return ReportInput(
-            name=self.name,
-            metric=self.spec.objective.metric,
-            classes=facts.classes,
-            label_source=self._stored.label_source,
-            trials=trials,
-            epochs=epochs_frame(self._store, self._record, chosen),
-            importance=importance(self._store, self.name),
-            facts=_footer(facts, self._record),
-            space=self.spec.space,
-            evidence=self.evidence(),
-            verdict=self.verdict(),
-            unconfirmed=self.unconfirmed,
-        )
+        snapshot = self.snapshot()
+        with damage_as_error(self._store, self.name):
+            return read_report_input(self._store, snapshot)
 
 
-# Columns of the frame beside the scores that the database can sort by.
+# Columns of the frame, in addition to the scores, by which the database can sort.
 _SORTABLE = ("number", "state", "value", "epsilon", "schedule", "rate", "epochs", "seconds")
 
 
-def _check_known(what: str, given: str | None, allowed: Sequence[str]) -> None:
-    if given is not None and given not in allowed:
+def _check_known(key: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
         raise SweeperError(
-            f"{what}: {given!r}{nearest(given, allowed)}; allowed: {', '.join(allowed)}"
+            f"{key}: unknown value {value!r}{suggestion(value, allowed)}; "
+            f"allowed: {', '.join(allowed)}"
         )
 
 
@@ -328,31 +327,19 @@ def _places(schedule: str, choices: Sequence[str]) -> list[int]:
 
 
 def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
-    """Open a study to read; raises `SweeperError` where the database does not hold it."""
-    study = Study(name, storage)
-    get_study(study._store, name)
-    return study
+    """Open a study for reading; raises `SweeperError` if it is not in the database.
+
+    If the study is damaged, its methods raise `StudyDamaged`.
+    """
+    with closing(open_reader(storage)) as reader:
+        get_study(reader, name, damaged=True)
+    return Study(name, storage)
 
 
 def studies(storage: str = DEFAULT_STORAGE) -> list[Study]:
-    """Return every study of a database, newest first."""
+    """Return all studies in a database, newest first."""
     reader = open_reader(storage)
     try:
         return [Study(record.name, storage) for record in all_studies(reader)]
     finally:
         reader.close()
-
-
-def _footer(facts: StudyFacts, record: StudyRecord) -> Mapping[str, str]:
-    return {
-        "study": facts.name,
-        "spec": record.spec_hash[:12],
-        "seed": str(facts.seed),
-        "launched": _moment(record.created),
-        "written": facts.created,
-        **facts.versions,
-    }
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

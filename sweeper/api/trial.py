@@ -1,43 +1,47 @@
-"""One trial of a study, with all that is kept of it."""
+"""One trial of a study with all its stored data."""
 
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from sweeper import formatting as fmt
+from sweeper.store.outputs import Output
 from sweeper.store.records import Result
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One trial: its row of the frame, its evaluations, and what it printed or died of."""
+    """One trial: its row of the study's frame, its evaluations, its output and its failure."""
 
     row: pd.Series
     epochs: pd.DataFrame
     result: Result
+    outputs: Sequence[Output] = ()
 
     @property
     def number(self) -> int:
-        """Its number in the study."""
         return int(self.row["number"])
 
     @property
+    def printed(self) -> str:
+        """The output of all attempts; of a running trial up to its last report."""
+        if len(self.outputs) < 2:
+            return "".join(output.text for output in self.outputs)
+        return "\n".join(
+            f"attempt {output.claim}:\n{output.text.rstrip()}" for output in self.outputs
+        )
+
+    @property
     def log(self) -> str:
-        """What it did, line by line: its epochs, its output, and why it failed."""
+        """A text with the trial's epochs, notes, output and failure."""
         row = self.row
-        rate = "" if pd.isna(row["rate"]) else f", rate {row['rate']:.4g}"
-        lines = [
-            f"trial {row['number']}: {row['state']}, "
-            f"epsilon {row['epsilon']:.4g}, {row['schedule']}{rate}"
-        ]
-        lines += [
-            f"epoch {e.epoch:3d}  epsilon {e.epsilon:.4f}{_mean_used(e)}  nll {e.nll:.4f}  "
-            f"accuracy {e.accuracy:.4f}  ece {e.ece:.4f}"
-            for e in self.epochs.itertuples()
-        ]
+        lines = [f"trial {row['number']}: {row['state']}, {fmt.trial_smoothing(row)}"]
+        lines += [_epoch(epoch) for epoch in self.epochs.to_dict("records")]
         for title, text in (
             ("notes", self.result.notes),
-            ("printed", self.result.log),
+            ("output", self.printed),
             ("failure", self.result.failure),
         ):
             if text.strip():
@@ -45,6 +49,11 @@ class Trial:
         return "\n".join(lines)
 
 
-def _mean_used(epoch: Any) -> str:
-    """Return the mean epsilon of an epoch, where the loop says what it was."""
-    return "" if pd.isna(epoch.mean_epsilon) else f" (mean {epoch.mean_epsilon:.4f})"
+def _epoch(epoch: Mapping[Hashable, Any]) -> str:
+    mean = epoch["mean_epsilon"]  # missing if it is not known
+    mean_text = "" if pd.isna(mean) else f" (mean {fmt.epsilon(mean)})"
+    return (
+        f"epoch {epoch['epoch']:3d}  ε {fmt.epsilon(epoch['epsilon'])}{mean_text}  "
+        f"NLL {fmt.nll(epoch['nll'])}  accuracy {fmt.percent(epoch['accuracy'])}  "
+        f"ECE {fmt.percent(epoch['ece'])}"
+    )

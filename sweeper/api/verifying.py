@@ -1,31 +1,41 @@
-"""Verifying an export: its pick and ε = 0 are trained again, on seeds that nothing has used."""
+"""Verifying an export: its pick and ε = 0 are retrained on new seeds."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.api.study import open_study
-from sweeper.confirmation.design import Assignment, Examined, examined, fresh, replicate_of
+from sweeper import formatting as fmt
+from sweeper import limits
+from sweeper.confirmation.candidate import Candidate
+from sweeper.confirmation.design import Assignment, plan_assignments
 from sweeper.confirmation.evidence import Comparison, Evidence, Replicate
-from sweeper.confirmation.shortlist import Candidate
+from sweeper.confirmation.examples import pack_examples
+from sweeper.confirmation.read_evidence import StoredScores, replicate_of
 from sweeper.errors import SweeperError
 from sweeper.export import digest_of
+from sweeper.metrics import METRICS
+from sweeper.store.code import read_revisions
+from sweeper.store.database import open_reader
+from sweeper.store.studies import get_study
 from sweeper.store.urls import DEFAULT_STORAGE
-from sweeper.study.load import StudyFile, stored_study
-from sweeper.study.objective import Epoch, run_trial
-from sweeper.study.spec import Confirm
-from sweeper.training.device import pick_device, torch_threads
-from sweeper.worker.watched import replicate_run
+from sweeper.study.load import StoredStudy, check_packages, read_stored
+from sweeper.study.sources import check_sources
+from sweeper.study.spec import ConfirmSection, StudySpec
+from sweeper.training.messages import Reply, Start
+from sweeper.worker.attempt import run_fields
+from sweeper.worker.code import LoadedCode, loaded_code, train_once
 
-# Called after each training with how many are done, and of how many.
+# Called after each training run with the number of completed runs and their total.
 OnTraining = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The new mean difference beside the interval that a file states."""
+    """The mean difference on new seeds, and the interval stated in an export."""
 
     study: str
     metric: str
@@ -36,21 +46,21 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether the new difference lies in the stated interval."""
+        """Whether the new difference is in the exported interval."""
         return self.low <= self.difference <= self.high
 
     @property
     def sentence(self) -> str:
-        """What was found, in words."""
-        lies = "lies in" if self.holds else "lies OUTSIDE"
+        place = "inside" if self.holds else "OUTSIDE"
+        decimals = fmt.interval_decimals(self)
         return (
-            f"{self.study}: on {self.replicates} new seeds the pick's test {self.metric} differs "
-            f"from that at ε = 0 by {self.difference:+.4f}; that {lies} the stated interval, "
-            f"{self.low:+.4f} to {self.high:+.4f}."
+            f"{self.study}: on {self.replicates} new seeds, the pick's test "
+            f"{METRICS[self.metric].label} minus that at ε = 0 is "
+            f"{fmt.signed(self.difference, decimals)}; this is {place} the exported 95% CI, "
+            f"{fmt.interval(self)}."
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
         return {**asdict(self), "holds": self.holds}
 
 
@@ -62,93 +72,109 @@ def verify(
     folder: Path | None = None,
     on_training: OnTraining = lambda _, __: None,
 ) -> Verification:
-    """Train the pick and ε = 0 of an export again, and compare with its interval; writes nothing.
+    """Retrain the pick and ε = 0 of an export and compare with its interval; store nothing.
 
-    `folder` is where the study's files lie here, if not where the launch read them. Raises
-    `SweeperError` for a file that was changed, that holds no verdict, or that is of another
-    study than the database's of that name.
+    `replicates` is the number of new seeds. `folder` is the folder of the study's files on this
+    machine; None is the folder where the launch read them. Raises `SweeperError` if the file was
+    changed, has no verdict, or belongs to another study than the one with its name in the database.
     """
-    if replicates < 2:
-        raise SweeperError(f"replicates: {replicates}; at least 2 are needed")
+    if not 2 <= replicates <= limits.REPLICATES:
+        raise SweeperError(f"replicates: must be from 2 to {limits.REPLICATES:,}, got {replicates}")
     document = _read(Path(path))
     stated = document["verdict"]
-    record = open_study(document["study"], storage)._record
+    with closing(open_reader(storage)) as reader:
+        record = get_study(reader, document["study"])
+        revisions = read_revisions(reader, record)
     if record.spec_hash != document["spec_hash"]:
         raise SweeperError(
-            f"{path} is of another study than {record.name!r} in the database: their specs differ "
-            f"({document['spec_hash'][:12]}, {record.spec_hash[:12]}); name that database"
+            f"{path} belongs to another study than {record.name!r} in this database: the spec "
+            f"hashes are {document['spec_hash'][:12]} and {record.spec_hash[:12]}; give the "
+            "database of that study with --storage"
         )
-    file = stored_study(record.spec, folder or Path(record.folder))
-    settings = Confirm(**document["confirmation"]["settings"])
-    found = _compared(file, settings, stated, replicates, on_training)
+    stored, folder = read_stored(record), folder or Path(record.folder)
+    check_packages(record.name, stored.packages)
+    revision = document.get("code", 1)
+    if revision not in (known.revision for known in revisions):
+        raise SweeperError(f"{path}: code revision {revision!r} is not in the database")
+    check_sources(record.name, revisions[revision - 1].sources, folder)
+    settings = ConfirmSection(**document["confirmation"]["settings"])
+    comparison = _retrain(stored, folder, settings, stated, replicates, on_training)
     interval = stated["difference"]
     return Verification(
         record.name,
         document["metric"],
         replicates,
-        found.difference.estimate,
+        comparison.difference.estimate,
         interval["low"],
         interval["high"],
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a confirmed export, as it was written."""
+    """Read an export with a verdict; raises `SweeperError` for any other file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SweeperError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SweeperError(f"{path} is not JSON ({error}); give the best.json of a study") from None
     if not isinstance(document, dict) or "digest" not in document:
-        raise SweeperError(f"{path} is not the best.json of a study (sweeper export writes one)")
+        raise SweeperError(
+            f"{path} is not the best.json of a study; to write one: sweeper export NAME"
+        )
     if digest_of(document) != document["digest"]:
         raise SweeperError(
             f"{path} was changed after it was written; export it again: sweeper export NAME"
         )
     if document.get("verdict") is None:
         raise SweeperError(
-            f"{path} holds no verdict to verify; confirm the study first: "
+            f"{path} has no verdict to verify; confirm the study first: "
             f"sweeper confirm {document.get('study', 'NAME')}"
         )
     return document
 
 
-def _compared(
-    file: StudyFile,
-    settings: Confirm,
+def _retrain(
+    stored: StoredStudy,
+    folder: Path,
+    settings: ConfirmSection,
     stated: Mapping[str, Any],
     replicates: int,
     on_training: OnTraining,
 ) -> Comparison:
     pick = Candidate(**stated["pick"])
     zero = Candidate("baseline", {**pick.point, "epsilon": 0.0, "schedule": "fixed", "rate": 1.0})
-    spec = file.spec.model_copy(
+    spec = stored.spec.model_copy(
         update={"confirm": settings.model_copy(update={"replicates": replicates})}
     )
-    assignments = fresh(spec, "verify", 0, (zero, pick))
-    found = []
-    with torch_threads(spec.task.threads):
-        for one in assignments:
-            found.append(_trained(file, one))
-            on_training(len(found), len(assignments))
-    evidence = Evidence(1, spec.objective.metric, spec.confirm, (zero, pick), found)
-    compared = evidence.compare(1, evidence.metric)
-    if compared is None:
-        failures = "; ".join(sorted({replicate.failure for replicate in found} - {""}))
-        raise SweeperError(f"too few trainings came to an end: {failures}")
-    return compared
+    assignments = plan_assignments(spec, "verify", 0, (zero, pick))
+    replicates_done = []
+    with (
+        loaded_code(stored, folder) as code,
+        tempfile.TemporaryDirectory(prefix="sweeper-") as temporary,
+    ):
+        for number, assignment in enumerate(assignments):
+            arrays = Path(temporary, "examples.npz")
+            replicates_done.append(_train_replicate(code, spec, number, assignment, arrays))
+            on_training(len(replicates_done), len(assignments))
+    evidence = Evidence(1, spec.objective.metric, spec.confirm, (zero, pick), replicates_done)
+    comparison = evidence.compare(1, evidence.metric)
+    if comparison is None:
+        failures = "; ".join(sorted({replicate.failure for replicate in replicates_done} - {""}))
+        reason = f"too few training runs completed: {failures}" if failures else evidence.no_verdict
+        raise SweeperError(reason)
+    return comparison
 
 
-def _trained(file: StudyFile, one: Assignment) -> Replicate:
-    last = Examined({}, {}, b"")
-
-    def on_epoch(epoch: Epoch) -> bool:
-        nonlocal last
-        if epoch.evaluation.progress == 1.0:
-            last = examined(epoch)
-        return False
-
-    run = replicate_run(file.spec, one, pick_device(file.spec.task.device))
-    outcome = run_trial(file.task.trainer, run, on_epoch, lambda e: e.progress == 1.0)
-    return replicate_of(one, last, outcome.failure, outcome.seconds)
+def _train_replicate(
+    code: LoadedCode, spec: StudySpec, number: int, assignment: Assignment, arrays: Path
+) -> Replicate:
+    seeds = {"seed": assignment.seed, "data_seed": assignment.data_seed}
+    fields = {**run_fields(spec, assignment.point), **seeds}
+    start = Start("verify", **fields, device=spec.task.device, arrays=str(arrays), number=number)
+    ending = train_once(code, start, lambda _: Reply(), spec)
+    last = None if ending.last is None else ending.last.replicate_result
+    scores = StoredScores({}, {}, b"")
+    if last is not None and not ending.failure:
+        scores = StoredScores(last["scores"], last["rows"], pack_examples(arrays))
+    return replicate_of(assignment, scores, ending.failure, ending.seconds)

@@ -1,4 +1,4 @@
-"""The password of the storage, from a file: an environment and a command line are easily seen."""
+"""The database password, read from a file: others can see environments and command lines."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Final
 from sweeper.errors import SweeperError
 
 VARIABLE: Final = "SWEEPER_PASSWORD_FILE"
-_WRITE: Final = "write the password into it, and nothing else"
+_WRITE: Final = "it must contain the password and nothing else"
 
 
 def with_password_file(storage: str) -> str:
-    """Return the storage, with the password of the file that SWEEPER_PASSWORD_FILE names, if any.
+    """Return the storage URL with the password from the file in SWEEPER_PASSWORD_FILE, if set.
 
-    Raises `SweeperError` where the file cannot be read or the storage takes no password.
+    Raises `SweeperError` if the file cannot be read or the storage takes no password.
     """
-    # Taken out: a launch hands its environment to its workers, with the whole URL in it.
+    # Removed from the environment: workers inherit it, and they get the complete URL.
     file = os.environ.pop(VARIABLE, "")
     if not file:
         return storage
@@ -30,14 +30,14 @@ def _read(file: Path) -> str:
     except OSError as error:
         raise SweeperError(
             f"{VARIABLE}: {file} cannot be read: {error.strerror}; "
-            "let this user read it, or name another"
+            "make it readable for this user, or name another file"
         ) from None
     except UnicodeDecodeError:
         raise SweeperError(f"{VARIABLE}: {file} is not UTF-8 text; {_WRITE}") from None
-    # As PostgreSQL's image reads POSTGRES_PASSWORD_FILE, so that both may be the same file.
+    # PostgreSQL's image reads POSTGRES_PASSWORD_FILE in the same way, so both can share a file.
     password = password.rstrip("\n")
     if not password:
         raise SweeperError(f"{VARIABLE}: {file} is empty; {_WRITE}")
     if "\0" in password:
-        raise SweeperError(f"{VARIABLE}: {file} holds a null byte; {_WRITE}")
+        raise SweeperError(f"{VARIABLE}: {file} contains a null byte; {_WRITE}")
     return password

@@ -1,106 +1,89 @@
-"""A sweep while it runs: a live bar in a terminal, plain lines elsewhere."""
+"""The progress display of a launch: a live bar in a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from sweeper.study.progress import Progress as Counts
+from sweeper.study.progress_text import RemainingTime, counted, current_phase, line, words
 
-# Between two plain lines: a log file should stay readable.
+# Minimum time between two plain lines, so that a log file stays readable.
 PLAIN_SECONDS = 5.0
 
 
 @contextmanager
-def shown(console: Console, name: str) -> Iterator[Callable[[Counts], None]]:
-    """Yield what to call with each state of the sweep."""
-    clock = Clock()
+def progress_display(
+    console: Console, name: str, metric: str = "nll"
+) -> Iterator[Callable[[Counts], None]]:
+    """Yield a function that displays the progress it is called with.
+
+    `metric` is the metric that the study minimizes.
+    """
+    clock = RemainingTime()
+
     if not console.is_terminal:
-        yield Lines(console, clock)
+        yield Lines(console, lambda counts: line(counts, clock.left(counts), metric))
         return
-    columns = (
+    with _TwoLines(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=None, words="starting workers")
-        yield Bar(bar, task, clock)
+        console=console,
+    ) as bar:
+        yield Bar(bar, name, lambda counts: words(counts, clock.left(counts), metric))
 
 
-class Clock:
-    """Estimates the time left of the search, then of the confirmation, from what was seen done."""
+class _TwoLines(Progress):
+    """A bar with its count in one line, and the other words below it, so that both are visible."""
 
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-        self._of: int | None = None
-
-    def left(self, counts: Counts) -> str:
-        """Return the time left in words; empty until there is something to go by."""
-        now, (ended, of) = time.monotonic(), under_way(counts)
-        if self._first is None or self._first[1] == ended or self._of != of:
-            # Not before the first trial has ended: until then the workers were starting.
-            self._first, self._of = (now, ended), of
-        since, before = self._first
-        if ended == before or ended >= of:
-            return ""
-        seconds = (now - since) / (ended - before) * (of - ended)
-        return f"{seconds:.0f} s left" if seconds < 120 else f"{seconds / 60:.0f} min left"
-
-
-def under_way(counts: Counts) -> tuple[int, int]:
-    """Return how many of how many have ended: of the trials, then of the confirmation."""
-    if counts.confirming and counts.ended >= counts.trials:
-        return counts.confirmed, counts.confirming
-    return counts.ended, counts.trials
-
-
-def words(counts: Counts, left: str) -> str:
-    """Return the state of a sweep as one line."""
-    ended, of = under_way(counts)
-    if counts.confirming and counts.ended >= counts.trials:
-        parts = [f"confirming {ended}/{of} trainings on fresh seeds", f"{counts.running} running"]
-    else:
-        best = "" if counts.best is None else f"best NLL {counts.best:.4f}"
-        parts = [
-            f"{ended}/{of}  {counts.complete} done",
-            f"{counts.running} running",
-            f"{counts.pruned} pruned",
-            f"{counts.failed} failed",
-            best,
-        ]
-    return " · ".join(part for part in (*parts, "paused" if counts.paused else left) if part)
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the line of the bar, then the words, which are wrapped in a narrow terminal."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["words"])
 
 
 class Bar:
-    """A live bar."""
+    """A live progress bar for a terminal."""
 
-    def __init__(self, bar: Progress, task: TaskID, clock: Clock) -> None:
-        self._bar, self._task, self._clock = bar, task, clock
+    def __init__(self, bar: Progress, name: str, describe: Callable[[Counts], str]) -> None:
+        self._bar, self._describe = bar, describe
+        # A long name is shortened: in a narrow terminal the bar and the count need the space.
+        shown = shortened(name, max(8, bar.console.width // 3))
+        self._task = bar.add_task(shown, total=None, count="", words="starting workers")
 
     def __call__(self, counts: Counts) -> None:
-        """Show a state."""
-        text = words(counts, self._clock.left(counts))
-        total, done = counts.trials + counts.confirming, counts.ended + counts.confirmed
-        self._bar.update(self._task, total=total, completed=done, words=text)
+        self._bar.update(
+            self._task,
+            total=counts.trials + counts.confirming,
+            completed=counts.ended + counts.confirmed,
+            count=counted(counts),
+            words=self._describe(counts),
+        )
+
+
+def shortened(text: str, width: int) -> str:
+    """Return the text, cut off with an ellipsis if it is wider than `width` in a terminal."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
 class Lines:
-    """A line when something has changed, at most every few seconds, and at the end."""
+    """Print a line when the progress has changed, at most every `PLAIN_SECONDS`, and at the end."""
 
-    def __init__(self, console: Console, clock: Clock) -> None:
-        self._console, self._clock = console, clock
+    def __init__(self, console: Console, describe: Callable[[Counts], str]) -> None:
+        self._console, self._describe = console, describe
         self._last: tuple[float, str] = (float("-inf"), "")
 
     def __call__(self, counts: Counts) -> None:
-        """Show a state."""
-        text, now = words(counts, self._clock.left(counts)), time.monotonic()
-        ended, of = under_way(counts)
-        whole = ended == of
-        due = now - self._last[0] >= PLAIN_SECONDS or whole
+        text, now = self._describe(counts), time.monotonic()
+        ended, total = current_phase(counts)
+        due = now - self._last[0] >= PLAIN_SECONDS or ended == total
         if due and text != self._last[1]:
             self._console.print(text, highlight=False, soft_wrap=True)
             self._last = (now, text)

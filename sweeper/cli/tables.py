@@ -1,53 +1,65 @@
-"""What the commands print about studies."""
+"""The tables that the commands print."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import pandas as pd
 from rich.table import Table
 
-from sweeper.api import Study
+from sweeper import formatting as fmt
+from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Comparison, Evidence
-from sweeper.confirmation.shortlist import Candidate
-from sweeper.confirmation.verdict import METRICS
+from sweeper.metrics import METRICS
 from sweeper.store.accounts import Account
 from sweeper.store.tickets import SEARCH
+from sweeper.study.progress import Progress
 from sweeper.study.results import baseline, best_by_schedule
-from sweeper.study.space import acting
-from sweeper.worker.presence import WorkerState
+from sweeper.study.space import effective_smoothing
+from sweeper.worker.worker_states import WorkerState
 
 
 def summary(trials: pd.DataFrame) -> Table:
-    """Return ε = 0 and the best of each schedule: validation NLL, accuracy and ECE."""
+    """Return a table of ε = 0 and the best trial of each schedule, with validation scores."""
     base = baseline(trials)
     rows = [] if base is None else [base]
     rows += [row for _, row in best_by_schedule(trials).iterrows()]
     table = Table(
-        title="validation split, NLL unsmoothed in nats",
+        title="Validation scores; NLL in nats, computed without smoothing",
         title_justify="left",
         title_style="dim",
     )
     table.add_column("schedule", no_wrap=True)
     table.add_column("ε")
     table.add_column("rate")
-    for heading in ("NLL", "NLL after T", "accuracy", "ECE", "trial"):
+    for heading in (*(METRICS[score].heading for score in _SEARCHED), "trial"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*_cells(row))
     return table
 
 
+def without_result(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield a line for each schedule that was tried but has no finished trial."""
+    smoothed = trials[trials["epsilon"] > 0]
+    for schedule, tried in smoothed.groupby("schedule"):
+        states = tried["state"].value_counts()
+        if "complete" not in states:
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            yield f"{schedule}: no finished trial ({counts})"
+
+
 def confirmed(evidence: Evidence) -> Table:
-    """Return each candidate's test scores, and the interval of its difference from ε = 0."""
+    """Return a table of each candidate's test scores and its difference from ε = 0."""
     table = Table(
-        title=f"test split, means over {evidence.settings.replicates} fresh seeds; "
-        f"Δ: {METRICS[evidence.metric]} against ε = 0",
+        title=f"Test scores, means over {evidence.settings.replicates} fresh seeds; "
+        f"Δ: {METRICS[evidence.metric].label} minus that at ε = 0",
         title_justify="left",
         title_style="dim",
     )
-    table.add_column("confirmed", no_wrap=True)
-    table.add_column("ε, schedule, rate", no_wrap=True)
-    for heading in ("NLL", "95 % of Δ", "accuracy", "ECE"):
+    table.add_column("candidate", no_wrap=True)
+    table.add_column("configuration")
+    for heading in ("NLL", "95% CI of Δ", "accuracy", "ECE"):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, candidate in enumerate(evidence.candidates):
         nll, accuracy, ece = (evidence.compare(index, score) for score in _CONFIRMED)
@@ -57,55 +69,63 @@ def confirmed(evidence: Evidence) -> Table:
     return table
 
 
+_SEARCHED = ("nll", "nll_calibrated", "accuracy", "ece")
 _CONFIRMED = ("nll", "accuracy", "ece")
 
 
 def _point(candidate: Candidate) -> str:
-    smoothing = acting(candidate.point)
-    if smoothing.epsilon == 0:
-        return "0"
-    rate = "" if smoothing.rate is None else f" {smoothing.rate:.2g}"
-    return f"{smoothing.epsilon:.2g} {smoothing.schedule}{rate}"
+    return fmt.smoothing(*effective_smoothing(candidate.point))
 
 
-def _mean(found: Comparison | None) -> str:
-    if found is None:
+def _mean(comparison: Comparison | None) -> str:
+    return "" if comparison is None else METRICS[comparison.score].write(comparison.mean)
+
+
+def _change(index: int, comparison: Comparison | None) -> str:
+    if comparison is None or index == 0:
         return ""
-    return f"{found.mean:.3f}"
+    return fmt.interval(comparison.difference)
 
 
-def _change(index: int, found: Comparison | None) -> str:
-    if found is None or index == 0:
-        return ""
-    of = found.difference
-    return f"{of.low:+.3f}…{of.high:+.3f}"
+class StudyRow(NamedTuple):
+    """A study in a listing; `progress` is None for a damaged study."""
+
+    name: str
+    state: str
+    progress: Progress | None = None
+    recommended: Candidate | None = None
 
 
-def listing(studies: Iterable[Study]) -> Table:
-    """Return one line a study."""
-    table = Table("study", "state", "trials", "pruned", "failed", "retried", "best", "ε = 0")
-    for study in studies:
-        counts = study.progress()
+def listing(studies: Iterable[StudyRow]) -> Table:
+    """Return a table with one row per study; a damaged study has only a name and a state."""
+    table = Table("study")
+    table.add_column("recommended", min_width=16)
+    for heading in ("lowest", "ε = 0", "state", "trials", "failed"):
+        table.add_column(heading, no_wrap=True)
+    for name, state, counts, recommended in studies:
+        if counts is None:
+            table.add_row(name, "", "", "", state)
+            continue
         table.add_row(
-            study.name,
-            study.state,
-            f"{counts.ended}/{counts.trials}",
-            str(counts.pruned),
-            str(counts.failed),
-            str(counts.retried),
+            name,
+            "none yet" if recommended is None else _point(recommended),
             _value(counts.best),
             _value(counts.baseline),
+            state,
+            f"{counts.ended}/{counts.trials}",
+            str(counts.failed),
         )
     return table
 
 
-def workers_at(workers: Iterable[WorkerState]) -> Table:
-    """Return one line a worker that holds a trial; a stale one is dead or cut off."""
-    table = Table("worker", "trial", "attempt", "last seen")
+def active_workers(workers: Iterable[WorkerState]) -> Table:
+    """Return a table with one row per claimed trial; a stale worker has stopped responding."""
+    table = Table("worker", "slots", "trial", "attempt", "last seen")
     for worker in workers:
         number = "" if worker.trial is None else str(worker.trial)
         table.add_row(
             f"{worker.host}, process {worker.pid}",
+            str(worker.slots),
             number if worker.phase == SEARCH else f"{worker.phase}: {number}",
             str(worker.attempt),
             f"{worker.unseen:.0f} s ago{', stale' if worker.stale else ''}",
@@ -115,29 +135,25 @@ def workers_at(workers: Iterable[WorkerState]) -> Table:
 
 def _cells(row: pd.Series) -> list[str]:
     name = "none" if row["epsilon"] == 0 else str(row["schedule"])
-    rate = "" if pd.isna(row["rate"]) else f"{row['rate']:.2g}"
     return [
         name,
-        f"{row['epsilon']:.3g}",
-        rate,
-        f"{row['nll']:.4f}",
-        f"{row['nll_calibrated']:.4f}",
-        f"{row['accuracy']:.3f}",
-        f"{row['ece']:.3f}",
+        fmt.epsilon(row["epsilon"]),
+        "" if pd.isna(row["rate"]) else fmt.two_figures(row["rate"]),
+        *(METRICS[score].write(row[score]) for score in _SEARCHED),
         str(row["number"]),
     ]
 
 
 def _value(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else fmt.nll(value)
 
 
-def tokens(found: Iterable[Account]) -> Table:
-    """Return tokens: whose, what they may do, and since when."""
+def tokens(accounts: Iterable[Account]) -> Table:
+    """Return a table of tokens: name, role and time of creation."""
     table = Table()
-    for heading in ("name", "role", "made (UTC)"):
+    for heading in ("name", "role", "created (UTC)"):
         table.add_column(heading)
-    for one in found:
-        made = datetime.fromtimestamp(one.created, UTC)
-        table.add_row(one.name, one.role, made.strftime("%Y-%m-%d %H:%M"))
+    for account in accounts:
+        created = datetime.fromtimestamp(account.created, UTC)
+        table.add_row(account.name, account.role, created.strftime("%Y-%m-%d %H:%M"))
     return table

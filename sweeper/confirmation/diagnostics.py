@@ -1,142 +1,216 @@
-"""Checks of a study's health: what makes its answer doubtful, what that means, what to do."""
+"""Health checks of a study: problems that make its result less reliable, and what to do."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from sweeper.confirmation.evidence import MEANS, Evidence
+from sweeper import formatting as fmt
+from sweeper.confirmation.evidence import Evidence
 from sweeper.confirmation.intervals import Floats
-from sweeper.confirmation.verdict import METRICS, Verdict
+from sweeper.confirmation.verdict import Verdict
+from sweeper.formatting import nll, two_figures
+from sweeper.metrics import METRICS
+from sweeper.store.code import CodeRevision
 from sweeper.study.results import best, complete, failures
 from sweeper.study.spec import Range, Space
 
-FEWEST_FINISHED: Final = 10
-MOST_FAILED: Final = 0.1
-# Of the range: as near to an end as this the best may lie beyond it.
+MIN_FINISHED: Final = 10
+MAX_FAILED_SHARE: Final = 0.1
+# Share of a range. A best value closer to an end than this suggests that the range is too narrow.
 EDGE: Final = 0.02
 _ERROR_RATE: Final = 0.05
 
 
-def health(
+def health_notes(
     trials: pd.DataFrame, space: Space, evidence: Evidence | None, verdict: Verdict | None
 ) -> tuple[str, ...]:
-    """Return a sentence for each thing that is amiss; none where nothing is.
+    """Return one note per problem; empty if there is none.
 
-    `trials` as `sweeper.study.results` says. What concerns the confirmation is asked once all
-    of it is there.
+    `trials` is a frame as described in `sweeper.study.results`. The confirmation is checked only
+    when it is complete.
     """
-    done = evidence if evidence is not None and evidence.complete else None
-    searched = len(_finished(trials))
-    found = [*_few(searched), *_failing(trials), *_noted(trials)]
-    found += _at_the_edge(trials, space, done, verdict)
-    if done is not None:
-        found += [*_disagreeing(done, searched), *_drowned(done)]
-    return tuple(found)
+    complete_evidence = evidence if evidence is not None and evidence.complete else None
+    finished = len(_finished(trials))
+    notes = [*_few_trials(finished), *_many_failures(trials), *_unusual_reports(trials)]
+    notes += _near_edge(trials, space, complete_evidence, verdict)
+    if complete_evidence is not None:
+        notes += _disagreement(complete_evidence, finished)
+        notes += _seed_noise(complete_evidence)
+    return tuple(notes)
+
+
+def code_notes(
+    trials: pd.DataFrame, code: Sequence[CodeRevision], confirmed: int | None
+) -> Iterator[str]:
+    """Yield a note if the code of a study has changed, with what was trained with older code.
+
+    `confirmed` is the code revision of the confirmation, None if there is no confirmation.
+    """
+    if len(code) < 2:
+        return
+    now, before = code[-1], code[-2]
+    files = sorted(
+        file
+        for file in now.sources.keys() | before.sources.keys()
+        if now.sources.get(file) != before.sources.get(file)
+    )
+    old = int((trials["code"] < now.revision).sum())
+    note = (
+        f"Changed code: at {fmt.moment(now.created)} the study was continued with --accept-code "
+        f"after {', '.join(files)} changed (revision {now.revision})."
+    )
+    if old:
+        note += (
+            f" {old} of {len(trials)} trials were trained with older code (column code), so their "
+            "scores may not be comparable with the others."
+        )
+    if confirmed is not None and confirmed < now.revision:
+        note += " The confirmation was trained with older code too; confirm the study again."
+    yield note
+
+
+def evidence_notes(grade: str) -> Iterator[str]:
+    """Yield a note if the scores were not computed by sweeper from logits; `grade` is a `Grade`."""
+    if grade == "self-reported":
+        yield (
+            "Self-reported: the script computed these numbers itself, and sweeper could not check "
+            "them. They guide the search, but there is no verdict. Deliver logits and labels, or "
+            "the NLL of each example, for a verdict."
+        )
+    elif grade == "per-example":
+        yield (
+            "Per example: the script computed the NLL and the correctness of each example itself. "
+            "The verdict is paired by example, but there is no temperature scaling and no ECE."
+        )
 
 
 def _finished(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials that were trained to a value, best first."""
+    """Return the complete trials with a finite value, best first, without copied results."""
     done = complete(trials[trials["copied_from"].isna()])
-    kept: pd.DataFrame = done.loc[np.isfinite(done["value"].to_numpy(float))]
-    return kept
+    finite: pd.DataFrame = done.loc[np.isfinite(done["value"].to_numpy(float))]
+    return finite
 
 
-def _few(count: int) -> Iterator[str]:
-    # None at all is no search yet, and said elsewhere.
-    if 0 < count < FEWEST_FINISHED:
+def _few_trials(count: int) -> Iterator[str]:
+    # A study without finished trials has just begun, which the pages show anyway.
+    if 0 < count < MIN_FINISHED:
         yield (
-            f"Few trials: {count} finished, and the best of so few says little about the space. "
-            f"Run at least {FEWEST_FINISHED} (--trials)."
+            f"Few trials: {count} finished, which is too few to explore the search space. "
+            f"Run at least {MIN_FINISHED} (--trials)."
         )
 
 
-def _failing(trials: pd.DataFrame) -> Iterator[str]:
+def _many_failures(trials: pd.DataFrame) -> Iterator[str]:
     ended = int(trials["state"].isin(["complete", "pruned", "failed"]).sum())
     failed = int((trials["state"] == "failed").sum())
-    if failed > MOST_FAILED * ended:
-        causes = ", ".join(f"{count} {cause}" for cause, count in failures(trials).items() if cause)
+    if failed > MAX_FAILED_SHARE * ended:
+        causes = fmt.failure_counts(failures(trials))
         why = f" ({causes})" if causes else ""
         yield (
-            f"Failures: {failed} of {ended} trials failed{why}, so that part of the space was not "
-            "searched. Read why with sweeper logs, then mend the task or narrow the space."
+            f"Failures: {failed} of {ended} trials failed{why}, so part of the space was not "
+            "searched. Read the errors with sweeper logs, then fix the task or narrow the space."
         )
 
 
-def _noted(trials: pd.DataFrame) -> Iterator[str]:
+def _unusual_reports(trials: pd.DataFrame) -> Iterator[str]:
     noted = trials[[isinstance(text, str) and text != "" for text in trials["notes"]]]
     for _, first in noted.head(1).iterrows():
         yield (
-            f"Reports: {len(noted)} of {len(trials)} trials have notes. The first, on trial "
+            f"Reports: {len(noted)} of {len(trials)} trials have notes. The first is on trial "
             f"{first['number']}: {first['notes'].splitlines()[0]}."
         )
 
 
-def _at_the_edge(
+def _near_edge(
     trials: pd.DataFrame, space: Space, evidence: Evidence | None, verdict: Verdict | None
 ) -> Iterator[str]:
-    # Beyond the end of a range where nothing helps there is nothing to look for.
+    # If smoothing does not help, there is no reason to search a wider range.
     if verdict is not None and verdict.word != "helps":
         return
-    who = "best trial" if evidence is None else "pick"
+    subject = "best trial" if evidence is None else "pick"
     epsilon, rate = _best_point(trials, evidence)
     if space.epsilon.high < 1 and _share(space.epsilon, epsilon) >= 1 - EDGE:
-        yield _edge(f"{who}'s ε", epsilon, "upper", space.epsilon.high, "space.epsilon.high")
+        yield _edge(
+            f"{subject}'s ε",
+            fmt.epsilon(epsilon),
+            "upper",
+            space.epsilon.high,
+            "space.epsilon.high",
+        )
     if _share(space.rate, rate) >= 1 - EDGE:
-        yield _edge(f"{who}'s rate", rate, "upper", space.rate.high, "space.rate.high")
+        yield _edge(
+            f"{subject}'s annealing rate",
+            two_figures(rate),
+            "upper",
+            space.rate.high,
+            "space.rate.high",
+        )
     if _share(space.rate, rate) <= EDGE:
-        yield _edge(f"{who}'s rate", rate, "lower", space.rate.low, "space.rate.low")
+        yield _edge(
+            f"{subject}'s annealing rate",
+            two_figures(rate),
+            "lower",
+            space.rate.low,
+            "space.rate.low",
+        )
 
 
 def _best_point(trials: pd.DataFrame, evidence: Evidence | None) -> tuple[float, float]:
-    """Return epsilon and rate of the pick, or of the best trial; NaN for what does not act."""
+    """Return epsilon and rate of the pick or of the best trial; NaN if a value has no effect."""
     if evidence is None:
         row = best(_finished(trials))
     else:
-        # The frame knows where a rate does not act; the point has a number all the same.
-        tried = trials[trials["number"] == evidence.candidates[evidence.pick].trial]
-        row = None if tried.empty else tried.iloc[0]
+        # From the frame: its rate is NaN where it has no effect; a point always has a number.
+        rows = trials[trials["number"] == evidence.candidates[evidence.pick].trial]
+        row = None if rows.empty else rows.iloc[0]
     return (math.nan, math.nan) if row is None else (float(row["epsilon"]), float(row["rate"]))
 
 
 def _share(dimension: Range, value: float) -> float:
-    """Return where in its range a value lies, 0 to 1; NaN, which is at no end, for NaN."""
+    """Return the position of a value in its range, from 0 to 1; NaN for NaN."""
     low, high = dimension.low, dimension.high
     if dimension.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (value - low) / (high - low)
 
 
-def _edge(whose: str, value: float, side: str, end: float, key: str) -> str:
+def _edge(subject: str, value: str, side: str, end: float, key: str) -> str:
     change = "Raise" if side == "upper" else "Lower"
     return (
-        f"Edge of the range: the {whose}, {value:.3g}, is at the {side} end of what was searched "
-        f"({end:g}), so that a better one may lie beyond. {change} {key} in a new study."
+        f"Edge of the range: the {subject}, {value}, is at the {side} end of the searched range "
+        f"({end:g}), so a better value may lie outside it. {change} {key} in a new study."
     )
 
 
-def _disagreeing(evidence: Evidence, searched: int) -> Iterator[str]:
-    """Say where the replicates' validation values do not bear the search's out."""
+def _disagreement(evidence: Evidence, trials: int) -> Iterator[str]:
+    """Yield a note if the fresh seeds contradict the pick's validation value in the search.
+
+    `trials` is the number of finished trials that the pick was selected from.
+    """
     pick, base = evidence.candidates[evidence.pick], evidence.candidates[0]
-    again = evidence.compare(evidence.pick, evidence.metric, "valid")
-    if again is None or pick.searched is None or base.searched is None:
+    fresh = evidence.compare(evidence.pick, evidence.metric, "valid")
+    if fresh is None or pick.searched is None or base.searched is None:
         return
-    name, on_fresh = METRICS[evidence.metric], f"{again.mean:.3f} against {again.baseline:.3f}"
-    if pick.searched < base.searched and again.difference.estimate > 0:
+    name = METRICS[evidence.metric].label
+    if pick.searched < base.searched and fresh.difference.estimate > 0:
         yield (
-            f"Search and replicates disagree: in the search the pick's validation {name} was "
-            f"better than at ε = 0 ({pick.searched:.3f} against {base.searched:.3f}), on fresh "
-            f"seeds it is worse ({on_fresh}). Believe the replicates: the gain was one seed's luck."
+            f"Search and confirmation disagree: the pick's validation {name} was better than at "
+            f"ε = 0 in the search ({nll(pick.searched)} vs. {nll(base.searched)}), but it is worse "
+            f"on fresh seeds ({nll(fresh.mean)} vs. {nll(fresh.baseline)}). Rely on the fresh "
+            "seeds; the search result comes from one seed and is optimistically biased by "
+            "selection."
         )
-    elif _out_of_reach(pick.searched, _valid(evidence), searched):
+    elif _outside_prediction(pick.searched, _valid(evidence), trials):
         yield (
-            f"Search and replicates disagree: the search gave the pick a validation {name} of "
-            f"{pick.searched:.3f}, its replicates have {_spread(_valid(evidence))}: further apart "
-            f"than seeds and the luck of being the best of {searched} explain. Look for what else "
-            "changed: versions, device, data, or a loop that does not train from its seed."
+            f"Search and confirmation disagree: the pick's validation {name} was "
+            f"{nll(pick.searched)} in the search and is {_spread(_valid(evidence))} on fresh "
+            f"seeds. Seed variation and selection among {trials} trials are unlikely to explain "
+            "the difference. Check what else changed: package versions, device, data, or a "
+            "training loop that does not use its seed."
         )
 
 
@@ -147,34 +221,40 @@ def _valid(evidence: Evidence) -> Floats:
 
 
 def _spread(values: Floats) -> str:
-    return f"{values.min():.3f} to {values.max():.3f}"
+    return f"{nll(float(values.min()))} to {nll(float(values.max()))}"
 
 
-def _out_of_reach(searched: float, values: Floats, trials: int) -> bool:
-    """Return whether a value is outside the prediction interval of one more replicate.
+def _outside_prediction(searched: float, values: Floats, trials: int) -> bool:
+    """Return whether a value is outside the prediction interval for one new replicate.
 
-    The level is divided by the number of trials, since the value was chosen among theirs.
+    `values` (n,) are the replicates' values. The error rate is divided by the number of trials
+    (Bonferroni), because the value was selected among that many.
     """
     count = len(values)
     sd = float(values.std(ddof=1))
-    reach = special.stdtrit(count - 1, 1 - _ERROR_RATE / (2 * max(trials, 1)))
-    # 1e-6: equal replicates have an sd of their rounding alone.
-    return bool(abs(searched - values.mean()) > reach * sd * math.sqrt(1 + 1 / count) + 1e-6)
+    quantile = special.stdtrit(count - 1, 1 - _ERROR_RATE / (2 * max(trials, 1)))
+    # 1e-6: the sd of equal replicates is only their rounding error.
+    return bool(abs(searched - values.mean()) > quantile * sd * math.sqrt(1 + 1 / count) + 1e-6)
 
 
-def _drowned(evidence: Evidence) -> Iterator[str]:
-    """Say where seeds alone move the test score by more than any candidate does."""
-    name = MEANS[evidence.metric]
-    values = [float(r.examples[name].mean()) for r in evidence.done[0].values()]
-    found = [evidence.compare(i, evidence.metric) for i in range(1, len(evidence.candidates))]
-    sizes = [abs(each.difference.estimate) for each in found if each is not None]
-    if len(values) < 2 or not sizes:
+def _seed_noise(evidence: Evidence) -> Iterator[str]:
+    """Yield a note if the test score varies more between seeds than between candidates."""
+    values = [
+        evidence.score(r, "test", evidence.metric)
+        for r in evidence.replicates_by_candidate[0].values()
+    ]
+    comparisons = [evidence.compare(i, evidence.metric) for i in range(1, len(evidence.candidates))]
+    differences = [each.difference for each in comparisons if each is not None]
+    if len(values) < 2 or not differences:
         return
-    noise = float(np.std(values, ddof=1))
-    if noise > max(sizes):
+    noise = float(np.std(np.array(values, dtype=float), ddof=1))
+    largest = max(differences, key=lambda difference: abs(difference.estimate))
+    if noise > abs(largest.estimate):
+        decimals = fmt.interval_decimals(largest)
         yield (
-            f"Noise: from seed to seed the test {METRICS[evidence.metric]} at ε = 0 varies by "
-            f"{noise:.2g} (standard deviation), more than any candidate differs from it (at most "
-            f"{max(sizes):.2g}). In one training the choice hardly counts; only more replicates "
-            "(confirm.replicates) can tell the candidates apart."
+            f"Noise: the test {METRICS[evidence.metric].label} at ε = 0 has a standard deviation "
+            f"of {noise:.{decimals}f} across seeds, more than the largest difference between a "
+            f"candidate and ε = 0 ({fmt.signed(largest.estimate, decimals)}). In a single "
+            "training run, the seed matters more than the choice of smoothing. To tell the "
+            "candidates apart, increase the number of replicates (confirm.replicates)."
         )

@@ -1,48 +1,61 @@
-"""What the confirmation found: each score of each candidate, paired with ε = 0."""
+"""The results of a confirmation: the scores of each candidate, paired with ε = 0 by seed."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sweeper.confirmation.intervals import Floats, Interval, redrawn, seeds_and_resamples, two_way
-from sweeper.confirmation.shortlist import Candidate
-from sweeper.scoring import aurc_of, ece_of
-from sweeper.study.spec import Confirm, Metric
+from sweeper.confirmation.candidate import Candidate
+from sweeper.confirmation.examples import GROUP
+from sweeper.confirmation.intervals import (
+    Floats,
+    Integers,
+    Interval,
+    bootstrap_interval,
+    group_values,
+    resplit_interval,
+    two_way_interval,
+)
+from sweeper.metrics import METRICS
+from sweeper.study.spec import ConfirmSection, Metric
+from sweeper.training.messages import TEST_GROUPS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Split = str  # valid | test | train
 
-# Means over examples, by the per-example value that each is the mean of.
-MEANS: Final = {"nll": "nll", "nll_calibrated": "nll_calibrated", "brier": "brier"} | {
+# Scores that are means over examples, with the per-example value that each averages.
+MEAN_SCORES: Final = {"nll": "nll", "nll_calibrated": "nll_calibrated", "brier": "brier"} | {
     "accuracy": "correct"
 }
-# Scores of a whole split, by the confidence that each is worked out from.
-WHOLES: Final[Mapping[str, tuple[Callable[..., float | Tensor], str]]] = {
-    "ece": (ece_of, "confidence"),
-    "ece_calibrated": (ece_of, "confidence_calibrated"),
-    "aurc": (aurc_of, "confidence"),
+# Scores of a whole split, with the confidence that each is computed from.
+SPLIT_SCORES: Final = {
+    "ece": "confidence",
+    "ece_calibrated": "confidence_calibrated",
+    "aurc": "confidence",
 }
-COMPARED: Final = (*MEANS, *WHOLES)
-# Lower is better in all but these.
-HIGHER_IS_BETTER: Final = ("accuracy", "accuracy_top5")
+COMPARED_SCORES: Final = (*MEAN_SCORES, *SPLIT_SCORES)
+CONFIDENCE_VALUES: Final = ("confidence", "confidence_calibrated")
 RESAMPLES: Final = 200
-# Of a very large test split fewer resamples do, and all of them fit in memory.
-FEWEST_RESAMPLES: Final = 30
-MOST_DRAWN: Final = 20_000_000
+# Large test splits get fewer resamples, so that all bootstrap counts fit in memory.
+MIN_RESAMPLES: Final = 30
+MAX_BOOTSTRAP_COUNTS: Final = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Replicate:
     """One candidate trained on one fresh seed.
 
-    `scores` are those of each split, `rows` how many examples each has. `examples` are values
-    of the test examples, (N,) each: nll, nll_calibrated (at the temperature of the validation
-    split), brier, correct, confidence, confidence_calibrated; none where the training failed.
+    `scores` are the scores of each split, `rows` the number of examples of each split, and of
+    groups of test examples (TEST_GROUPS) if there are any. `examples` are values of the test
+    examples, (N,) each: nll, nll_calibrated (at the temperature of the validation split), brier,
+    correct, confidence, confidence_calibrated, and the number of the group if there are groups. A
+    script that does not deliver logits has only nll and correct. It is empty if the training run
+    failed. `seconds` is the duration.
     """
 
     candidate: int
@@ -57,7 +70,10 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score of a candidate against ε = 0: `difference` is candidate minus baseline."""
+    """A score of a candidate compared with ε = 0.
+
+    `mean` and `baseline` are means over paired seeds; `difference` is candidate minus baseline.
+    """
 
     candidate: int
     split: Split
@@ -68,27 +84,30 @@ class Comparison:
 
     @property
     def word(self) -> str:
-        """Return better, same or worse: same where the interval holds 0, or is no number."""
+        """Return "better", "worse", or "same" if the interval contains 0 or is NaN."""
         if not (self.difference.low > 0 or self.difference.high < 0):
             return "same"
         higher = self.difference.estimate > 0
-        return "better" if higher == (self.score in HIGHER_IS_BETTER) else "worse"
+        return "better" if higher == METRICS[self.score].higher_is_better else "worse"
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A confirmation with all that its replicates found so far.
+    """A confirmation with the results of its replicates so far.
 
-    `number` counts the study's confirmations from 1: the test split is fresh for the first.
-    Candidate 0 is the baseline.
+    `number` counts the study's confirmations from 1. `earlier` is the number of those before it
+    that have scored the test split. Candidate 0 is the baseline. `labels` says for each split where
+    its labels come from. If there is a `summary`, test scores are read from it, not computed.
     """
 
     number: int
     metric: Metric
-    settings: Confirm
+    settings: ConfirmSection
     candidates: Sequence[Candidate]
     replicates: Sequence[Replicate]
     labels: Mapping[Split, str] = field(default_factory=dict)
+    summary: "EvidenceSummary | None" = None
+    earlier: int = 0
 
     @property
     def pick(self) -> int:
@@ -96,117 +115,290 @@ class Evidence:
         return next(i for i, candidate in enumerate(self.candidates) if candidate.role == "pick")
 
     @property
-    def wanted(self) -> int:
-        """How many trainings the confirmation has in all."""
+    def planned_runs(self) -> int:
+        """Number of training runs of the whole confirmation."""
         return len(self.candidates) * self.settings.replicates
 
     @property
     def complete(self) -> bool:
-        """Whether every training has ended."""
-        return len(self.replicates) == self.wanted
+        """Whether every training run has ended."""
+        return len(self.replicates) == self.planned_runs
 
     @cached_property
-    def done(self) -> Mapping[int, Mapping[int, Replicate]]:
-        """The replicates that have scores, by candidate and number."""
-        found: dict[int, dict[int, Replicate]] = {i: {} for i in range(len(self.candidates))}
+    def replicates_by_candidate(self) -> Mapping[int, Mapping[int, Replicate]]:
+        """The replicates that have test examples, by candidate and number."""
+        results: dict[int, dict[int, Replicate]] = {i: {} for i in range(len(self.candidates))}
         for replicate in self.replicates:
             if replicate.examples:
-                found[replicate.candidate][replicate.number] = replicate
-        return found
+                results[replicate.candidate][replicate.number] = replicate
+        return results
 
     def failed(self, candidate: int) -> int:
-        """Return how many trainings of a candidate failed."""
+        """Return the number of failed training runs of a candidate."""
         return sum(bool(r.failure) for r in self.replicates if r.candidate == candidate)
 
     def pairs(self, candidate: int) -> list[tuple[Replicate, Replicate]]:
-        """Return the replicates of a candidate, each with the baseline's on the same seed."""
-        mine, base = self.done[candidate], self.done[0]
+        """Return pairs of a candidate's and the baseline's replicate with the same seed."""
+        mine, base = self.replicates_by_candidate[candidate], self.replicates_by_candidate[0]
         return [(mine[number], base[number]) for number in sorted(mine.keys() & base.keys())]
 
     @property
     def no_verdict(self) -> str:
-        """Why a complete confirmation gives no verdict; "" if it gives one."""
+        """The reason why a complete confirmation has no verdict; "" if it has one."""
         if len(self.pairs(self.pick)) < 2:
             failures = Counter(r.failure for r in self.replicates if r.failure)
-            reason = "fewer than two seeds trained both the pick and ε = 0 to a score"
+            reason = (
+                "too few confirmation runs completed; at least two seeds need scores for both the "
+                "pick and ε = 0"
+            )
             for failure, _ in failures.most_common(1):
-                count = f"{failures.total()} of {self.wanted} training runs failed"
+                count = f"{failures.total()} of {self.planned_runs} training runs failed"
                 return f"{reason}: {count}, most often with: {failure}"
             return reason
-        if self._test_rows < 2:
-            return "the test split has 1 example; an interval needs at least 2"
+        if self._independent_examples < 2:
+            unit = "group" if any(TEST_GROUPS in r.rows for r in self.replicates) else "example"
+            return f"the test split has 1 {unit}; a confidence interval needs at least 2"
+        if not self._same_test_examples:
+            return (
+                "the training runs have different numbers of test examples or different groups; "
+                "every run must report the same test examples, in the same order and with the same "
+                "groups"
+            )
         return ""
 
     @property
-    def _test_rows(self) -> int:
-        return min((r.rows["test"] for r in self.replicates if "test" in r.rows), default=0)
+    def _independent_examples(self) -> int:
+        """Number of groups of the test split, or of examples if there are no groups."""
+        sizes = [
+            r.rows.get(TEST_GROUPS, r.rows["test"]) for r in self.replicates if "test" in r.rows
+        ]
+        return min(sizes, default=0)
+
+    @cached_property
+    def _groups(self) -> Integers | None:
+        """The group (N,) of each test example; None if each example is one."""
+        groups = next(self._all_examples).get(GROUP)
+        return None if groups is None else groups.astype(np.int64)
+
+    @cached_property
+    def _same_test_examples(self) -> bool:
+        """Whether the runs have the same number of test examples and the same groups."""
+        if self.settings.resplit:
+            return True
+        first = next(self._all_examples)
+        return all(
+            len(each["nll"]) == len(first["nll"])
+            and np.array_equal(each.get(GROUP, ()), first.get(GROUP, ()))
+            for each in self._all_examples
+        )
+
+    @property
+    def _all_examples(self) -> Iterator[Mapping[str, Floats]]:
+        return (r.examples for r in self.replicates if r.examples)
 
     def compare(self, candidate: int, score: str, split: Split = "test") -> Comparison | None:
-        """Return a score of a candidate against the baseline.
+        """Compare a score of a candidate with the baseline.
 
-        None with fewer than two pairs, or with fewer than two test examples.
-
-        On the test split both seeds and examples are samples; on the others the interval is of
-        the seeds alone.
+        Return None if there are fewer than two pairs, if a score is missing, or if the test
+        examples do not allow an interval (`no_verdict` says why). On the test split, the interval
+        includes the variation of both seeds and examples, or groups of examples; on other splits,
+        only of seeds.
         """
+        if self.summary is not None and split == "test" and score in COMPARED_SCORES:
+            return self.summary.comparisons[candidate, score]
         pairs = self.pairs(candidate)
-        values = [(_score(a, split, score), _score(b, split, score)) for a, b in pairs]
+        values = [(self.score(a, split, score), self.score(b, split, score)) for a, b in pairs]
         if len(pairs) < 2 or any(value is None for pair in values for value in pair):
             return None
-        if split == "test" and self._test_rows < 2:
+        if split == "test" and (self._independent_examples < 2 or not self._same_test_examples):
             return None
         both = np.array(values, dtype=float)
         mean, baseline = both.mean(0)
         difference = self._interval(candidate, score, split, both[:, 0] - both[:, 1])
         return Comparison(candidate, split, score, float(mean), float(baseline), difference)
 
+    def score(self, replicate: Replicate, split: Split, name: str) -> float | None:
+        """Return a score of a replicate, None if it has none.
+
+        Test scores are computed from the examples, calibrated ones at the validation temperature.
+        """
+        if split != "test" or name not in COMPARED_SCORES:
+            return replicate.scores.get(split, {}).get(name)
+        if self.summary is not None:
+            return self.summary.scores[replicate.candidate, replicate.number].get(name)
+        return _test_score(replicate, name)
+
+    def reliability(self, candidate: int, confidence: str) -> "Bins":
+        """Return the reliability diagram of a candidate's test examples, pooled over seeds.
+
+        Only seeds that have scores for both the candidate and the baseline are used (for the
+        baseline: for the pick). `confidence` is "confidence" or "confidence_calibrated".
+        """
+        if self.summary is not None:
+            return self.summary.reliability[candidate, confidence]
+        import torch
+
+        from sweeper.scoring import reliability
+
+        place = 1 if candidate == 0 else 0
+        pooled = [pair[place] for pair in self.pairs(candidate or self.pick)]
+        if any(confidence not in each.examples for each in pooled):
+            return Bins(*np.zeros((3, 0)))
+        values, correct = (
+            torch.from_numpy(np.concatenate([each.examples[name] for each in pooled]))
+            for name in (confidence, "correct")
+        )
+        diagram = reliability(values, correct > 0.5)
+        filled = diagram.samples > 0
+        columns = (diagram.confidence, diagram.accuracy, diagram.samples.double())
+        return Bins(*(np.asarray(column[filled], dtype=float) for column in columns))
+
     def _interval(self, candidate: int, score: str, split: Split, by_seed: Floats) -> Interval:
         pairs = self.pairs(candidate)
-        if split != "test" or score not in COMPARED:
-            return redrawn(by_seed, test_share=0.0)
+        if split != "test" or score not in COMPARED_SCORES:
+            return resplit_interval(by_seed, test_share=0.0)
         if self.settings.resplit:
             rows = pairs[0][0].rows
-            return redrawn(by_seed, rows["test"] / rows["train"])
-        if score in MEANS:
-            name = MEANS[score]
-            return two_way(np.stack([a.examples[name] - b.examples[name] for a, b in pairs]))
+            return resplit_interval(by_seed, rows["test"] / rows["train"])
+        if score in MEAN_SCORES:
+            name = MEAN_SCORES[score]
+            differences = np.stack([a.examples[name] - b.examples[name] for a, b in pairs])
+            if self._groups is not None:
+                differences = group_values(differences, self._groups)
+            return two_way_interval(differences)
         resampled = np.mean(
-            [self._resampled(a, score) - self._resampled(b, score) for a, b in pairs], 0
+            [self._resample_score(a, score) - self._resample_score(b, score) for a, b in pairs], 0
         )
-        return seeds_and_resamples(by_seed, resampled, len(pairs[0][0].examples["nll"]))
+        return bootstrap_interval(by_seed, resampled, self._independent_examples)
 
-    def _resampled(self, replicate: Replicate, score: str) -> Floats:
-        """Return a score on resamples (B,) of the test examples."""
+    def _resample_score(self, replicate: Replicate, score: str) -> Floats:
+        """Return a score on each bootstrap resample (B,) of the test examples."""
         key = replicate.candidate, replicate.number, score
-        if key not in self._kept:
-            self._kept[key] = _whole(replicate, score, self._weights)
-        return self._kept[key]
+        if key not in self._resampled_scores:
+            self._resampled_scores[key] = _whole_score(replicate, score, self._weights)
+        return self._resampled_scores[key]
 
     @cached_property
-    def _kept(self) -> dict[tuple[int, int, str], Floats]:
+    def _resampled_scores(self) -> dict[tuple[int, int, str], Floats]:
         return {}
 
     @cached_property
-    def _weights(self) -> Tensor:
-        """Bootstrap counts (B, N) of the test examples, the same for all that is compared."""
-        count = len(next(iter(self.done[0].values())).examples["nll"])
-        resamples = max(MOST_DRAWN // count, FEWEST_RESAMPLES)
+    def _weights(self) -> "Tensor":
+        """Bootstrap counts (B, N) of the test examples, the same for all replicates.
+
+        Groups are drawn if there are groups; the examples of a group have the same counts.
+        """
+        import torch  # lazy: reading stored results does not need torch
+
+        resamples = max(MAX_BOOTSTRAP_COUNTS // len(next(self._all_examples)["nll"]), MIN_RESAMPLES)
+        count = self._independent_examples
         drawn = np.random.default_rng(0).multinomial(
             count, np.full(count, 1 / count), min(resamples, RESAMPLES)
         )
+        if self._groups is not None:
+            drawn = drawn[:, self._groups]
         return torch.from_numpy(drawn.astype(float))
 
 
-def _score(replicate: Replicate, split: Split, name: str) -> float | None:
-    """Return a score; on the test split from the examples, whose temperature is validation's."""
-    if split != "test" or name not in COMPARED:
-        return replicate.scores.get(split, {}).get(name)
-    if name in MEANS:
-        return float(replicate.examples[MEANS[name]].mean())
-    return float(_whole(replicate, name))
+class Bins(NamedTuple):
+    """The non-empty bins of a reliability diagram: three columns (B,)."""
+
+    confidence: Floats
+    accuracy: Floats
+    samples: Floats
 
 
-def _whole(replicate: Replicate, name: str, weights: Tensor | None = None) -> Floats:
-    of, confidence = WHOLES[name]
-    values = [torch.from_numpy(replicate.examples[key]) for key in (confidence, "correct")]
-    return np.asarray(of(values[0], values[1] > 0.5, weights), dtype=float)
+@dataclass(frozen=True, eq=False)
+class EvidenceSummary:
+    """The test results of a complete confirmation, computed once and stored.
+
+    `comparisons` are by candidate and score, None if it could not be computed. `scores` are by
+    candidate and replicate number, for replicates that have examples. `reliability` has the
+    diagrams of the baseline and of the pick, by candidate and confidence; it is empty with fewer
+    than two pairs of seeds.
+    """
+
+    # Increase this when the computed numbers change for the same replicates.
+    VERSION: ClassVar = 1
+
+    comparisons: Mapping[tuple[int, str], Comparison | None]
+    scores: Mapping[tuple[int, int], Mapping[str, float]]
+    reliability: Mapping[tuple[int, str], Bins]
+
+    @classmethod
+    def from_evidence(cls, evidence: Evidence) -> Self:
+        """Compute the summary of a complete confirmation."""
+        comparisons = {
+            (candidate, score): evidence.compare(candidate, score)
+            for candidate in range(len(evidence.candidates))
+            for score in COMPARED_SCORES
+        }
+        scores = {
+            (replicate.candidate, replicate.number): {
+                name: value
+                for name in COMPARED_SCORES
+                if (value := _test_score(replicate, name)) is not None
+            }
+            for replicate in evidence.replicates
+            if replicate.examples
+        }
+        paired = len(evidence.pairs(evidence.pick)) >= 2
+        reliability = {
+            (candidate, confidence): evidence.reliability(candidate, confidence)
+            for candidate in (0, evidence.pick)
+            for confidence in CONFIDENCE_VALUES
+            if paired
+        }
+        return cls(comparisons, scores, reliability)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "comparisons": [
+                [*key, None if comparison is None else _plain(comparison)]
+                for key, comparison in self.comparisons.items()
+            ],
+            "scores": [[*key, dict(scores)] for key, scores in self.scores.items()],
+            "reliability": [
+                [*key, [column.tolist() for column in bins]]
+                for key, bins in self.reliability.items()
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Read a summary from the result of `to_dict`."""
+        comparisons = {
+            (candidate, score): None
+            if values is None
+            else Comparison(candidate, "test", score, values[0], values[1], Interval(*values[2:]))
+            for candidate, score, values in plain["comparisons"]
+        }
+        scores = {(candidate, number): scores for candidate, number, scores in plain["scores"]}
+        reliability = {
+            (candidate, confidence): Bins(*map(np.array, columns))
+            for candidate, confidence, columns in plain["reliability"]
+        }
+        return cls(comparisons, scores, reliability)
+
+
+def _plain(comparison: Comparison) -> list[float]:
+    return [comparison.mean, comparison.baseline, *vars(comparison.difference).values()]
+
+
+def _test_score(replicate: Replicate, name: str) -> float | None:
+    """Return a score of the test examples, None if they lack the value that it is computed from."""
+    if (MEAN_SCORES | SPLIT_SCORES)[name] not in replicate.examples:
+        return None
+    if name in MEAN_SCORES:
+        return float(replicate.examples[MEAN_SCORES[name]].mean())
+    return float(_whole_score(replicate, name))
+
+
+def _whole_score(replicate: Replicate, name: str, weights: "Tensor | None" = None) -> Floats:
+    import torch
+
+    from sweeper.scoring import weighted_aurc, weighted_ece
+
+    score_of: Callable[..., Any] = weighted_aurc if name == "aurc" else weighted_ece
+    values = [torch.from_numpy(replicate.examples[key]) for key in (SPLIT_SCORES[name], "correct")]
+    return np.asarray(score_of(values[0], values[1] > 0.5, weights), dtype=float)

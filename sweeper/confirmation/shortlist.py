@@ -1,109 +1,96 @@
-"""What is worth training again: the pick, other answers, ε = 0 and the common default.
+"""Selection of the candidates of a confirmation: ε = 0, the pick, runners-up, the default.
 
-All of it is chosen from the search alone, before anything is trained again.
+All are selected from the results of the search alone, before any of them is retrained.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from sweeper.confirmation.surrogate import Floats, Smoothed, distances, embedded
+from sweeper.confirmation.candidate import Candidate, Role
+from sweeper.confirmation.surrogate import Floats, Surrogate, distances, embed
 from sweeper.errors import SweeperError
+from sweeper.metrics import METRICS
 from sweeper.smoothing import to_others
 from sweeper.study.constraint import Constraint, parse_constraint
 from sweeper.study.results import baseline, complete
 from sweeper.study.space import canonical, hparams_of
 from sweeper.study.spec import StudySpec
 
-Role = Literal["baseline", "default", "pick", "runner-up"]
-
-# Of the unit range of epsilon: nearer ones are one answer.
-APART: Final = 0.2
-MOST: Final = 500
+# Minimum distance of two candidates, in units of the epsilon range; see `embed`.
+MIN_DISTANCE: Final = 0.2
+MAX_FITTED: Final = 500
 DEFAULT_LABEL_SMOOTHING: Final = 0.1
 _TINY: Final = 1e-12
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A configuration to confirm; `trial`, `searched` and `smoothed` are the search's of it.
+def select_candidates(
+    spec: StudySpec, trials: pd.DataFrame, classes: int | None
+) -> tuple[Candidate, ...]:
+    """Return the candidates: ε = 0 first, then the pick, the runners-up and the default.
 
-    `searched` is what its trial reached in the study's metric, `smoothed` what the process over
-    all trials expects there. None for what the search did not try.
-    """
-
-    role: Role
-    point: Mapping[str, Any]
-    trial: int | None = None
-    searched: float | None = None
-    smoothed: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
-        return asdict(self)
-
-
-def candidates(spec: StudySpec, trials: pd.DataFrame, classes: int) -> tuple[Candidate, ...]:
-    """Return what to confirm: ε = 0 first, then the pick, the other answers, the default.
-
-    ε = 0 and the default have the pick's other hyperparameters, so that a difference is
-    smoothing's alone. Raises `SweeperError` where the search gives nothing to confirm.
+    `classes` is None if it is not known; the default is then ε = 0.1 in the convention `others`.
+    ε = 0 and the default get the pick's other hyperparameters, so that they differ from the pick
+    only in smoothing. Raises `SweeperError` if there is nothing to confirm.
     """
     if baseline(trials) is None:
-        raise SweeperError("ε = 0 has not finished: there is nothing to compare with")
-    chosen = shortlist(spec, trials)
-    alike = hparams_of(chosen[0].point)
-    epsilon = to_others(DEFAULT_LABEL_SMOOTHING, classes)
-    zero = {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0, **alike}
-    without = _given("baseline", zero, spec, trials)
-    default = _given("default", {**zero, "epsilon": epsilon}, spec, trials)
-    return _distinct([without, *chosen, default])
+        raise SweeperError("ε = 0 has not finished, so there is no baseline to compare with")
+    selected = shortlist(spec, trials)
+    hparams = hparams_of(selected[0].point)
+    epsilon = (
+        DEFAULT_LABEL_SMOOTHING if classes is None else to_others(DEFAULT_LABEL_SMOOTHING, classes)
+    )
+    zero = {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0, **hparams}
+    base = _candidate_from_point("baseline", zero, spec, trials)
+    default = _candidate_from_point("default", {**zero, "epsilon": epsilon}, spec, trials)
+    return _drop_duplicates([base, *selected, default])
 
 
 def shortlist(spec: StudySpec, trials: pd.DataFrame) -> tuple[Candidate, ...]:
-    """Return the pick and the next best answers that are not about the same as one before."""
-    rows = fewer(eligible(spec, trials))
-    means, errors = Smoothed(rows, spec.space, "value").estimates()
-    first = _picked(spec, rows, means, errors)
-    order = [first, *(row for row in np.argsort(means, kind="stable") if row != first)]
-    apart = _spread(embedded(rows, spec.space), order, spec.confirm.shortlist)
+    """Return the pick and the next best trials that differ enough from those before them."""
+    rows = thin_out(eligible_trials(spec, trials))
+    means, errors = Surrogate(rows, spec.space, "value").estimates()
+    pick = _pick_row(spec, rows, means, errors)
+    order = [pick, *(row for row in np.argsort(means, kind="stable") if row != pick)]
+    selected = _select_spread(embed(rows, spec.space), order, spec.confirm.shortlist)
     return tuple(
-        _tried("runner-up" if place else "pick", rows.iloc[row], means[row], spec)
-        for place, row in enumerate(apart)
+        _candidate_from_trial("runner-up" if place else "pick", rows.iloc[row], means[row], spec)
+        for place, row in enumerate(selected)
     )
 
 
-def eligible(spec: StudySpec, trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished trials with ε > 0 that keep to the constraint.
+def eligible_trials(spec: StudySpec, trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the complete trials with ε > 0 that satisfy the constraint, best first.
 
-    Raises `SweeperError` where there is none.
+    Raises `SweeperError` if there is none.
     """
     done: pd.DataFrame = complete(trials[trials["copied_from"].isna()])
     done = done.loc[np.isfinite(done["value"]) & (done["epsilon"] > 0)]
     if done.empty:
-        raise SweeperError("no trial with ε > 0 has finished: there is nothing to confirm")
+        raise SweeperError("no trial with ε > 0 has finished")
     constraint = constraint_of(spec)
     base = baseline(trials)
     if constraint is None or base is None:
         return done.reset_index(drop=True)
     bound = float(base[constraint.score])
-    kept = done.loc[[constraint.holds(value, bound) for value in done[constraint.score]]]
-    if kept.empty:
+    feasible = done.loc[[constraint.holds(value, bound) for value in done[constraint.score]]]
+    if feasible.empty:
+        metric = METRICS[constraint.score]
         raise SweeperError(
-            f"none of {len(done)} finished trials with ε > 0 keeps to confirm.constraint "
-            f"({constraint.text}; {constraint.score} is {bound:.4g} at ε = 0)"
+            f"none of {len(done)} finished trials with ε > 0 satisfies confirm.constraint "
+            f"({constraint.text}; {metric.label} is {metric.write(bound)} at ε = 0)"
         )
-    return kept.reset_index(drop=True)
+    return feasible.reset_index(drop=True)
 
 
-def fewer(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
-    """Return at most so many of rows that come best first, the best half of them whole.
+def thin_out(rows: pd.DataFrame, most: int = MAX_FITTED) -> pd.DataFrame:
+    """Return at most `most` of the rows, which are sorted best first.
 
-    The process over them is cubic in their number.
+    The first half of the result are the best rows; the second half is spread evenly over the
+    rest. The limit is needed because a Gaussian process takes cubic time.
     """
     if len(rows) <= most:
         return rows
@@ -112,13 +99,13 @@ def fewer(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
 
 
 def constraint_of(spec: StudySpec) -> Constraint | None:
-    """Return the study's constraint."""
+    """Return the parsed `confirm.constraint`, None if there is none."""
     text = spec.confirm.constraint
     return None if text is None else parse_constraint(text)
 
 
-def _picked(spec: StudySpec, rows: pd.DataFrame, means: Floats, errors: Floats) -> int:
-    """Return the row that the study's rule picks."""
+def _pick_row(spec: StudySpec, rows: pd.DataFrame, means: Floats, errors: Floats) -> int:
+    """Return the index of the row that `confirm.choice` selects."""
     best = int(means.argmin())
     match spec.confirm.choice:
         case "one_standard_error":
@@ -127,49 +114,53 @@ def _picked(spec: StudySpec, rows: pd.DataFrame, means: Floats, errors: Floats) 
             return int(np.lexsort((means, within))[0])
         case "knee":
             error = 1.0 - rows["accuracy"].to_numpy(float)
-            wrong, _ = Smoothed(rows.assign(error=error), spec.space, "error").estimates()
+            wrong, _ = Surrogate(rows.assign(error=error), spec.space, "error").estimates()
             return knee(means, wrong)
     return best
 
 
 def knee(costs: Floats, others: Floats) -> int:
-    """Return the point of the front of two costs that lies farthest below the front's chord.
+    """Return the index of the knee of the Pareto front of two costs (N,) each (Das 1999).
 
-    Both are scaled to the front's range (Das 1999). A front of one or two points, or a straight
-    one, gives the one with the lowest first cost.
+    The knee is the point farthest below the line between the ends of the front, with both costs
+    scaled to the range of the front. If the front has fewer than three points or is straight, it
+    is the point with the lowest first cost.
     """
     order = np.lexsort((others, costs))
     below = np.minimum.accumulate(others[order])
     front = order[np.r_[True, others[order][1:] < below[:-1]]]
     x, y = (_scaled(values[front]) for values in (costs, others))
     gain = 1.0 - x - y
-    # 1e-12: the two ends lie on the chord but for rounding.
+    # `_TINY`: because of rounding, the two ends may not lie exactly on the line.
     return int(front[gain.argmax() if gain.max() > _TINY else 0])
 
 
 def _scaled(values: Floats) -> Floats:
-    length = np.ptp(values)
-    return (values - values.min()) / length if length else np.zeros(len(values))
+    span = np.ptp(values)
+    return (values - values.min()) / span if span else np.zeros(len(values))
 
 
-def _spread(points: Floats, order: Iterable[int], count: int) -> list[int]:
-    """Return the first rows of an order that are `APART`; nearer ones where there are too few."""
-    rows, apart = list(order), APART
+def _select_spread(points: Floats, order: Iterable[int], count: int) -> list[int]:
+    """Return the first `count` rows of an order that are more than `MIN_DISTANCE` from each other.
+
+    If there are too few such rows, the distance is halved, down to 0.
+    """
+    rows, apart = list(order), MIN_DISTANCE
     while True:
-        chosen: list[int] = []
+        selected: list[int] = []
         for row in rows:
-            if len(chosen) < count and _far(points, chosen, row, apart):
-                chosen.append(row)
-        if len(chosen) == min(count, len(rows)) or apart == 0.0:
-            return chosen
-        apart = apart / 2 if apart > APART / 8 else 0.0
+            if len(selected) < count and _is_far(points, selected, row, apart):
+                selected.append(row)
+        if len(selected) == min(count, len(rows)) or apart == 0.0:
+            return selected
+        apart = apart / 2 if apart > MIN_DISTANCE / 8 else 0.0
 
 
-def _far(points: Floats, chosen: list[int], row: int, apart: float) -> bool:
-    return not chosen or bool(distances(points[chosen], points[row]).min() > apart)
+def _is_far(points: Floats, selected: list[int], row: int, apart: float) -> bool:
+    return not selected or bool(distances(points[selected], points[row]).min() > apart)
 
 
-def _tried(role: Role, row: pd.Series, mean: float, spec: StudySpec) -> Candidate:
+def _candidate_from_trial(role: Role, row: pd.Series, mean: float, spec: StudySpec) -> Candidate:
     return Candidate(role, _point(row, spec), int(row["number"]), float(row["value"]), float(mean))
 
 
@@ -184,10 +175,10 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _given(
+def _candidate_from_point(
     role: Role, point: Mapping[str, Any], spec: StudySpec, trials: pd.DataFrame
 ) -> Candidate:
-    """Return what is compared whether the search tried it or not."""
+    """Return a candidate for a point, with its trial if the search tried it."""
     key = canonical(point)
     for _, row in complete(trials).iterrows():
         if canonical(_point(row, spec)) == key:
@@ -195,8 +186,8 @@ def _given(
     return Candidate(role, point)
 
 
-def _distinct(given: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def _drop_duplicates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     first: dict[Any, Candidate] = {}
-    for candidate in given:
+    for candidate in candidates:
         first.setdefault(canonical(candidate.point), candidate)
     return tuple(first.values())

@@ -1,4 +1,4 @@
-"""A smoothed estimate of what each configuration gives: the best of many trials is lucky."""
+"""A Gaussian process over trials: the lowest of many noisy values is optimistically biased."""
 
 import math
 import warnings
@@ -16,21 +16,21 @@ from sweeper.study.spec import Dimension, Range, Space
 
 Floats = NDArray[np.float64]
 
-# Below this there is nothing to smooth by.
-FEWEST: Final = 5
+# With fewer trials than this, no process is fitted.
+MIN_TRIALS: Final = 5
 _TINY: Final = 1e-12
 
 
-def embedded(rows: pd.DataFrame, space: Space) -> Floats:
-    """Return configurations as points (N, D) whose distance says how differently they train.
+def embed(rows: pd.DataFrame, space: Space) -> Floats:
+    """Return configurations as points (N, D), so that similar training runs are close.
 
-    `rows` have epsilon, schedule, rate (NaN where it does not act) and hp_NAME columns. Epsilon
-    is in shares of its range; schedule and rate count in proportion to it, so that they fade
-    where it does and ε = 0 is one point. Other hyperparameters are in shares of theirs.
+    `rows` have the columns epsilon, schedule, rate (NaN if it has no effect) and hp_NAME. Epsilon
+    and the other hyperparameters are scaled to their ranges. Schedule and rate are multiplied by
+    the scaled epsilon, so that their effect vanishes as epsilon goes to 0 and ε = 0 is one point.
     """
     epsilon = rows["epsilon"].to_numpy(float) / space.epsilon.high
     rate = np.array([_share(space.rate, value) for value in rows["rate"]])
-    # Centred: a schedule without a rate lies amid those with one.
+    # Centered, so that a schedule without a rate lies in the middle of those with one.
     rate = np.where(np.isnan(rate), 0.0, rate - 0.5)
     schedules = [epsilon * (rows["schedule"] == name) for name in sorted(set(rows["schedule"]))]
     extras = [
@@ -38,24 +38,24 @@ def embedded(rows: pd.DataFrame, space: Space) -> Floats:
         for name, dimension in space.extras.items()
         for column in _columns(dimension, rows[f"hp_{name}"])
     ]
-    # √½: two schedules at the same epsilon are then one epsilon apart.
+    # √½ makes the distance between two schedules equal to their scaled epsilon.
     return np.column_stack(
         [epsilon, epsilon * rate, *(math.sqrt(0.5) * column for column in schedules), *extras]
     )
 
 
 def distances(points: Floats, to: Floats) -> Floats:
-    """Return the distance of each of points (N, D) to one point (D,)."""
-    length: Floats = np.linalg.norm(points - to, axis=1)
-    return length
+    """Return the Euclidean distances (N,) of points (N, D) to one point (D,)."""
+    lengths: Floats = np.linalg.norm(points - to, axis=1)
+    return lengths
 
 
 @dataclass(frozen=True, eq=False)
-class Smoothed:
-    """A Gaussian process over finished trials, on the logarithm of a score that is above 0.
+class Surrogate:
+    """A Gaussian process over finished trials, fitted to the logarithm of a positive score.
 
-    `rows` are the trials, `column` the score. With fewer than `FEWEST` trials, or where all are
-    equal, the estimates are the scores themselves.
+    `rows` are the trials, `column` is the name of the score. With fewer than `MIN_TRIALS` trials,
+    or if all scores are equal, the estimates are the scores themselves.
     """
 
     rows: pd.DataFrame
@@ -63,18 +63,22 @@ class Smoothed:
     column: str
 
     def estimates(self) -> tuple[Floats, Floats]:
-        """Return for each trial the smoothed score and the standard error of its logarithm."""
-        return self.at(self.rows)
+        """Return the smoothed scores (N,) of the trials and the standard errors of their logs."""
+        return self.predict(self.rows)
 
-    def at(self, rows: pd.DataFrame) -> tuple[Floats, Floats]:
-        """Return the same for other configurations, of the schedules that were tried."""
+    def predict(self, rows: pd.DataFrame) -> tuple[Floats, Floats]:
+        """Return smoothed scores and standard errors for other configurations.
+
+        Their schedules must be among those of the trials.
+        """
         process, scale = self._process, self._logs.std()
         if process is None:
             return rows[self.column].to_numpy(float), np.zeros(len(rows))
-        both = pd.concat([self.rows, rows], ignore_index=True)
-        points = embedded(both, self.space)[len(self.rows) :]
+        # Together with the trials, so that the schedules have the same columns.
+        all_rows = pd.concat([self.rows, rows], ignore_index=True)
+        points = embed(all_rows, self.space)[len(self.rows) :]
         mean, error = process.predict(points, return_std=True)
-        # What is asked for is the mean of a configuration, not one more noisy trial.
+        # The error of the mean of a configuration, without the noise of a single trial.
         variance = np.maximum(error**2 - process.kernel_.k2.noise_level, 0.0)
         return np.exp(self._logs.mean() + scale * mean), scale * np.sqrt(variance)
 
@@ -86,19 +90,19 @@ class Smoothed:
     @cached_property
     def _process(self) -> Any | None:
         logs = self._logs
-        if len(logs) < FEWEST or np.ptp(logs) == 0:
+        if len(logs) < MIN_TRIALS or np.ptp(logs) == 0:
             return None
-        # Late: half a second that no trial has a use for.
+        # Lazy import: scikit-learn takes half a second, and trials do not need it.
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-        points = embedded(self.rows, self.space)
+        points = embed(self.rows, self.space)
         kernel = ConstantKernel(1.0, (0.1, 100.0)) * Matern(
             np.ones(points.shape[1]), (0.2, 20.0), nu=2.5
         ) + WhiteKernel(0.1, (1e-3, 1.0))
         with warnings.catch_warnings():
-            # A length at its bound is no fault: that column does not matter.
+            # A length scale at its bound is harmless: that column has no effect.
             warnings.simplefilter("ignore", ConvergenceWarning)
             return GaussianProcessRegressor(kernel).fit(points, (logs - logs.mean()) / logs.std())
 
@@ -117,7 +121,7 @@ def _columns(dimension: Dimension, values: pd.Series) -> list[Floats]:
 
 
 def one_row(point: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a configuration as a row of a trials frame."""
+    """Return a configuration as a frame with one row, as `embed` takes it."""
     hparams = {f"hp_{name}": value for name, value in hparams_of(point).items()}
     rate = point["rate"] if point["rate"] is not None else math.nan
     smoothing = {"epsilon": point["epsilon"], "schedule": point["schedule"], "rate": rate}

@@ -1,30 +1,36 @@
-"""One test, of the pick made before the confirmation against ε = 0, and what it says in words."""
+"""The verdict of a confirmation: one test of the pick against ε = 0, and its sentences.
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+The pick was selected before the confirmation, so the test is pre-specified.
+"""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from sweeper import formatting as fmt
+from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Comparison, Evidence
-from sweeper.confirmation.shortlist import Candidate
+from sweeper.metrics import METRICS
 from sweeper.study.constraint import parse_constraint
-from sweeper.study.space import acting
+from sweeper.study.space import effective_smoothing
+from sweeper.training.messages import TEST_GROUPS
 
 Word = Literal["helps", "no benefit shown", "hurts"]
-
-METRICS: Final = {"nll": "NLL", "nll_calibrated": "NLL after temperature scaling"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a confirmation says of the pick, in the study's metric on the test split.
+    """The verdict on the pick, in the study's metric on the test split.
 
-    `comparison` is the test; `curse` by how much the search's value of the pick fell short of
-    the mean of its replicates on the same validation split; `reason` why a pick that has the
-    better metric is not exported.
+    `comparison` is the pick against ε = 0. `curse` is the mean validation value of the pick over
+    its replicates minus its validation value in the search; None if either is missing. `failed`
+    counts the pick's failed training runs. `reason` says how the pick violates the constraint
+    ("" if the constraint holds or there is none).
     """
 
     word: Word
     pick: Candidate
+    baseline: Candidate
     comparison: Comparison
     replicates: int
     failed: int
@@ -33,12 +39,14 @@ class Verdict:
     sentences: tuple[str, ...]
 
     @property
-    def exported(self) -> bool:
-        """Whether the pick is what to use, and not ε = 0."""
-        return self.word == "helps" and not self.reason
+    def recommended(self) -> Candidate:
+        """The configuration to use: the pick if it helps and satisfies the constraint, else ε = 0.
+
+        Pages, reports, exports, commands and the API all use this property.
+        """
+        return self.pick if self.word == "helps" and not self.reason else self.baseline
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict as plain data."""
         comparison = self.comparison
         return {
             "word": self.word,
@@ -58,117 +66,155 @@ class Verdict:
 
 
 def verdict(evidence: Evidence) -> Verdict | None:
-    """Return the verdict; None while the pick and the baseline have fewer than two pairs."""
+    """Return the verdict; None if the pick and the baseline have fewer than two pairs."""
     pick = evidence.pick
     comparison = evidence.compare(pick, evidence.metric)
     if comparison is None:
         return None
     failed = evidence.failed(pick)
-    word = _word(comparison, failed)
-    curse, reason = _curse(evidence, pick), _reason(evidence, pick)
-    replicates = len(evidence.pairs(pick))
-    said = Verdict(
-        word, evidence.candidates[pick], comparison, replicates, failed, curse, reason, ()
+    result = Verdict(
+        word=_word(comparison, failed),
+        pick=evidence.candidates[pick],
+        baseline=evidence.candidates[0],
+        comparison=comparison,
+        replicates=len(evidence.pairs(pick)),
+        failed=failed,
+        curse=_curse(evidence),
+        reason=_reason(evidence),
+        sentences=(),
     )
-    return Verdict(**{**vars(said), "sentences": tuple(_sentences(evidence, said))})
+    return replace(result, sentences=tuple(_sentences(evidence, result)))
 
 
-def describe(candidate: Candidate) -> str:
-    """Return a configuration's smoothing in words, as `ε = 0.17, cosine, rate 2.3`."""
-    smoothing = acting(candidate.point)
-    if smoothing.epsilon == 0:
-        return "ε = 0"
-    paced = "" if smoothing.rate is None else f", rate {smoothing.rate:.2g}"
-    return f"ε = {smoothing.epsilon:.2g}, {smoothing.schedule}{paced}"
+def describe_smoothing(candidate: Candidate) -> str:
+    """Return a candidate's smoothing in words, as `ε = 0.17, cosine, rate 2.3`."""
+    return fmt.smoothing(*effective_smoothing(candidate.point))
+
+
+def test_examples(rows: Mapping[str, int]) -> str:
+    """Return the numbers of test examples and groups as text: `359 test examples in 40 groups`."""
+    groups = rows.get(TEST_GROUPS)
+    text = fmt.count_noun(rows["test"], "test example")
+    return text if groups is None else f"{text} in {fmt.count_noun(groups, 'group')}"
 
 
 def _word(comparison: Comparison, failed: int) -> Word:
     if comparison.word == "worse":
         return "hurts"
-    # What some seeds cannot train is no help, however good the others are.
+    # A configuration that fails on some seeds is not recommended, even if it is better on others.
     return "helps" if comparison.word == "better" and not failed else "no benefit shown"
 
 
-def _curse(evidence: Evidence, pick: int) -> float | None:
-    searched = evidence.candidates[pick].searched
-    again = evidence.compare(pick, evidence.metric, "valid")
-    return None if searched is None or again is None else again.mean - searched
+def _curse(evidence: Evidence) -> float | None:
+    searched = evidence.candidates[evidence.pick].searched
+    fresh = evidence.compare(evidence.pick, evidence.metric, "valid")
+    return None if searched is None or fresh is None else fresh.mean - searched
 
 
-def _reason(evidence: Evidence, pick: int) -> str:
-    """Return why the pick breaks the constraint on the validation split, "" if it does not."""
+def _reason(evidence: Evidence) -> str:
+    """Return how the pick violates the constraint on the validation split, "" if it does not."""
     text = evidence.settings.constraint
     if text is None:
         return ""
     constraint = parse_constraint(text)
-    found = evidence.compare(pick, constraint.score, "valid")
-    if found is not None and constraint.holds(found.mean, found.baseline):
+    metric = METRICS[constraint.score]
+    fresh = evidence.compare(evidence.pick, constraint.score, "valid")
+    if fresh is not None and constraint.holds(fresh.mean, fresh.baseline):
         return ""
-    value = "no number" if found is None else f"{found.mean:.4g}, at ε = 0 {found.baseline:.4g}"
-    return f"it breaks the constraint {text}: {constraint.score} on validation is {value}"
+    values = (
+        f"validation {metric.label} is not available"
+        if fresh is None
+        else f"validation {metric.label} is {metric.write(fresh.mean)}; "
+        f"at ε = 0: {metric.write(fresh.baseline)}"
+    )
+    return f"the pick violates the constraint {text} ({values})"
 
 
-def _sentences(evidence: Evidence, said: Verdict) -> list[str]:
-    lines = [_finding(evidence, said), _reach(evidence, said)]
-    if said.curse is not None and said.pick.searched is not None:
-        lines.append(_luck(evidence, said.pick.searched, said.curse))
-    if said.failed:
-        lines.append(f"{said.failed} of its trainings failed: it is not recommended.")
-    if said.reason:
-        lines.append(f"ε = 0 is exported in its place: {said.reason}.")
+def _sentences(evidence: Evidence, result: Verdict) -> list[str]:
+    lines = [_finding(evidence, result)]
+    if result.failed:
+        lines.append(
+            f"The pick is not recommended, because {result.failed} of its "
+            f"{fmt.count_noun(evidence.settings.replicates, 'training run')} failed."
+        )
+    if result.reason:
+        lines.append(f"ε = 0 is recommended instead of the pick: {result.reason}.")
+    lines.append(_power(evidence, result))
+    if result.curse is not None and result.pick.searched is not None:
+        lines.append(_search_bias(evidence, result, result.pick.searched))
     if evidence.settings.resplit:
         lines.append(
-            "Splits were redrawn from rows that the search was judged on, and the interval follows "
-            "a rule of thumb: where training sets matter much it is too narrow."
+            "The redrawn test splits contain examples that the search used, and the variance is "
+            "the approximation of Nadeau and Bengio (2003). The interval is too narrow if results "
+            "depend strongly on the training set."
         )
-    if evidence.number > 1:
+    if evidence.earlier:
+        earlier = fmt.count_noun(evidence.earlier, "earlier confirmation")
         lines.append(
-            f"This test split has answered {evidence.number - 1} confirmation(s) of this study "
-            "before: each further look makes the interval a little too narrow."
+            f"The test split was already used by {earlier} of this study. Each reuse makes the "
+            "interval slightly too narrow."
         )
     return lines
 
 
-def _finding(evidence: Evidence, said: Verdict) -> str:
-    difference, metric = said.comparison.difference, METRICS[evidence.metric]
-    on, pick = _population(evidence), describe(said.pick)
-    size = f"{abs(difference.estimate):.3g} nats"
-    low, high = sorted((difference.low, difference.high))
-    interval = f"95 % interval of the difference: {low:+.3g} to {high:+.3g}"
-    if said.word == "helps":
-        return f"{pick} helps: {on}, its {metric} is lower than at ε = 0 by {size} ({interval})."
-    if said.word == "hurts":
-        return f"{pick} hurts: {on}, its {metric} is higher than at ε = 0 by {size} ({interval})."
+def _finding(evidence: Evidence, result: Verdict) -> str:
+    difference, metric = result.comparison.difference, METRICS[evidence.metric].label
+    data, models = _population(evidence)
+    decimals = fmt.interval_decimals(difference)
+    pick = describe_smoothing(result.pick)
+    if result.word == "no benefit shown":
+        return (
+            f"No benefit shown: on {data}, {metric} with {pick} differs from {metric} at ε = 0 by "
+            f"{fmt.signed(difference.estimate, decimals)} nats (95% CI "
+            f"{fmt.interval(difference)}), for models trained on {models}. Use ε = 0."
+        )
+    size = abs(difference.estimate)
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    direction = "lower" if result.word == "helps" else "higher"
     return (
-        f"No benefit shown: {on}, the {metric} of {pick} differs from that at ε = 0 by "
-        f"{difference.estimate:+.3g} nats ({interval}). Use ε = 0."
+        f"{pick} {result.word}: on {data}, {metric} is {size:.{decimals}f} nats {direction} than "
+        f"at ε = 0 (95% CI {low:.{decimals}f} to {high:.{decimals}f} {direction}), for models "
+        f"trained on {models}."
     )
 
 
-def _population(evidence: Evidence) -> str:
+def _population(evidence: Evidence) -> tuple[str, str]:
+    """Return which data and which training sets the verdict applies to."""
     if evidence.settings.resplit:
-        return "on new data like these, for models trained on new samples of them"
-    labels = evidence.labels.get("test", "")
+        return "new data from the same source", "new samples from this source"
+    labels = fmt.stated_labels(evidence.labels.get("test"))
     source = f" (labels: {labels})" if labels else ""
-    return f"on new data like this test set{source}, for models trained on this training set"
+    return f"new data like the test set{source}", "this training set"
 
 
-def _reach(evidence: Evidence, said: Verdict) -> str:
-    pairs = f"{said.replicates} seeds"
-    rows = evidence.pairs(evidence.pick)[0][0].rows.get("test")
-    examples = f" and {rows:,} test examples" if rows else ""
-    detectable = said.comparison.difference.detectable
+def _power(evidence: Evidence, result: Verdict) -> str:
+    rows = evidence.pairs(evidence.pick)[0][0].rows
+    examples = f" and {test_examples(rows)}" if "test" in rows else ""
+    detectable = fmt.two_figures(result.comparison.difference.detectable)
     return (
-        f"With {pairs}{examples} a true difference of {detectable:.2g} nats would have been told "
-        "from none in four cases of five; a smaller one may be there and not be seen."
+        f"With {result.replicates} seeds{examples}, this test had about 80% power to detect a true "
+        f"difference of {detectable} nats; a smaller one may have been missed."
     )
 
 
-def _luck(evidence: Evidence, searched: float, curse: float) -> str:
+def _search_bias(evidence: Evidence, result: Verdict, searched: float) -> str:
+    """Compare the validation values of the search, which selected the pick, with fresh seeds.
+
+    The gain over ε = 0 is given too, because the search trains both on the same seed: unlike the
+    values, it is not affected by how good that seed is.
+    """
+    fresh = evidence.compare(evidence.pick, evidence.metric, "valid")
+    assert fresh is not None
+    metric = METRICS[evidence.metric].label
     text = (
-        f"The search gave it {searched:.4f} on validation; on fresh seeds it has "
-        f"{searched + curse:.4f} there"
+        f"Validation {metric} of the pick: {fmt.nll(searched)} in the search (one seed, "
+        f"optimistically biased by selection), {fmt.nll(fresh.mean)} on fresh seeds "
+        f"(mean of {result.replicates})."
     )
-    if curse > 0 and math.isfinite(curse):
-        return f"{text}: {curse:.2g} of the search's value was the luck of being chosen."
-    return f"{text}: being chosen was no luck."
+    base = evidence.candidates[0].searched
+    if base is None:
+        return text
+    return (
+        f"{text} Gain over ε = 0 on validation: {fmt.change(searched, base)} nats in the search, "
+        f"{fmt.change(fresh.mean, fresh.baseline)} on fresh seeds."
+    )

@@ -1,10 +1,10 @@
-"""Ways to start workers: one command line, N times, with the database in the environment."""
+"""Executors start N workers: they run one command N times, with the database in its environment."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from sweeper.errors import SweeperError, nearest
+from sweeper.errors import SweeperError, suggestion
 from sweeper.executors import kubernetes, slurm
 from sweeper.executors.base import Executor, JobSpec, Resources
 from sweeper.executors.inline import InlineExecutor
@@ -24,25 +24,39 @@ def make_executor(
     template: str | Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Executor:
-    """Return an executor by its name.
+    """Return the executor with this name.
 
-    `template` replaces what slurm and kubernetes render; `settings` fill places in it, and say
-    at which `address` a Ray cluster is. Raises `SweeperError` for what an executor does not take.
+    `template` replaces the bundled template of slurm or kubernetes. `settings` are values for its
+    placeholders; for ray, the only setting is the `address` of a cluster. Raises `SweeperError`
+    for an argument that the executor does not accept.
     """
     settings = dict(settings or {})
     match name:
         case "slurm":
-            return SlurmExecutor(Template(Path(template or slurm.TEMPLATE), settings))
+            return SlurmExecutor(_template(template or slurm.TEMPLATE, settings))
         case "kubernetes":
-            return KubernetesExecutor(Template(Path(template or kubernetes.TEMPLATE), settings))
+            return KubernetesExecutor(_template(template or kubernetes.TEMPLATE, settings))
     if name not in NAMES:
-        raise SweeperError(f"executor: {name!r}{nearest(name, NAMES)}; allowed: {', '.join(NAMES)}")
+        raise SweeperError(
+            f"unknown executor {name!r}{suggestion(name, NAMES)}; allowed: {', '.join(NAMES)}"
+        )
     if template is not None:
-        raise SweeperError(f"template: {name} has none; allowed with slurm and kubernetes")
+        raise SweeperError(
+            f"template: not supported by executor {name}; allowed with slurm and kubernetes"
+        )
     address = settings.pop("address", None) if name == "ray" else None
     if settings:
-        takes = "address" if name == "ray" else "none"
-        raise SweeperError(f"--set {next(iter(settings))}: {name} takes {takes}")
+        allowed = "address" if name == "ray" else "none"
+        raise SweeperError(
+            f"--set {next(iter(settings))}: unknown setting of executor {name}; allowed: {allowed}"
+        )
     if name == "ray":
         return RayExecutor(address)
     return InlineExecutor() if name == "inline" else LocalExecutor()
+
+
+def _template(path: str | Path, settings: Mapping[str, str]) -> Template:
+    """Return a template; it is checked here, before a launch opens the database."""
+    template = Template(Path(path), settings)
+    template.check()
+    return template

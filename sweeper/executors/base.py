@@ -1,4 +1,4 @@
-"""What an executor is."""
+"""Interface of executors and jobs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,22 +8,20 @@ from typing import Protocol
 
 
 class JobState(Enum):
-    """Where a job stands."""
-
-    WAITING = "waiting"  # for its turn with the engine
+    WAITING = "waiting"  # queued
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
     @property
     def ended(self) -> bool:
-        """Whether the job has come to its end."""
+        """Whether the job has succeeded or failed."""
         return self in (JobState.SUCCEEDED, JobState.FAILED)
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job needs: cores, GPUs and GiB of memory; None leaves it to the engine."""
+    """Resources of one job: cores, GPUs and memory in GiB; None: the default of the executor."""
 
     cpus: int = 1
     gpus: float = 0
@@ -31,17 +29,17 @@ class Resources:
 
     @property
     def mebibytes(self) -> int | None:
-        """The memory in MiB, as engines take it."""
+        """Memory in MiB, the unit of Slurm and Kubernetes."""
         return None if self.memory is None else round(1024 * self.memory)
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A command line that is run a number of times.
+    """A command to run as one or more jobs.
 
-    `command` begins with this Python; an executor whose machines have another one puts that in
-    its place. `env` is added to the environment: it holds the database's URL, which stands in no
-    command line and in no file. `logs` is a folder for what the jobs print.
+    `command` starts with the path of this Python; executors replace it where another path is used.
+    `env` is added to the environment. It holds the database URL, which must not appear in command
+    lines or files because it may contain a password. `logs` is the folder for the output of jobs.
     """
 
     name: str
@@ -55,58 +53,56 @@ class Job(Protocol):
     """One started command."""
 
     def state(self) -> JobState:
-        """Return where the job stands; `FAILED` for any end but exit status 0."""
+        """Return the state; `FAILED` for any exit status except 0."""
         ...
 
     def cancel(self) -> None:
-        """Ask the job to end in its own time; no-op where it has ended."""
+        """Ask the job to end gracefully; no-op if it has ended."""
         ...
 
     def kill(self) -> None:
-        """End the job at once; no-op where it has ended."""
+        """End the job immediately; no-op if it has ended."""
         ...
 
     def log(self) -> str:
-        """Return what the job printed so far, or the end of it."""
+        """Return the output of the job so far, or the last part of it."""
         ...
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a launch has to know of an executor.
+    """Properties of an executor.
 
-    `most` is how many jobs it takes; `machines` whether they may run on others than this one;
-    `files` whether they see this machine's folders; `survives` whether they go on when the
-    process that started them ends.
+    `max_jobs` is the maximum number of jobs. `multiple_machines` is whether jobs may run on other
+    machines, `shares_files` whether they can access this machine's folders, and `outlives_parent`
+    whether they continue after the process that started them ends.
     """
 
     name: str
-    most: int
-    machines: bool = False
-    files: bool = True
-    survives: bool = False
+    max_jobs: int
+    multiple_machines: bool = False
+    shares_files: bool = True
+    outlives_parent: bool = False
 
 
 class Executor(Protocol):
-    """Starts one command line a number of times."""
+    """Starts a command as one or more jobs."""
 
     @property
-    def traits(self) -> Traits:
-        """What a launch has to know."""
-        ...
+    def traits(self) -> Traits: ...
 
     def check(self, spec: JobSpec, count: int) -> None:
-        """Raise `SweeperError` where the engine would not take `count` jobs; starts nothing."""
+        """Raise `SweeperError` if `count` jobs would be rejected; starts nothing."""
         ...
 
     def start(self, spec: JobSpec, count: int) -> Sequence[Job]:
-        """Start `count` jobs; raises `SweeperError` where the engine does not take them."""
+        """Start `count` jobs; raises `SweeperError` if they are rejected."""
         ...
 
     def preview(self, spec: JobSpec, count: int) -> str:
-        """Return what `start` would submit, to be read; nothing is asked of the engine."""
+        """Return a readable text of what `start` would submit; submits nothing."""
         ...
 
     def close(self) -> None:
-        """Let go of the engine; the jobs have ended or are left to it."""
+        """Release resources of the executor; does not end jobs that survive this process."""
         ...

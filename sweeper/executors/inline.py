@@ -1,4 +1,4 @@
-"""Workers in this process, one after another: for a debugger, or where one process is allowed."""
+"""Workers inside this process, one after another: for debugging, or if only one process may run."""
 
 import gc
 import os
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +18,7 @@ from sweeper.executors.local import PARENT, preview, read_log, unused_log
 
 @dataclass
 class InlineJob:
-    """A module that is run as a program by this process, when its state is first asked for."""
+    """A module that runs in this process as `__main__`, when `state` is first called."""
 
     command: Sequence[str]
     env: dict[str, str] = field(repr=False)
@@ -26,26 +26,26 @@ class InlineJob:
     _state: JobState = JobState.WAITING
 
     def state(self) -> JobState:
-        """Run the job if it has not been, and return how it ended."""
+        """Run the job if it has not run yet, and return its final state."""
         if self._state is JobState.WAITING:
-            self._state = JobState.RUNNING  # what it runs may ask
+            self._state = JobState.RUNNING  # the job itself may call `state`
             status = self._run()
             self._state = JobState.SUCCEEDED if status == 0 else JobState.FAILED
-            if status == 128 + signal.SIGINT:  # it took Ctrl-C from whoever waits for it
+            if status == 128 + signal.SIGINT:  # pass Ctrl-C on to the caller
                 raise KeyboardInterrupt
         return self._state
 
     def cancel(self) -> None:
-        """Keep the job from being run, if it has not been."""
+        """Prevent the job from running, if it has not started."""
         if self._state is JobState.WAITING:
             self._state = JobState.FAILED
 
     def kill(self) -> None:
-        """Do as `cancel`."""
+        """Do the same as `cancel`."""
         self.cancel()
 
     def log(self) -> str:
-        """Return what the job printed."""
+        """Return the output of the job."""
         return read_log(self.output)
 
     def _run(self) -> int | str:
@@ -55,6 +55,7 @@ class InlineJob:
             redirect_stdout(stream),
             redirect_stderr(stream),
             _environment(self.env),
+            chdir(Path.cwd()),  # restores the current folder, which the job may change
             _arguments(arguments),
             _signals(),
         ):
@@ -63,7 +64,7 @@ class InlineJob:
             except SystemExit as end:
                 return end.code or 0
             finally:
-                gc.unfreeze()  # a program that ends freezes what it leaves
+                gc.unfreeze()  # the program may have frozen objects
         return 0
 
 
@@ -71,22 +72,22 @@ class InlineJob:
 class InlineExecutor:
     """Runs `python -m MODULE …` in this process."""
 
-    traits: ClassVar[Traits] = Traits("inline", most=1)
+    traits: ClassVar[Traits] = Traits("inline", max_jobs=1)
 
     def check(self, spec: JobSpec, count: int) -> None:
-        """Do nothing: this process is there."""
+        """Do nothing: no resources are needed."""
 
     def start(self, spec: JobSpec, count: int) -> Sequence[InlineJob]:
-        """Return `count` jobs, each of which is run when its state is asked for."""
+        """Return `count` jobs; each runs when its `state` is first called."""
         env = {**spec.env, PARENT: str(os.getpid())}
         return [InlineJob(spec.command, env, unused_log(spec.logs)) for _ in range(count)]
 
     def preview(self, spec: JobSpec, count: int) -> str:
-        """Return the command line."""
-        return preview(spec, count, "in this process")
+        """Return the command line and the names of added environment variables."""
+        return preview(spec, "in this process")
 
     def close(self) -> None:
-        """Do nothing."""
+        """Do nothing: there are no resources to release."""
 
 
 @contextmanager
@@ -112,7 +113,7 @@ def _arguments(arguments: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Give this process back the signals that the program takes over."""
+    """Restore the signal handlers that the program replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Workers as the pods of a Job in Kubernetes."""
+"""Workers as the pods of a Kubernetes Job."""
 
 import json
 import os
@@ -12,59 +12,60 @@ import yaml
 
 from sweeper.errors import SweeperError
 from sweeper.executors.base import JobSpec, JobState, Traits
-from sweeper.executors.templates import OURS, Template
-from sweeper.executors.tools import Look, Refused, run_tool
+from sweeper.executors.templates import TEMPLATES, Template
+from sweeper.executors.tools import CommandFailed, PolledStatus, run_tool
 
-TEMPLATE: Final = OURS / "kubernetes.yaml.j2"
-# A pod's name is the job's with an index and a few letters, and is a name of DNS.
+TEMPLATE: Final = TEMPLATES / "kubernetes.yaml.j2"
+# Kubernetes appends an index and a random suffix to form a pod name, which is limited to 63
+# characters.
 LONGEST_NAME: Final = 40
 
 Status = Mapping[str, Any]
 _GONE: Final[Status] = {"conditions": [{"type": "Failed", "status": "True"}]}
 
-_tool = partial(run_tool, engine="kubernetes")
+_tool = partial(run_tool, executor="kubernetes")
 
 
 @dataclass
 class _KubernetesJob:
-    """A Job as Kubernetes has it, with all of its pods."""
+    """A Kubernetes Job with all of its pods; `namespace` is the kubectl option for it, if any."""
 
     name: str
     namespace: Sequence[str]
-    look: Look[Status] = field(init=False, repr=False)
+    status: PolledStatus[Status] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.look = Look(self._status)
+        self.status = PolledStatus(self._query_status)
 
     def kubectl(self, *arguments: str) -> str:
         return _tool(["kubectl", *self.namespace, *arguments])
 
     def delete(self, *options: str) -> None:
-        """Delete the Job; nothing is known of it after that."""
+        """Delete the Job; it counts as failed afterwards."""
         self.kubectl("delete", "job", self.name, "--ignore-not-found", *options)
-        self.look = Look(lambda: _GONE)
+        self.status = PolledStatus(lambda: _GONE)
 
-    def _status(self) -> Status:
+    def _query_status(self) -> Status:
         try:
-            said = self.kubectl("get", "job", self.name, "--output=json")
-        except Refused as error:
+            output = self.kubectl("get", "job", self.name, "--output=json")
+        except CommandFailed as error:
             if "NotFound" in str(error):
                 return _GONE
             raise
-        status: Status = json.loads(said).get("status", {})
+        status: Status = json.loads(output).get("status", {})
         return status
 
 
 @dataclass(frozen=True)
 class PodJob:
-    """One index of a Job: a pod, and those that replace it."""
+    """One index of a Job: a pod and its replacements."""
 
     index: int
     job: _KubernetesJob
 
     def state(self) -> JobState:
-        """Return where the index stands; all have failed with their Job, or without it."""
-        status = self.job.look() or {}
+        """Return the state of the index; every index fails if the Job failed or was deleted."""
+        status = self.job.status() or {}
         if self.index in _indexes(status.get("completedIndexes", "")):
             return JobState.SUCCEEDED
         if _failed(status):
@@ -72,42 +73,46 @@ class PodJob:
         return JobState.RUNNING if status.get("ready") else JobState.WAITING
 
     def cancel(self) -> None:
-        """Delete the Job, so that all of its pods are sent SIGTERM: one alone would come back."""
+        """Delete the whole Job with SIGTERM: a single deleted pod would be replaced."""
         if not self.state().ended:
             self.job.delete("--cascade=foreground", "--timeout=50s")
 
     def kill(self) -> None:
-        """Delete the Job and its pods at once."""
+        """Delete the Job and its pods immediately."""
         self.job.delete("--force", "--grace-period=0")
 
     def log(self) -> str:
-        """Return the end of what the pod printed; of all pods where the Job has failed."""
-        mine = f"job-name={self.job.name}"
-        if not _failed(self.job.look() or {}):
-            mine += f",batch.kubernetes.io/job-completion-index={self.index}"
+        """Return the last lines of the pod's output; of all pods if the Job has failed."""
+        selector = f"job-name={self.job.name}"
+        if not _failed(self.job.status() or {}):
+            selector += f",batch.kubernetes.io/job-completion-index={self.index}"
         try:
-            return self.job.kubectl("logs", f"--selector={mine}", "--tail=200")
-        except Refused as error:
+            return self.job.kubectl("logs", f"--selector={selector}", "--tail=200")
+        except CommandFailed as error:
             return str(error)
 
 
 @dataclass(frozen=True)
 class KubernetesExecutor:
-    """Applies a Job, rendered from a template, with the kubectl of this machine."""
+    """Applies a Job, rendered from a template, with kubectl."""
 
     template: Template
     traits: ClassVar[Traits] = Traits(
-        "kubernetes", most=10_000, machines=True, files=False, survives=True
+        "kubernetes",
+        max_jobs=10_000,
+        multiple_machines=True,
+        shares_files=False,
+        outlives_parent=True,
     )
 
     def check(self, spec: JobSpec, count: int) -> None:
-        """Have the cluster say whether it would take the Job."""
+        """Check with a server-side dry run that the cluster accepts the Job."""
         text = self._manifest(spec, count)
         self._metadata(text)
         _tool(["kubectl", "apply", "--dry-run=server", "--filename=-"], text=text)
 
     def start(self, spec: JobSpec, count: int) -> Sequence[PodJob]:
-        """Apply a Job with `count` pods."""
+        """Apply a Job with `count` pods, and return one job per pod."""
         text = self._manifest(spec, count)
         metadata = self._metadata(text)
         namespace = metadata.get("namespace")
@@ -116,22 +121,22 @@ class KubernetesExecutor:
         return [PodJob(index, job) for index in range(count)]
 
     def preview(self, spec: JobSpec, count: int) -> str:
-        """Return the command and the manifest that it is given."""
+        """Return the kubectl command and the manifest."""
         return f"kubectl apply --filename=- << 'END'\n{self._manifest(spec, count)}END\n"
 
     def close(self) -> None:
-        """Do nothing."""
+        """Do nothing: there are no resources to release."""
 
     def _manifest(self, spec: JobSpec, count: int) -> str:
         needs = spec.resources
         if needs.gpus != int(needs.gpus):
             raise SweeperError(
-                f"resources.gpus: {needs.gpus:g}; Kubernetes gives whole GPUs to a pod, or none"
+                f"resources.gpus: must be an integer with Kubernetes, got {needs.gpus:g}"
             )
         return self.template.render(
             needed=["name", "command", "count"],
             name=job_name(spec.name),
-            command=["python", *spec.command[1:]],  # the image's, not this machine's
+            command=["python", *spec.command[1:]],  # the Python of the image
             count=count,
             cpus=needs.cpus,
             gpus=int(needs.gpus),
@@ -145,18 +150,20 @@ class KubernetesExecutor:
                 metadata: Mapping[str, Any] = manifest["metadata"]
                 return metadata
         except yaml.YAMLError as error:
-            said = " ".join(str(error).split())
-            raise SweeperError(f"{self.template.path}: what it gives is no YAML: {said}") from None
+            message = " ".join(str(error).split())
+            raise SweeperError(
+                f"{self.template.path}: the rendered template is not valid YAML: {message}"
+            ) from None
         except (KeyError, TypeError):
             pass
         raise SweeperError(
-            f"{self.template.path}: what it gives is no Job with a name; allowed: kind: Job, one "
-            "document"
+            f"{self.template.path}: the rendered template is not a Job with a name; allowed: one "
+            "document with kind: Job and metadata"
         )
 
 
 def job_name(study: str) -> str:
-    """Return a name for a study's Job that Kubernetes allows and that no other has."""
+    """Return a unique name for a study's Job that Kubernetes accepts."""
     plain = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
     return f"sweeper-{plain[:LONGEST_NAME].strip('-')}-{os.urandom(3).hex()}"
 
@@ -169,6 +176,6 @@ def _failed(status: Status) -> bool:
 
 
 def _indexes(text: str) -> set[int]:
-    """Return the numbers in `0,2-4`, which is how Kubernetes writes them."""
+    """Parse the completed indexes of a Job, such as `0,2-4`."""
     ranges = (part.partition("-") for part in text.split(",") if part)
     return {n for low, _, high in ranges for n in range(int(low), int(high or low) + 1)}

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine."""
+"""Workers as processes on this machine."""
 
 import os
 import shlex
@@ -10,19 +10,18 @@ from typing import ClassVar, Final
 
 from sweeper.executors.base import JobSpec, JobState, Traits
 
-# Tells a worker which process it is not to outlive.
+# Environment variable with the id of the process that a worker must not outlive.
 PARENT: Final = "SWEEPER_PARENT"
 
 
 @dataclass(frozen=True)
 class LocalJob:
-    """One process of this machine, with its output in a file."""
+    """A process on this machine, with its output in a file."""
 
     process: subprocess.Popen[bytes]
     output: Path
 
     def state(self) -> JobState:
-        """Return where the process stands."""
         match self.process.poll():
             case None:
                 return JobState.RUNNING
@@ -36,12 +35,12 @@ class LocalJob:
         self.process.terminate()
 
     def kill(self) -> None:
-        """Send SIGKILL and wait until the process is gone."""
+        """Send SIGKILL and wait for the process to end."""
         self.process.kill()
         self.process.wait()
 
     def log(self) -> str:
-        """Return what the process printed so far."""
+        """Return the output of the process so far."""
         return read_log(self.output)
 
 
@@ -49,25 +48,26 @@ class LocalJob:
 class LocalExecutor:
     """Starts processes on this machine."""
 
-    traits: ClassVar[Traits] = Traits("local", most=256)
+    traits: ClassVar[Traits] = Traits("local", max_jobs=256)
 
     def check(self, spec: JobSpec, count: int) -> None:
-        """Do nothing: a process can always be started."""
+        """Do nothing: resources are not checked."""
 
     def start(self, spec: JobSpec, count: int) -> Sequence[LocalJob]:
         """Start `count` processes of the command."""
-        return [LocalJob(*started(spec)) for _ in range(count)]
+        return [LocalJob(*start_process(spec)) for _ in range(count)]
 
     def preview(self, spec: JobSpec, count: int) -> str:
-        """Return the command line."""
-        return preview(spec, count, "processes of this machine")
+        """Return the command line and the names of added environment variables."""
+        processes = "1 process" if count == 1 else f"{count} processes"
+        return preview(spec, f"{processes} on this machine")
 
     def close(self) -> None:
-        """Do nothing."""
+        """Do nothing: there are no resources to release."""
 
 
-def started(spec: JobSpec) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start the command as a process of this machine; return it and the file of its output."""
+def start_process(spec: JobSpec) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start the command as a process on this machine; return it and its output file."""
     output = unused_log(spec.logs)
     with output.open("wb") as stream:
         process = subprocess.Popen(
@@ -76,13 +76,13 @@ def started(spec: JobSpec) -> tuple[subprocess.Popen[bytes], Path]:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
+            start_new_session=True,  # only the launcher gets Ctrl-C, and passes it on
         )
     return process, output
 
 
 def unused_log(folder: Path) -> Path:
-    """Make the folder and, in it, the empty file of the next log; two never get the same one."""
+    """Create the next unused log file in a folder, and the folder if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -96,14 +96,14 @@ def unused_log(folder: Path) -> Path:
 
 
 def read_log(path: Path) -> str:
-    """Return what is in the file of a log; nothing where it is not there (yet)."""
+    """Return the content of a log file, or "" if it does not exist yet."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
 
 
-def preview(spec: JobSpec, count: int, what: str) -> str:
-    """Return a command line with the names, not the values, of what its environment adds."""
-    needs = ", ".join(name for name, value in spec.env.items() if value)
-    return f"{count} {what}, with {needs} in the environment:\n{shlex.join(spec.command)}\n"
+def preview(spec: JobSpec, where: str) -> str:
+    """Return a command line with the names of added environment variables, without their values."""
+    names = ", ".join(name for name, value in spec.env.items() if value)
+    return f"{where}, with {names} in the environment:\n{shlex.join(spec.command)}\n"

@@ -1,4 +1,4 @@
-"""Workers as the jobs of an array in Slurm."""
+"""Workers as the jobs of a Slurm array."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from typing import ClassVar, Final
 from sweeper.errors import SweeperError
 from sweeper.executors.base import JobSpec, JobState, Traits
 from sweeper.executors.local import read_log
-from sweeper.executors.templates import OURS, Template
-from sweeper.executors.tools import Look, Refused, run_tool
+from sweeper.executors.templates import TEMPLATES, Template
+from sweeper.executors.tools import CommandFailed, PolledStatus, run_tool
 
-TEMPLATE: Final = OURS / "slurm.sh.j2"
+TEMPLATE: Final = TEMPLATES / "slurm.sh.j2"
 
-# https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES; those not here have ended badly.
+# https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES; all other states mean failed.
 _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD")
 _RUNNING: Final = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
 _STATES: Final = {
@@ -25,81 +25,79 @@ _STATES: Final = {
     "COMPLETED": JobState.SUCCEEDED,
 }
 
-_NUMBER: Final = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.log"'
+_LOG_NAME: Final = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.log"'
 
-_tool = partial(run_tool, engine="slurm")
+_tool = partial(run_tool, executor="slurm")
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One job of an array."""
-
     id: str
     logs: Path
-    look: Look[Mapping[str, str]] = field(repr=False)
+    states: PolledStatus[Mapping[str, str]] = field(repr=False)  # of all jobs of the array
 
     def state(self) -> JobState:
-        """Return where the job stands; one that Slurm knows nothing of has been lost."""
-        words = self.look()
-        if words is None:
+        """Return the state of the job; a job that Slurm does not list has failed."""
+        states = self.states()
+        if states is None:
             return JobState.WAITING
-        return _STATES.get(words.get(self.id, "").partition(" ")[0], JobState.FAILED)
+        return _STATES.get(states.get(self.id, "").partition(" ")[0], JobState.FAILED)
 
     def cancel(self) -> None:
-        """Have Slurm send SIGTERM, and SIGKILL after its KillWait; a waiting job never runs."""
+        """Let Slurm send SIGTERM, and SIGKILL after its KillWait; a queued job is removed."""
         if not self.state().ended:
             self._scancel()
 
     def kill(self) -> None:
-        """Have Slurm send SIGKILL."""
+        """Let Slurm send SIGKILL."""
         self._scancel("--signal=KILL", "--batch")
 
     def log(self) -> str:
-        """Return what the job printed so far, or what Slurm says of one that printed nothing."""
-        words = (self.look() or {}).get(self.id, "it knows nothing of the job any more")
-        return read_log(self.logs / f"slurm-{self.id}.log") or f"Slurm: {words}"
+        """Return the output of the job so far, or its Slurm state if there is no output."""
+        state = (self.states() or {}).get(self.id, "the job is unknown")
+        return read_log(self.logs / f"slurm-{self.id}.log") or f"Slurm: {state}"
 
     def _scancel(self, *options: str) -> None:
-        with suppress(Refused):  # it has ended meanwhile
+        with suppress(CommandFailed):  # the job has already ended
             _tool(["scancel", *options, self.id])
 
 
 @dataclass(frozen=True)
 class SlurmExecutor:
-    """Submits an array job, rendered from a template; Slurm's commands are on this machine."""
+    """Submits a job array, rendered from a template, with the Slurm commands on this machine."""
 
     template: Template
-    traits: ClassVar[Traits] = Traits("slurm", most=10_000, machines=True, survives=True)
+    traits: ClassVar[Traits] = Traits(
+        "slurm", max_jobs=10_000, multiple_machines=True, outlives_parent=True
+    )
 
     def check(self, spec: JobSpec, count: int) -> None:
-        """Have Slurm say whether it would take the array."""
+        """Check with a test run of sbatch that Slurm accepts the array."""
         _tool([*_sbatch(spec, count), "--test-only"], text=self._script(spec))
 
     def start(self, spec: JobSpec, count: int) -> Sequence[SlurmJob]:
-        """Submit an array of `count` jobs."""
+        """Submit an array of `count` jobs, and return one job per element."""
         spec.logs.mkdir(parents=True, exist_ok=True)
-        said = _tool(_sbatch(spec, count), text=self._script(spec), env=spec.env)
-        array = said.strip().partition(";")[0]  # ID or ID;CLUSTER
-        look = Look(partial(_words, array))
-        return [SlurmJob(f"{array}_{index}", spec.logs, look) for index in range(count)]
+        output = _tool(_sbatch(spec, count), text=self._script(spec), env=spec.env)
+        array = output.strip().partition(";")[0]  # ID or ID;CLUSTER
+        states = PolledStatus(partial(_query_states, array))
+        return [SlurmJob(f"{array}_{index}", spec.logs, states) for index in range(count)]
 
     def preview(self, spec: JobSpec, count: int) -> str:
-        """Return the command and the script that it is given."""
+        """Return the sbatch command and its script."""
         return f"{shlex.join(_sbatch(spec, count))} << 'END'\n{self._script(spec)}END\n"
 
     def close(self) -> None:
-        """Do nothing."""
+        """Do nothing: there are no resources to release."""
 
     def _script(self, spec: JobSpec) -> str:
         needs = spec.resources
         if needs.gpus != int(needs.gpus):
-            raise SweeperError(
-                f"resources.gpus: {needs.gpus:g}; Slurm gives whole GPUs to a job, or none"
-            )
+            raise SweeperError(f"resources.gpus: must be an integer with Slurm, got {needs.gpus:g}")
         return self.template.render(
             needed=["command", "log"],
             command=shlex.join(spec.command),
-            log=shlex.quote(f"{spec.logs}/slurm-") + _NUMBER,
+            log=shlex.quote(f"{spec.logs}/slurm-") + _LOG_NAME,
             cpus=needs.cpus,
             gpus=int(needs.gpus),
             memory=needs.mebibytes,
@@ -107,8 +105,8 @@ class SlurmExecutor:
 
 
 def _sbatch(spec: JobSpec, count: int) -> list[str]:
-    # What stands here goes before what the script says. The script says where its output goes: in
-    # --output, % and \ of a folder's name would mean something else.
+    # These options override those in the script. The script redirects its output itself, because
+    # --output interprets % and \ in the name of the folder.
     return [
         "sbatch",
         "--parsable",
@@ -120,14 +118,14 @@ def _sbatch(spec: JobSpec, count: int) -> list[str]:
     ]
 
 
-def _words(array: str) -> Mapping[str, str]:
-    """Return state and reason of each job of an array that Slurm knows, minutes after its end."""
+def _query_states(array: str) -> Mapping[str, str]:
+    """Return `STATE (REASON)` by job id; Slurm forgets a job some minutes after its end."""
     options = ["--array", "--states=all", "--noheader", "--format=%i %T (%r)"]
     try:
-        said = _tool(["squeue", f"--jobs={array}", *options])
-    except Refused as error:
+        output = _tool(["squeue", f"--jobs={array}", *options])
+    except CommandFailed as error:
         if "Invalid job id" in str(error):
             return {}
         raise
-    lines = (line.strip().partition(" ") for line in said.splitlines())
-    return {job: words for job, _, words in lines}
+    lines = (line.strip().partition(" ") for line in output.splitlines())
+    return {job: state for job, _, state in lines}

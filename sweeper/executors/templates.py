@@ -1,4 +1,4 @@
-"""Files that say how an engine is to run a command, with places for what is known at a launch."""
+"""Jinja templates of job scripts and manifests, which are filled in at launch."""
 
 import json
 import re
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
 
-from sweeper.errors import SweeperError, nearest
+from sweeper.errors import SweeperError, suggestion
 
-OURS: Final = Path(__file__).parent / "templates"
+TEMPLATES: Final = Path(__file__).parent / "templates"
 _MEANINGS: Final = {
     "command": "the worker's command line",
-    "log": "the file of what the worker prints",
+    "log": "the worker's log file",
     "count": "the number of workers",
     "name": "the name of the job",
 }
@@ -24,27 +24,36 @@ _MEANINGS: Final = {
 
 @dataclass(frozen=True)
 class Template:
-    """A file in Jinja's language; `settings` are a user's own values for places in it."""
+    """A Jinja template file; `settings` are the user's values for its placeholders."""
 
     path: Path
     settings: Mapping[str, str]
 
-    def render(self, needed: Collection[str], **values: Any) -> str:
-        """Return the file with its places filled; those `needed` have to be in it.
+    def check(self) -> None:
+        """Raise `SweeperError` if the file cannot be read or is not a Jinja template."""
+        self._parse(self._read())
 
-        Raises `SweeperError`, one line, where one of them is missing, where a place has no
-        value, or a setting no place.
+    def render(self, needed: Collection[str], **values: Any) -> str:
+        """Return the rendered template.
+
+        `needed` are placeholders that the template must contain. Raises `SweeperError` if one is
+        missing, if a placeholder has no value, or if the template does not use a setting.
         """
         text = self._read()
-        environment = _environment()
+        placeholders = meta.find_undeclared_variables(self._parse(text))
+        self._check_placeholders(placeholders, needed, values)
         try:
-            places = meta.find_undeclared_variables(environment.parse(text))
-            self._check(places, needed, values)
-            return environment.from_string(text).render(**values, **self.settings)
+            return _environment().from_string(text).render(**values, **self.settings)
+        except jinja2.UndefinedError as error:
+            raise SweeperError(
+                f"{self.path}: {_missing_value_advice(str(error), values)}"
+            ) from None
+
+    def _parse(self, text: str) -> nodes.Template:
+        try:
+            return _environment().parse(text)
         except jinja2.TemplateSyntaxError as error:
             raise SweeperError(f"{self.path}, line {error.lineno}: {error.message}") from None
-        except jinja2.UndefinedError as error:
-            raise SweeperError(f"{self.path}: {_no_value(str(error), values)}") from None
 
     def _read(self) -> str:
         try:
@@ -53,33 +62,40 @@ class Template:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise SweeperError(f"template: {self.path} cannot be read: {reason}") from None
 
-    def _check(self, places: set[str], needed: Collection[str], values: Mapping[str, Any]) -> None:
+    def _check_placeholders(
+        self, placeholders: set[str], needed: Collection[str], values: Mapping[str, Any]
+    ) -> None:
         for name in needed:
-            if name not in places:
+            if name not in placeholders:
                 raise SweeperError(
                     f"{self.path}: {{{{ {name} }}}} is missing; put it where "
                     f"{_MEANINGS[name]} belongs"
                 )
         for name, value in self.settings.items():
             if name in values:
-                raise SweeperError(f"--set {name}: the study and the launch say what that is")
-            if name not in places:
                 raise SweeperError(
-                    f"--set {name}: {self.path} has no place for it{nearest(name, places)}"
+                    f"--set {name}: cannot be set, because the study and the launch define it"
+                )
+            if name not in placeholders:
+                raise SweeperError(
+                    f"--set {name}: {self.path} has no such placeholder"
+                    f"{suggestion(name, placeholders)}"
                 )
             if not value.isprintable():
-                raise SweeperError(f"--set {name}: {value!r}; allowed: one line of plain text")
+                raise SweeperError(
+                    f"--set {name}: must be one line of printable text, got {value!r}"
+                )
 
 
-def _no_value(said: str, values: Mapping[str, Any]) -> str:
-    """Return what to do about a place without a value, from what Jinja says of it."""
-    found = re.match(r"'(\w+)' is undefined", said)
-    if found is None:
-        return said
-    name = found[1]
+def _missing_value_advice(message: str, values: Mapping[str, Any]) -> str:
+    """Return advice for a placeholder without a value, given Jinja's message."""
+    match = re.match(r"'(\w+)' is undefined", message)
+    if match is None:
+        return message
+    name = match[1]
     return (
-        f"{{{{ {name} }}}} has no value{nearest(name, values)}; give one with --set {name}=VALUE, "
-        f"or take it out. Known: {', '.join(values)}"
+        f"{{{{ {name} }}}} has no value{suggestion(name, values)}; set it with --set {name}=VALUE, "
+        f"or remove it; placeholders with a value: {', '.join(values)}"
     )
 
 
@@ -90,8 +106,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.clear()  # `namespace` is one, and a place of ours
-    # Not Jinja's own, which writes for HTML; JSON is YAML too.
+    environment.globals.clear()  # Jinja's global `namespace` conflicts with our placeholder
+    # Not Jinja's tojson, which escapes for HTML. JSON is also valid YAML.
     environment.filters["json"] = _json
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     return environment

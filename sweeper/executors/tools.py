@@ -1,4 +1,4 @@
-"""Running an engine's own commands."""
+"""Running the command-line tools of Slurm and Kubernetes."""
 
 import logging
 import os
@@ -10,31 +10,32 @@ from typing import Final, Generic, TypeVar
 
 from sweeper.errors import SweeperError
 
-# Longer than an engine that is well needs; one that hangs is as good as not there.
+# Timeout of one command.
 TOOL_SECONDS: Final = 60.0
-# Between two looks at the same jobs: an engine's controller serves everybody.
-LOOK_SECONDS: Final = 2.0
-# An engine that is restarted or moved is back by then.
+# Interval between status queries, to limit the load on the controller.
+POLL_SECONDS: Final = 2.0
+# How long failing status queries are retried: long enough for the controller to be restarted.
 SILENCE_SECONDS: Final = 600.0
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Refused(SweeperError):
-    """What an engine's command said when it ended with an exit status other than 0."""
+class CommandFailed(SweeperError):
+    """A command of Slurm or Kubernetes ended with an exit status other than 0."""
 
 
 def run_tool(
     command: Sequence[str],
     *,
-    engine: str,
+    executor: str,
     text: str = "",
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Return what an engine's command prints, given `text` on its standard input.
+    """Run a command with `text` as standard input, and return its standard output.
 
-    Raises `Refused` with its last line, and `SweeperError` where it is not there or hangs.
+    Raises `CommandFailed` with the last line of its output if it fails, and `SweeperError` if it is
+    not installed or times out.
     """
     try:
         done = subprocess.run(
@@ -48,47 +49,50 @@ def run_tool(
         )
     except FileNotFoundError:
         raise SweeperError(
-            f"executor {engine}: there is no {command[0]} on this machine; launch where "
-            f"{engine.capitalize()}'s commands are, or take --executor local"
+            f"executor {executor}: {command[0]} not found on this machine; launch on a machine "
+            f"with the {executor.capitalize()} commands, or use --executor local"
         ) from None
     except subprocess.TimeoutExpired:
         raise SweeperError(
-            f"executor {engine}: {command[0]} gave no answer in {TOOL_SECONDS:g} s"
+            f"executor {executor}: {command[0]} did not respond within {TOOL_SECONDS:g} s"
         ) from None
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()
-        raise Refused(f"executor {engine}: {command[0]} said: {said[-1].strip()}")
+        output = done.stderr.strip() or done.stdout.strip() or "no output"
+        raise CommandFailed(
+            f"executor {executor}: {command[0]} failed: {output.splitlines()[-1].strip()}"
+        )
     return done.stdout
 
 
 @dataclass
-class Look(Generic[T]):
-    """What an engine last said, asked again when that is old.
+class PolledStatus(Generic[T]):
+    """The last known status of jobs, queried at most once per `POLL_SECONDS`.
 
-    An engine that does not answer is taken to be where it was, for `SILENCE_SECONDS`.
+    After a failed query the last status is kept; the error is raised if queries fail for longer
+    than `SILENCE_SECONDS`.
     """
 
-    ask: Callable[[], T]
-    _said: T | None = None
-    _at: float = field(default=-LOOK_SECONDS)
-    _silent_since: float | None = None
+    query: Callable[[], T]
+    _status: T | None = None
+    _queried_at: float = field(default=-POLL_SECONDS)
+    _failing_since: float | None = None
 
     def __call__(self) -> T | None:
-        """Return what the engine says; None where it has not said anything yet."""
+        """Return the status, or None if no query has succeeded yet."""
         now = time.monotonic()
-        if now - self._at >= LOOK_SECONDS:
-            self._at = now
-            self._ask(now)
-        return self._said
+        if now - self._queried_at >= POLL_SECONDS:
+            self._queried_at = now
+            self._update(now)
+        return self._status
 
-    def _ask(self, now: float) -> None:
+    def _update(self, now: float) -> None:
         try:
-            self._said = self.ask()
+            self._status = self.query()
         except SweeperError as error:
-            if self._silent_since is None:
-                _log.warning("%s; asking again for %.0f s", error, SILENCE_SECONDS)
-                self._silent_since = now
-            if now - self._silent_since > SILENCE_SECONDS:
+            if self._failing_since is None:
+                _log.warning("%s; retrying for %.0f s", error, SILENCE_SECONDS)
+                self._failing_since = now
+            if now - self._failing_since > SILENCE_SECONDS:
                 raise
         else:
-            self._silent_since = None
+            self._failing_since = None

@@ -1,1 +1,1 @@
-"""Replay: train a stored trial again and compare the results bit by bit."""
+"""Replay: train a stored trial again and check that the results are bitwise identical."""

@@ -1,4 +1,4 @@
-"""What one trial gave twice, there and here, side by side to the last bit."""
+"""Bitwise comparison of the stored results of a trial with those of its replay."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Value = float | str | None
-# By name, as a row of the database has them.
+# Values by column name; None for NULL.
 Numbers = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a trial gave: the numbers of each epoch, and of the trial as a whole."""
+class RunValues:
+    """Results of one training run: `epochs` by epoch number, and `scores` of the whole run."""
 
     epochs: Mapping[int, Numbers] = field(default_factory=dict)
     scores: Numbers = field(default_factory=dict)
@@ -20,73 +20,82 @@ class Given:
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not the same there and here; `epoch` None: of the trial as a whole."""
+    """A value that differs between the stored trial and its replay.
+
+    `epoch` is None for scores and for the environment. An epoch that only one of them has is a
+    difference named "epoch".
+    """
 
     name: str
-    there: Value
-    here: Value
+    stored: Value
+    replayed: Value
     epoch: int | None = None
 
     def __str__(self) -> str:
         place = "" if self.epoch is None or self.name == "epoch" else f"epoch {self.epoch}, "
-        return f"{place}{self.name} {_text(self.there)} there, {_text(self.here)} here{self._by()}"
+        values = f"stored {_text(self.stored)}, replayed {_text(self.replayed)}"
+        return f"{place}{self.name}: {values}{self._change()}"
 
-    def _by(self) -> str:
-        if not (isinstance(self.there, float) and isinstance(self.here, float)):
+    def _change(self) -> str:
+        if not (isinstance(self.stored, float) and isinstance(self.replayed, float)):
             return ""
-        more = self.here - self.there
-        return f" ({abs(more):.2g} {'more' if more > 0 else 'less'})" if math.isfinite(more) else ""
+        change = self.replayed - self.stored
+        if not math.isfinite(change):
+            return ""
+        return f" ({abs(change):.2g} {'higher' if change > 0 else 'lower'})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data; a number that is not finite as None, as it is stored."""
+        """Return plain data for JSON; non-finite numbers are None, as in the database."""
         return {
             "epoch": self.epoch,
             "name": self.name,
-            "there": _plain(self.there),
-            "here": _plain(self.here),
+            "there": _plain(self.stored),
+            "here": _plain(self.replayed),
         }
 
 
-def compare(there: Given, here: Given) -> list[Difference]:
-    """Return the numbers that are not the same: epoch by epoch, then those of the whole.
+def compare(stored: RunValues, replayed: RunValues) -> list[Difference]:
+    """Return the differing values: first by epoch, then the scores of the whole run.
 
-    Every epoch of either counts, and every score that is there.
+    All epochs of both are compared, but only values that `stored` has.
     """
-    epochs = sorted(there.epochs.keys() | here.epochs.keys())
-    found = [line for number in epochs for line in _epoch(number, there, here)]
-    return [*found, *_numbers(there.scores, here.scores)]
+    epochs = sorted(stored.epochs.keys() | replayed.epochs.keys())
+    by_epoch = [difference for number in epochs for difference in _epoch(number, stored, replayed)]
+    return [*by_epoch, *_numbers(stored.scores, replayed.scores)]
 
 
-def unlike(there: Mapping[str, str], here: Mapping[str, str]) -> list[Difference]:
-    """Return what differs between the environments of two trainings."""
+def environment_differences(
+    stored: Mapping[str, str], replayed: Mapping[str, str]
+) -> list[Difference]:
+    """Return the differences between the environments of two training runs."""
     return [
-        Difference(name, there.get(name), here.get(name))
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
+        Difference(name, stored.get(name), replayed.get(name))
+        for name in {**stored, **replayed}
+        if stored.get(name) != replayed.get(name)
     ]
 
 
-def _epoch(number: int, there: Given, here: Given) -> Iterator[Difference]:
-    ours, theirs = here.epochs.get(number), there.epochs.get(number)
-    if theirs is None:
+def _epoch(number: int, stored: RunValues, replayed: RunValues) -> Iterator[Difference]:
+    stored_row, replayed_row = stored.epochs.get(number), replayed.epochs.get(number)
+    if stored_row is None:
         yield Difference("epoch", None, number, number)
-    elif ours is None:
+    elif replayed_row is None:
         yield Difference("epoch", number, None, number)
     else:
-        yield from _numbers(theirs, ours, number)
+        yield from _numbers(stored_row, replayed_row, number)
 
 
-def _numbers(there: Numbers, here: Numbers, epoch: int | None = None) -> Iterator[Difference]:
-    for name, value in there.items():
-        if not _same(value, here.get(name)):
-            yield Difference(name, value, here.get(name), epoch)
+def _numbers(stored: Numbers, replayed: Numbers, epoch: int | None = None) -> Iterator[Difference]:
+    for name, value in stored.items():
+        if not _same(value, replayed.get(name)):
+            yield Difference(name, value, replayed.get(name), epoch)
 
 
-def _same(there: float | None, here: float | None) -> bool:
-    # NaN and infinities are stored as none: no SQL database has them in JSON.
-    if there is None or here is None:
-        return there is None and (here is None or not math.isfinite(here))
-    return there == here
+def _same(stored: float | None, replayed: float | None) -> bool:
+    # NaN and infinities are stored as NULL, because JSON cannot represent them.
+    if stored is None or replayed is None:
+        return stored is None and (replayed is None or not math.isfinite(replayed))
+    return stored == replayed
 
 
 def _text(value: Value) -> str:

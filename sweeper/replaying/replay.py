@@ -1,45 +1,51 @@
-"""One trial trained again, beside what is stored of it; nothing is written."""
+"""Training a stored trial again and comparing the results; nothing is written."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
-from sweeper.replaying.comparison import Difference, Given, Numbers, compare, unlike
-from sweeper.replaying.stored_trial import Ending, Original, by_epoch, of_copy, of_loop
+from sweeper.errors import SweeperError
+from sweeper.replaying.comparison import (
+    Difference,
+    Numbers,
+    RunValues,
+    compare,
+    environment_differences,
+)
+from sweeper.replaying.stored_trial import Outcome, StoredRun, by_epoch, copied_scores, extra_scores
 from sweeper.store.records import EpochRow, Result
 from sweeper.store.studies import StudyRecord
-from sweeper.study.frames import last_line
-from sweeper.study.load import StudyFile, read_stored, stored_study
-from sweeper.study.objective import Epoch, Outcome, metric_of, run_trial
+from sweeper.study.frames import failure_summary
+from sweeper.study.load import read_stored
+from sweeper.study.metric import metric_of
+from sweeper.study.sources import changed_sources, check_present
 from sweeper.study.space import Point
 from sweeper.study.spec import Metric, StudySpec
-from sweeper.training.device import device_named, environment, pick_device, torch_threads
-from sweeper.training.packed.pack import train_packed
-from sweeper.training.packed.stack import PACKED
-from sweeper.training.run import Evaluation, Trainer
-from sweeper.worker.watched import epoch_row, training_run
+from sweeper.training.device import device_named
+from sweeper.training.messages import PACKED, FullScores, Reply, Report, Start, TrainingEnd
+from sweeper.worker.attempt import epoch_row, run_fields
+from sweeper.worker.code import loaded_code, train_once
 
-# Called after each epoch with its numbers, and how many epochs are stored.
-OnReplayed = Callable[[EpochRow, int], None]
-# Scores that are there only where an epoch was scored in full.
+# Called after each epoch with its results and the number of stored epochs.
+OnEpoch = Callable[[EpochRow, int], None]
+# Scores that exist only if an epoch was scored in full.
 _FULL: Final = ("temperature", "nll_calibrated")
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A trial trained again: `differences` from what is stored, and of the `environment`.
+    """The result of a replay.
 
-    `there` is where it was trained first, `here` this process. `asked` is the trial that was
-    asked for: another one than `trial` where it was given that one's result. `epochs` and
-    `scores` count what is stored; `reason` is the likely one where not all is the same.
+    `requested` is the requested trial, and `trial` the replayed one; they differ if the result of
+    the requested trial was copied. `epochs` and `scores` are the numbers of stored epochs and
+    scores. `differences` are between stored and replayed results, `environment` those between
+    the environments. `failed_there` is the stored failure, and `failed_here` that of the replay.
+    `reason` is the likely reason for differences, or "".
     """
 
     study: str
-    asked: int
+    requested: int
     trial: int
     state: str
     point: Point
@@ -47,17 +53,16 @@ class Replay:
     scores: int
     differences: Sequence[Difference]
     environment: Sequence[Difference]
-    failed_there: Ending
-    failed_here: Ending
+    failed_there: Outcome
+    failed_here: Outcome
     reason: str
 
     @property
     def same(self) -> bool:
-        """Whether all that is stored came out again, to the last bit."""
+        """Whether all stored results were reproduced bit by bit."""
         return not self.differences and self.failed_there.same_as(self.failed_here)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
         return {
             "same": self.same,
             **vars(self),
@@ -70,21 +75,43 @@ class Replay:
 
 
 def replay_trial(
-    study: StudyRecord, original: Original, folder: Path | None, on_epoch: OnReplayed
+    study: StudyRecord, stored_run: StoredRun, folder: Path | None, on_epoch: OnEpoch
 ) -> Replay:
-    """Train a stored trial again as it was trained, and compare.
+    """Train a stored trial again in the same way, and compare the results.
 
-    `folder` is where the study's files lie here, if not where the launch read them. Other
-    versions of packages are named, not refused. Raises `SweeperError` where the study's code
-    is not what it was launched with.
+    `folder` contains the study's files; None means the folder at launch. Other package versions
+    are reported as differences of the environment. Raises `SweeperError` if the study's code has
+    changed since the trial.
     """
-    with torch_threads(_threads(original.result, read_stored(study.spec).spec)):
-        file = stored_study(study.spec, folder or Path(study.folder), any_versions=True)
-        device = _device(original.result, file.spec)
-        here = environment(device, file.folder)
-        given, ending = _trained(file, original, device, on_epoch)
-    there = {key: of for key, of in original.result.environment.items() if key != PACKED}
-    return _replay(file, original, given, ending, unlike(there, here) if there else [])
+    stored, folder = read_stored(study), folder or Path(study.folder)
+    _check_code(study.name, stored_run, folder)
+    threads = _threads(stored_run.result, stored.spec)
+    task = stored.spec.task.model_copy(update={"threads": threads})
+    spec = stored.spec.model_copy(update={"task": task})
+    recorder = _Recorder(stored_run, on_epoch)
+    with loaded_code(replace(stored, spec=spec), folder) as code:
+        end = train_once(code, _start(spec, stored_run), recorder, spec)
+    environment = stored_run.result.environment
+    known = {key: value for key, value in environment.items() if key != PACKED}
+    differences = environment_differences(known, recorder.environment) if known else []
+    scores = recorder.scores(end, spec.objective.metric)
+    if stored_run.copy:
+        scores = {**scores, **copied_scores(stored_run.requested, scores)}
+    replayed = RunValues(by_epoch(recorder.rows), scores)
+    outcome = Outcome(end.cause, failure_summary(end.failure))
+    return _replay(stored.spec, stored_run, replayed, outcome, differences)
+
+
+def _check_code(name: str, stored_run: StoredRun, folder: Path) -> None:
+    known = stored_run.code
+    changed = changed_sources(known.sources, folder)
+    check_present(name, changed, folder)
+    if changed:
+        raise SweeperError(
+            f"study {name!r}: trial {stored_run.trial.number} was trained with revision "
+            f"{known.revision} of the study's code, and {folder / changed[0]} has changed since; "
+            "restore the file, or give the folder that contains it with --folder FOLDER"
+        )
 
 
 def _threads(result: Result, spec: StudySpec) -> int:
@@ -92,107 +119,102 @@ def _threads(result: Result, spec: StudySpec) -> int:
     return int(stored) if stored.isdecimal() and int(stored) else spec.task.threads
 
 
-def _device(result: Result, spec: StudySpec) -> torch.device:
+def _start(spec: StudySpec, stored_run: StoredRun) -> Start:
+    """Return the run that should reproduce the bits of the trial.
+
+    A trial that was trained in a pack is replayed in a pack of one.
+    """
+    result = stored_run.result
+    full = any(result.scores.get(name) is not None for name in _FULL)
     stored = result.environment.get("device")
-    return pick_device(spec.task.device) if stored is None else device_named(stored)
-
-
-def _trained(
-    file: StudyFile, original: Original, device: torch.device, on_epoch: OnReplayed
-) -> tuple[Given, Ending]:
-    watch = _Watch(original, on_epoch)
-    run = training_run(file.spec, original.trial.params, device)
-    outcome = run_trial(_trainer(file, original.result), run, watch, watch.in_full)
-    ending = Ending(outcome.cause, last_line(outcome.failure))
-    scores = watch.scores(outcome, file.spec.objective.metric)
-    if original.copy:
-        scores = {**scores, **of_copy(original.asked, scores)}
-    return Given(by_epoch(watch.rows), scores), ending
-
-
-def _trainer(file: StudyFile, result: Result) -> Trainer:
-    """Return what trains with the bits of the first time: a pack's are a pack of one's."""
-    task = file.task.task
-    return (
-        partial(train_packed, task) if task and PACKED in result.environment else file.task.trainer
+    device = spec.task.device if stored is None else str(device_named(stored))
+    return Start(
+        "replay",
+        **run_fields(spec, stored_run.trial.params),
+        device=device,
+        packed=PACKED in result.environment,
+        number=stored_run.trial.number,
+        # If the stored scores are full, the last report was scored in full, also when pruned.
+        full=FullScores(number=result.epochs if full else None),
     )
 
 
-class _Watch:
-    """Takes down what a training gives, and ends it where no more of it is stored."""
+class _Recorder:
+    """Records the reports of a training run, and ends it when there are no more stored epochs."""
 
-    def __init__(self, original: Original, on_epoch: OnReplayed) -> None:
-        self._original, self._on_epoch = original, on_epoch
-        self._scored: dict[str, Any] = {}
+    def __init__(self, stored_run: StoredRun, on_epoch: OnEpoch) -> None:
+        self._stored_run, self._on_epoch = stored_run, on_epoch
+        self._scores: dict[str, Any] = {}
         self.rows: list[EpochRow] = []
+        self.environment: Mapping[str, str] = {}
 
-    def __call__(self, epoch: Epoch) -> bool:
-        """Take an epoch; return whether it is enough."""
-        row = epoch_row(epoch)
+    def __call__(self, report: Report) -> Reply:
+        """Record a report; return whether to continue."""
+        row = epoch_row(report)
         self.rows.append(row)
-        if epoch.number == self._original.result.epochs:
-            self._scored = {**epoch.scores.to_dict(), **of_loop(epoch.evaluation.extra)}
-        self._on_epoch(row, self._original.length)
-        return epoch.number >= self._original.enough
+        self.environment = report.environment or self.environment
+        if report.number == self._stored_run.result.epochs:
+            self._scores = {**report.scores, **extra_scores(report.extra)}
+        self._on_epoch(row, self._stored_run.length)
+        return Reply("prune" if report.number >= self._stored_run.max_epochs else "continue")
 
-    def in_full(self, _: Evaluation) -> bool:
-        """Return whether the coming epoch is scored in full: as that of a pruned trial was."""
-        result = self._original.result
-        full = any(result.scores.get(name) is not None for name in _FULL)
-        return full and len(self.rows) + 1 == result.epochs
-
-    def scores(self, outcome: Outcome, metric: Metric) -> Numbers:
-        """Return what is compared with the trial's scores: those of its last stored epoch."""
-        if outcome.scores is None or outcome.state != "complete":
-            return self._scored
-        scores = {**outcome.scores.to_dict(), **of_loop(outcome.extra)}
-        return {**scores, "value": metric_of(outcome.scores, metric)}
+    def scores(self, end: TrainingEnd, metric: Metric) -> Numbers:
+        """Return the scores to compare: final ones if complete, else those of the last epoch."""
+        if end.last is None or end.state != "complete":
+            return self._scores
+        scores = {**end.last.scores, **extra_scores(end.last.extra)}
+        return {**scores, "value": metric_of(end.last.scores, metric)}
 
 
 def _replay(
-    file: StudyFile,
-    original: Original,
-    here: Given,
-    ending: Ending,
+    spec: StudySpec,
+    stored_run: StoredRun,
+    replayed: RunValues,
+    outcome: Outcome,
     environment: Sequence[Difference],
 ) -> Replay:
-    there = original.given()
-    differences = compare(there, here)
-    same = not differences and original.ending.same_as(ending)
+    stored = stored_run.values()
+    differences = compare(stored, replayed)
+    same = not differences and stored_run.failure.same_as(outcome)
     return Replay(
-        study=file.name,
-        asked=original.asked,
-        trial=original.trial.number,
-        state=original.state,
-        point=original.trial.params,
-        epochs=len(there.epochs),
-        scores=sum(value is not None for value in there.scores.values()),
+        study=spec.study.name,
+        requested=stored_run.requested,
+        trial=stored_run.trial.number,
+        state=stored_run.state,
+        point=stored_run.trial.params,
+        epochs=len(stored.epochs),
+        scores=sum(value is not None for value in stored.scores.values()),
         differences=differences,
         environment=environment,
-        failed_there=original.ending,
-        failed_here=ending,
-        reason="" if same else _reason(file.spec.task.use, original, differences, environment),
+        failed_there=stored_run.failure,
+        failed_here=outcome,
+        reason="" if same else _reason(spec.task.use, stored_run, differences, environment),
     )
 
 
 def _reason(
     use: str,
-    original: Original,
+    stored_run: StoredRun,
     differences: Sequence[Difference],
     environment: Sequence[Difference],
 ) -> str:
     if environment:
-        return "bits are the same only for the same packages, processor type, threads and device"
-    if not original.result.environment:
-        return "with which packages and on what it was trained is not stored"
-    if original.claims > 1:
         return (
-            f"it was taken up {original.claims} times, and what is stored of packages and "
-            "processor is the last worker's: the beginning may come from another machine"
+            "results are bitwise reproducible only with the same packages, processor type, "
+            "threads and device"
         )
-    if differences and all(line.name.startswith("extra_") for line in differences):
-        return "only metrics of the loop's own differ; a time, say, is never the same"
+    if not stored_run.result.environment:
+        return "the packages and the machine of the trial are not stored"
+    if stored_run.claims > 1:
+        return (
+            f"the trial was started or resumed {stored_run.claims} times, and the stored "
+            "environment "
+            "is that of the last worker; earlier epochs may come from another machine"
+        )
+    if differences and all(difference.name.startswith("extra_") for difference in differences):
+        return "only extra metrics of the training loop differ, for example a measured time"
     return (
         f"packages, processor type, threads and device are the same, so {use} is likely not "
-        "deterministic: it draws what does not follow from run.seed, or reads what has changed"
+        "deterministic: it uses random numbers that do not depend on run.seed, or reads data that "
+        "has changed"
     )

@@ -1,32 +1,33 @@
-"""What is stored of a trial that has ended: what a replay of it is compared with."""
+"""The stored results of an ended trial, with which its replay is compared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sweeper.errors import SweeperError
-from sweeper.replaying.comparison import Given, Numbers
+from sweeper.replaying.comparison import Numbers, RunValues
+from sweeper.store.code import CodeRevision, read_revisions
 from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, Result, read_epochs_of, read_result
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import claims_of
 from sweeper.store.trials import StoredTrial, read_trials
-from sweeper.study.frames import STATE_WORDS, last_line
-from sweeper.worker.trial_files import BAD_STATE
+from sweeper.study.frames import STATE_WORDS, failure_summary
+from sweeper.training.reporting import BAD_STATE
 
-# Failures that a training comes to by itself, and so comes to again.
-_BY_ITSELF: Final = ("raised", "diverged", "memory")
+# Causes of failures in the training run itself, which a replay reproduces. A worker causes others.
+_REPRODUCIBLE_CAUSES: Final = ("raised", "diverged", "memory")
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a training failed: its cause, and the line that says what went wrong; both "": not."""
+class Outcome:
+    """How a training run failed: the cause and a one-line message; both "" if it did not fail."""
 
     cause: str = ""
     failure: str = ""
 
-    def same_as(self, other: "Ending") -> bool:
-        """Return whether both are one; how much memory there was is no part of it."""
+    def same_as(self, other: "Outcome") -> bool:
+        """Return whether both failed alike; out-of-memory messages may differ."""
         alike = self.cause == "memory" or self.failure == other.failure
         return self.cause == other.cause and alike
 
@@ -35,127 +36,132 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Original:
-    """What is stored of a trial; `claims` is how often a worker took it up.
+class StoredRun:
+    """The stored results of a trial, its code revision and the number of its claims.
 
-    Of a trial that was given the result of another one it is that other one, with the number
-    that was `asked` for and the scores of the `copy`.
+    `requested` is the requested trial. If its result was copied from another trial, the other
+    fields belong to that trial, and `copy` has the scores stored for the requested one.
     """
 
-    asked: int
+    requested: int
     trial: StoredTrial
     result: Result
     epochs: Sequence[EpochRow]
     claims: int
+    code: CodeRevision
     copy: Numbers = field(default_factory=dict)
 
     @property
     def state(self) -> str:
-        """How the trial ended, in a word."""
+        """State of the trial as a word."""
         return STATE_WORDS[self.trial.state]
 
     @property
     def length(self) -> int:
-        """How many epochs are stored."""
+        """Number of stored epochs."""
         return max([self.result.epochs, *(row.epoch for row in self.epochs)])
 
     @property
-    def ending(self) -> Ending:
-        """How the training failed by itself; one that a worker ended is as one that did not."""
+    def failure(self) -> Outcome:
+        """Failure of the training run itself; empty if it did not fail or a worker ended it."""
         result = self.result
-        by_itself = result.cause in _BY_ITSELF and not result.failure.startswith(BAD_STATE)
-        return Ending(result.cause, last_line(result.failure)) if by_itself else Ending()
+        # A replay saves no checkpoints and requests the state only at the first report, so it
+        # cannot reproduce later failures of a checkpoint.
+        from_checkpoint = result.failure.startswith(BAD_STATE) and result.epochs > 0
+        reproducible = result.cause in _REPRODUCIBLE_CAUSES and not from_checkpoint
+        return Outcome(result.cause, failure_summary(result.failure)) if reproducible else Outcome()
 
     @property
-    def enough(self) -> int:
-        """How many epochs to train again at most.
+    def max_epochs(self) -> int:
+        """Maximum number of epochs to replay.
 
-        Where the training ended by itself one more shows that it does not end here.
+        If the training run ended by itself, one more epoch is allowed, to detect a replay that
+        does not end there.
         """
-        by_itself = self.state == "complete" or self.ending != Ending()
-        return self.length + 1 if by_itself else self.length
+        ended_by_itself = self.state == "complete" or self.failure != Outcome()
+        return self.length + 1 if ended_by_itself else self.length
 
-    def given(self) -> Given:
-        """Return the numbers that are stored."""
+    def values(self) -> RunValues:
+        """Return the stored results for comparison."""
         scores = {**_scores(self.trial, self.result), **self.copy}
-        return Given(_known(by_epoch(self.epochs)), scores)
+        return RunValues(_without_empty_columns(by_epoch(self.epochs)), scores)
 
 
-def read_original(store: Store, study: StudyRecord, number: int) -> Original:
-    """Read a trial that has ended, or the one whose result it was given.
+def read_stored_run(store: Store, study: StudyRecord, number: int) -> StoredRun:
+    """Read an ended trial; if its result is a copy, read the trial it was copied from.
 
-    Raises `SweeperError` where there is no such trial, it has not ended, or nothing of it is
-    stored.
+    Raises `SweeperError` if the trial does not exist, has not ended, or has no stored results.
     """
     trials = {trial.number: trial for trial in read_trials(store, study.name)}
     if number not in trials:
-        raise SweeperError(
-            f"study {study.name!r} has no trial {number}; it has {len(trials)}, from 0"
-        )
+        existing = f"trials 0-{len(trials) - 1}" if trials else "no trials yet"
+        raise SweeperError(f"study {study.name!r}: trial {number} does not exist ({existing})")
     if STATE_WORDS[trials[number].state] == "running":
         raise SweeperError(
-            f"study {study.name!r}: trial {number} has not ended; replay it when it has"
+            f"study {study.name!r}: trial {number} has not ended; replay it after it has ended"
         )
-    original = _read(store, study, trials, number)
-    _check_comparable(study.name, original)
-    return original
+    stored_run = _read(store, study, trials, number)
+    _check_comparable(study.name, stored_run)
+    return stored_run
 
 
 def _read(
     store: Store, study: StudyRecord, trials: Mapping[int, StoredTrial], number: int
-) -> Original:
+) -> StoredRun:
     trial = trials[number]
     result, copy = _result_of(store, study, trial), {}
     if result.copied_from is not None:
-        copy = of_copy(number, _scores(trial, result))
+        copy = copied_scores(number, _scores(trial, result))
     by_ticket = {trial.ticket: trial for trial in trials.values()}
     while result.copied_from is not None:
         trial = by_ticket[result.copied_from]
         result = _result_of(store, study, trial)
     epochs = read_epochs_of(store, study, trial.ticket)
-    return Original(number, trial, result, epochs, claims_of(store, study, trial.ticket), copy)
+    revisions = {revision.revision: revision for revision in read_revisions(store, study)}
+    claims, code = claims_of(store, study, trial.ticket), revisions[result.code]
+    return StoredRun(number, trial, result, epochs, claims, code, copy)
 
 
 def _result_of(store: Store, study: StudyRecord, trial: StoredTrial) -> Result:
     return read_result(store, study, trial.ticket) or Result()
 
 
-def _check_comparable(name: str, original: Original) -> None:
-    if not original.length and original.ending == Ending():
-        why = last_line(original.result.failure) or "its result is gone"
+def _check_comparable(name: str, stored_run: StoredRun) -> None:
+    if not stored_run.length and stored_run.failure == Outcome():
+        why = failure_summary(stored_run.result.failure) or "its result is missing"
         raise SweeperError(
-            f"study {name!r}: nothing is stored of trial {original.trial.number} that a replay "
-            f"could be compared with: {why}"
+            f"study {name!r}: trial {stored_run.trial.number} has no stored results to compare a "
+            f"replay with: {why}"
         )
 
 
 def _scores(trial: StoredTrial, result: Result) -> Numbers:
     value = {"value": trial.value} if STATE_WORDS[trial.state] == "complete" else {}
-    return {**result.scores, **of_loop(result.extra), **value}
+    return {**result.scores, **extra_scores(result.extra), **value}
 
 
 def by_epoch(rows: Sequence[EpochRow]) -> dict[int, Numbers]:
-    """Return the numbers of each epoch."""
+    """Return the values of each row by epoch number, without the number itself."""
     return {
         row.epoch: {name: value for name, value in vars(row).items() if name != "epoch"}
         for row in rows
     }
 
 
-def _known(epochs: Mapping[int, Numbers]) -> dict[int, Numbers]:
-    # A column that came with a later version is empty in all epochs of an older trial.
-    known = {name for row in epochs.values() for name, value in row.items() if value is not None}
+def _without_empty_columns(epochs: Mapping[int, Numbers]) -> dict[int, Numbers]:
+    # Trials of an older version have no values in columns that were added later.
+    used = {name for row in epochs.values() for name, value in row.items() if value is not None}
     return {
-        number: {name: value for name, value in row.items() if name in known}
+        number: {name: value for name, value in row.items() if name in used}
         for number, row in epochs.items()
     }
 
 
-def of_loop(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a loop's own under the names that a study's frame gives them."""
+def extra_scores(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the extra metrics of a training loop under their names in a study's frame."""
     return {f"extra_{name}": value for name, value in extra.items()}
 
 
-def of_copy(number: int, scores: Numbers) -> dict[str, float | None]:
-    """Return the scores of a trial that was given another's, under names of their own."""
+def copied_scores(number: int, scores: Numbers) -> dict[str, float | None]:
+    """Return the scores of a copied trial under names that contain its number."""
     return {f"{name} of trial {number}": value for name, value in scores.items()}

@@ -1,12 +1,12 @@
-"""What a study found, as one page that a person can read: frames to plain data to figures."""
+"""Reports and pages: data frames are reduced to plain data, which figures and tables show."""
 
 from sweeper.report.page import (
     Page,
+    built_in_page,
+    built_in_pages,
     find_page,
     page_of,
     read_page,
-    ready_page,
-    ready_pages,
     render,
     write_report,
 )
@@ -15,11 +15,11 @@ from sweeper.report.report_input import ReportInput
 __all__ = [
     "Page",
     "ReportInput",
+    "built_in_page",
+    "built_in_pages",
     "find_page",
     "page_of",
     "read_page",
-    "ready_page",
-    "ready_pages",
     "render",
     "write_report",
 ]

@@ -1,10 +1,7 @@
-"""Pages as TOML, rendered to one HTML file that opens without a network."""
+"""Pages are TOML files; a page is rendered to one self-contained HTML file."""
 
 import json
 import math
-import os
-import secrets
-import tomllib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -19,39 +16,40 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sweeper import formatting as fmt
 from sweeper.bundled import bundled_folder
-from sweeper.confirmation.diagnostics import health
-from sweeper.confirmation.verdict import METRICS
-from sweeper.errors import SweeperError, UnknownName, nearest
-from sweeper.report import wording
-from sweeper.report.figures import style
+from sweeper.errors import SweeperError, UnknownName, suggestion
+from sweeper.files import write_text
+from sweeper.metrics import METRICS, validation_label
+from sweeper.report.figures.kit import style
 from sweeper.report.figures.registry import FIGURES, draw
-from sweeper.report.report_input import ReportInput, prepared, usable
-from sweeper.report.score_table import sides
-from sweeper.report.summary import summarise
-from sweeper.report.trial_table import MOST_ROWS, trials_table
-from sweeper.report.verdict_section import confirmed
+from sweeper.report.report_input import ReportInput, prepare, with_finite_value
+from sweeper.report.score_table import score_table
+from sweeper.report.summary import summarize
+from sweeper.report.trial_table import MAX_ROWS, trials_table
+from sweeper.report.verdict_section import verdict_section
 from sweeper.study import results
+from sweeper.study.load import parse_toml, read_text
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-DEFAULT_PAGE: Final = "trade-offs"
-# Panels that are words and tables; every other one names a figure.
-PARTS = ("verdict", "summary", "sides", "trials", "glossary")
-# A panel that is left out where it is empty; the others say why they are.
+DEFAULT_PAGE: Final = "overview"
+# Panels of text and tables; every other panel names a figure.
+PARTS = ("verdict", "summary", "scores", "trials", "glossary")
+# These panels are left out when they are empty; the others say why they are empty.
 _OPTIONAL = ("importance", "interaction", "forest", "reliability")
 
 
 class Options(BaseModel):
-    """How a panel is shown, where that is not as its figure has it."""
+    """Display options of a panel; None means the default of its figure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    height: int | None = Field(None, ge=100, le=4000)  # of a figure, in pixels
-    rows: int | None = Field(None, ge=1)  # of the table of trials
+    height: int | None = Field(None, ge=100, le=4000)  # height of the figure in pixels
+    rows: int | None = Field(None, ge=1)  # maximum number of rows in the table of trials
 
 
 class Panel(BaseModel):
-    """One section of a page: what it shows, its heading, and words for the reader."""
+    """One section of a page: a figure or part, its heading, and text for the reader."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +60,7 @@ class Panel(BaseModel):
 
 
 class Page(BaseModel):
-    """What people look at, as code: a title and panels in order."""
+    """A title and panels in order, as read from a TOML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,13 +68,13 @@ class Page(BaseModel):
     panels: tuple[Panel, ...] = Field(min_length=1)
 
     def without(self, figure: str) -> "Page":
-        """Return the page without the panels of a figure."""
-        kept = tuple(panel for panel in self.panels if panel.figure != figure)
-        return self.model_copy(update={"panels": kept})
+        """Return a copy of the page without the panels that show `figure`."""
+        panels = tuple(panel for panel in self.panels if panel.figure != figure)
+        return self.model_copy(update={"panels": panels})
 
 
-class Section(NamedTuple):
-    """A panel with what was computed for it; `json` is None where nothing can be drawn."""
+class PageSection(NamedTuple):
+    """A panel with its figure as JSON and the notes; `json` is None without a figure."""
 
     panel: Panel
     json: Markup | None = None
@@ -86,83 +84,71 @@ class Section(NamedTuple):
 
 
 def render(report: ReportInput, page: Page | None = None) -> str:
-    """Return a report as one HTML page; without a page, the trade-offs."""
+    """Return a report as one HTML page; `page` defaults to the built-in page `overview`."""
     template = environment(TEMPLATES).get_template("page.html")
-    shown = context(report, page or ready_page(DEFAULT_PAGE))
+    shown = context(report, page or built_in_page(DEFAULT_PAGE))
     return template.render(**shown, themes=themes(), scripts=_scripts())
 
 
 def context(report: ReportInput, page: Page) -> dict[str, Any]:
-    """Return what the templates of a page's sections are rendered with."""
-    ready = prepared(report)
-    best = results.best(usable(ready.trials))
+    """Return the template variables for the sections of a page."""
+    report = prepare(report)
     return {
         "page": page,
-        "report": ready,
+        "report": report,
         "parts": PARTS,
-        "splits": wording.SPLITS,
-        "verdict": confirmed(ready),
-        "checks": health(ready.trials, ready.space, ready.evidence, ready.verdict),
-        "summary": summarise(ready),
-        "sides": sides(ready),
-        "metric": wording.METRICS[ready.metric],
-        "metric_name": METRICS[ready.metric],
-        "sections": _sections(page, ready),
-        "table": trials_table(
-            ready.trials, None if best is None else int(best["number"]), _pick(ready), _rows(page)
-        ),
-        "own": sorted(set(ready.trials["schedule"]) - set(style.styles(()))),
-        "chance": wording.nll(math.log(ready.classes or 1)),
+        "splits": fmt.SPLITS,
+        "verdict": verdict_section(report),
+        "checks": report.checks,
+        "summary": summarize(report),
+        "scores": score_table(report),
+        "metric": validation_label(report.metric),
+        "metric_name": METRICS[report.metric].label,
+        "sections": _sections(page, report),
+        "table": trials_table(report.trials, _marked(report), _max_rows(page)),
+        "custom_schedules": sorted(set(report.trials["schedule"]) - set(style.styles(()))),
+        "chance": fmt.nll(math.log(report.classes or 1)),
     }
 
 
 def write_report(path: Path | str, report: ReportInput, page: Page | None = None) -> Path:
-    """Write a report in one step: the file is the old one or the new one, never half of it."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    text = render(report, page).encode("utf-8", errors="replace")
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        draft.write_bytes(text)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+    """Write a report and return its path; raises `SweeperError` if the file cannot be written."""
+    return write_text(Path(path), render(report, page))
 
 
 @cache
-def ready_pages() -> Mapping[str, Page]:
-    """Return the pages that ship with the package, by name, the default one first."""
-    found = {
+def built_in_pages() -> Mapping[str, Page]:
+    """Return the built-in pages by name, the default page first."""
+    pages = {
         path.stem: read_page(path) for path in sorted(bundled_folder("dashboards").glob("*.toml"))
     }
-    return {DEFAULT_PAGE: found.pop(DEFAULT_PAGE), **found}
+    return {DEFAULT_PAGE: pages.pop(DEFAULT_PAGE), **pages}
 
 
 def page_of(pages: Mapping[str, Page], name: str) -> Page:
-    """Return a page by its name; raises `UnknownName` with the nearest one."""
+    """Return a page by its name; raises `UnknownName` with a suggestion."""
     if name not in pages:
         raise UnknownName(
-            f"no page {name[:100]!r}{nearest(name, pages)}; there are: {', '.join(pages)}"
+            f"unknown page {name[:100]!r}{suggestion(name, pages)}; available: {', '.join(pages)}"
         )
     return pages[name]
 
 
-def ready_page(name: str) -> Page:
-    """Return a page that ships with the package; raises `UnknownName`."""
-    return page_of(ready_pages(), name)
+def built_in_page(name: str) -> Page:
+    """Return a built-in page by its name; raises `UnknownName`."""
+    return page_of(built_in_pages(), name)
 
 
-def find_page(given: str) -> Page:
-    """Return a page by its name or its file; raises `SweeperError`."""
-    return read_page(Path(given)) if given.endswith(".toml") else ready_page(given)
+def find_page(name: str) -> Page:
+    """Return the page with this name or in this TOML file; raises `SweeperError`."""
+    return read_page(Path(name)) if name.endswith(".toml") else built_in_page(name)
 
 
 def read_page(path: Path) -> Page:
-    """Return a page from its file; raises SweeperError with the file and key."""
+    """Read a page from a TOML file; raises `SweeperError` with the file and key."""
     try:
-        page = Page.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        page = Page.model_validate(parse_toml(read_text(path)))
+    except (OSError, UnicodeDecodeError, SweeperError) as problem:
         raise SweeperError(f"{path}: {problem}") from problem
     except ValidationError as problem:
         raise SweeperError(f"{path}: {'; '.join(_lines(problem))}") from problem
@@ -172,7 +158,7 @@ def read_page(path: Path) -> Page:
 
 
 def for_script(text: str) -> Markup:
-    """Return JSON that may stand in a script element: only "<" can end one or open a comment."""
+    """Return JSON with "<" escaped, so that it cannot end a script element or open a comment."""
     return Markup(text.replace("<", "\\u003c"))
 
 
@@ -180,8 +166,8 @@ def _check(panel: Panel, path: Path) -> None:
     allowed = (*PARTS, *FIGURES)
     if panel.figure not in allowed:
         raise SweeperError(
-            f"{path}: panels.figure is {panel.figure!r}{nearest(panel.figure, allowed)}; "
-            f"allowed: {', '.join(allowed)}"
+            f"{path}: panels.figure: unknown figure {panel.figure!r}"
+            f"{suggestion(panel.figure, allowed)}; allowed: {', '.join(allowed)}"
         )
 
 
@@ -191,7 +177,7 @@ def _lines(problem: ValidationError) -> Iterator[str]:
 
 
 def environment(*folders: Path) -> Environment:
-    """Return the templates of folders: nothing is shown unescaped, and no name may be missing."""
+    """Return a Jinja environment that escapes all values and rejects undefined names."""
     return Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
@@ -201,45 +187,51 @@ def environment(*folders: Path) -> Environment:
     )
 
 
-def _rows(page: Page) -> int:
-    """Return how many rows a page's table of trials has at most."""
-    asked = [panel.options.rows for panel in page.panels if panel.figure == "trials"]
-    return next(filter(None, asked), MOST_ROWS)
+def _max_rows(page: Page) -> int:
+    requested = [panel.options.rows for panel in page.panels if panel.figure == "trials"]
+    return next(filter(None, requested), MAX_ROWS)
 
 
-def _pick(report: ReportInput) -> int | None:
-    evidence = report.evidence
-    return None if evidence is None else evidence.candidates[evidence.pick].trial
+def _marked(report: ReportInput) -> dict[str, int | None]:
+    """Return the numbers of the trials that the table marks, by badge."""
+    evidence, recommended = report.evidence, report.recommended
+    pick = None if evidence is None else evidence.candidates[evidence.pick]
+    lowest = results.best(with_finite_value(report.trials))
+    return {
+        "recommended": None if recommended is None else recommended.trial,
+        "pick": None if pick is None or pick is recommended else pick.trial,
+        "lowest": None if lowest is None else int(lowest["number"]),
+    }
 
 
-def _sections(page: Page, report: ReportInput) -> list[Section]:
-    hidden = _OPTIONAL if report.confirmed else (*_OPTIONAL, "sides")
+def _sections(page: Page, report: ReportInput) -> list[PageSection]:
+    hidden = _OPTIONAL if report.confirmed else (*_OPTIONAL, "scores")
     sections = (_section(panel, report) for panel in page.panels)
     return [section for section in sections if section.json or section.panel.figure not in hidden]
 
 
-def _section(panel: Panel, report: ReportInput) -> Section:
+def _section(panel: Panel, report: ReportInput) -> PageSection:
     if panel.figure in PARTS:
-        return Section(panel)
+        return PageSection(panel)
     drawing, recipe = draw(panel.figure, report), FIGURES[panel.figure]
     if drawing.figure is None:
-        return Section(panel)
+        return PageSection(panel)
     if panel.options.height is not None:
         drawing.figure.update_layout(height=panel.options.height)
     source = report.source(recipe.split, recipe.scaled)
     figure = drawing.figure
-    return Section(panel, figure_json(figure), drawing.notes, figure.layout.height, source)
+    return PageSection(panel, figure_json(figure), drawing.notes, figure.layout.height, source)
 
 
 def figure_json(figure: go.Figure) -> Markup:
-    """Return a figure as it may stand in a script element of a page."""
+    """Return a figure as JSON that is safe in a script element."""
     return for_script(plotly.io.to_json(figure, engine="json"))
 
 
 def themes() -> Markup:
-    """Return what page.js needs to draw figures on light and on dark ground, as JSON."""
-    both = {"light": style.template(), "dark": style.template(dark=True)}
-    return for_script(json.dumps({**both, "colours": style.dark_colours()}))
+    """Return the light and dark plotly templates and the color map for page.js, as JSON."""
+    templates = {"light": style.template(), "dark": style.template(dark=True)}
+    return for_script(json.dumps({**templates, "colors": style.dark_colors()}))
 
 
 @cache

@@ -1,19 +1,22 @@
-"""What each side of the dispute would say of the pick: accuracy, likelihood, calibration, ranks."""
+"""The effect of the pick by metric: accuracy, NLL, calibration and ranking."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from sweeper import formatting as fmt
 from sweeper.confirmation.evidence import Comparison, Evidence
-from sweeper.confirmation.verdict import describe
-from sweeper.report import wording
+from sweeper.confirmation.verdict import describe_smoothing
 from sweeper.report.report_input import ReportInput
 
 
-class Side(NamedTuple):
-    """One score of the pick beside that of ε = 0, formatted; `tested` is the verdict's own."""
+class ScoreRow(NamedTuple):
+    """One metric of the pick and of ε = 0, formatted.
+
+    `relevance` says when the metric matters; `tested` is True for the metric of the verdict.
+    """
 
     name: str
-    who: str
+    relevance: str
     word: str
     baseline: str
     pick: str
@@ -21,11 +24,11 @@ class Side(NamedTuple):
     tested: bool
 
 
-class Sides(NamedTuple):
-    """The table, and what the sides come to; `gap` is "" without the training split."""
+class ScoreTable(NamedTuple):
+    """The rows and a summary; `gap` is "" without scores of the training split."""
 
     pick: str
-    rows: tuple[Side, ...]
+    rows: tuple[ScoreRow, ...]
     sentence: str
     gap: str
 
@@ -35,22 +38,28 @@ class Sides(NamedTuple):
         return not self.rows
 
 
-def sides(report: ReportInput) -> Sides:
-    """Return the scores that the literature disagrees about, on the test split."""
+def score_table(report: ReportInput) -> ScoreTable:
+    """Compare the pick with ε = 0 on the test split; empty without a complete confirmation."""
     evidence = report.confirmed
     if evidence is None:
-        return Sides("", (), "", "")
-    found = [(score, evidence.compare(evidence.pick, score.key)) for score in _SCORES]
-    known = [(score, comparison) for score, comparison in found if comparison is not None]
-    rows = tuple(_side(score, comparison, evidence) for score, comparison in known)
-    pick = describe(evidence.candidates[evidence.pick])
-    return Sides(pick, rows, _sentence(rows), _gap(evidence, report))
+        return ScoreTable("", (), "", "")
+    compared = [(score, evidence.compare(evidence.pick, score.key)) for score in _SCORES]
+    rows = tuple(
+        _row(score, comparison, evidence)
+        for score, comparison in compared
+        if comparison is not None
+    )
+    pick = describe_smoothing(evidence.candidates[evidence.pick])
+    return ScoreTable(pick, rows, _sentence(rows), _gap(evidence, report))
+
+
+_BASELINE: Final = "ε = 0"
 
 
 class _Score(NamedTuple):
     key: str
     name: str
-    who: str
+    relevance: str
     shown: Callable[[float], str]
     factor: float = 1.0
     unit: str = ""
@@ -64,82 +73,84 @@ _SCORES: Final = (
     _Score(
         "accuracy",
         "accuracy",
-        "the accuracy camp: only the predicted class counts",
-        wording.percent,
+        "only the predicted class is used",
+        fmt.percent,
         100.0,
         " points",
     ),
-    _Score("nll", "raw NLL", "the likelihood camp: probabilities count as they come", wording.nll),
+    _Score("nll", "raw NLL", "the probabilities are used as the model outputs them", fmt.nll),
     _Score(
         "nll_calibrated",
         "NLL after scaling",
-        "those who rescale: a temperature is fitted first anyway",
-        wording.nll,
+        "a temperature is fitted before the probabilities are used",
+        fmt.nll,
     ),
     _Score(
         "ece",
         "ECE",
-        "the calibration camp: confidence has to be accuracy",
-        wording.percent,
+        "the confidence should match the accuracy",
+        fmt.percent,
         100.0,
         " points",
     ),
     _Score(
         "aurc",
         "AURC × 1000",
-        "selective classification: the least sure cases are passed on",
+        "the least confident predictions are rejected (selective classification)",
         _thousandth,
         1000.0,
     ),
 )
 
 
-def _side(score: _Score, found: Comparison, evidence: Evidence) -> Side:
-    return Side(
+def _row(score: _Score, comparison: Comparison, evidence: Evidence) -> ScoreRow:
+    return ScoreRow(
         name=score.name,
-        who=score.who,
-        word=found.word,
-        baseline=score.shown(found.baseline),
-        pick=score.shown(found.mean),
-        difference=wording.difference(found.difference, score.factor) + score.unit,
-        tested=found.score == evidence.metric,
+        relevance=score.relevance,
+        word=comparison.word,
+        baseline=score.shown(comparison.baseline),
+        pick=score.shown(comparison.mean),
+        difference=fmt.difference(comparison.difference, score.factor) + score.unit,
+        tested=comparison.score == evidence.metric,
     )
 
 
-def _sentence(rows: tuple[Side, ...]) -> str:
+def _sentence(rows: tuple[ScoreRow, ...]) -> str:
     parts = []
     for word in ("better", "same", "worse"):
         names = [row.name.removesuffix(" × 1000") for row in rows if row.word == word]
-        parts += [f"{word} in {wording.listed(names)}"] if names else []
+        parts += [f"{word} in {fmt.join_words(names)}"] if names else []
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _gap(evidence: Evidence, report: ReportInput) -> str:
-    """Return how far training and test lie apart: what a regulariser is there to narrow."""
-    pick, found = evidence.pick, {}
+    """Return a sentence with the scores on the training and test splits; "" if they are missing."""
+    comparisons = {}
     for split in ("train", "test"):
         for score in ("nll", "accuracy"):
-            comparison = evidence.compare(pick, score, split)
+            comparison = evidence.compare(evidence.pick, score, split)
             if comparison is None:
                 return ""
-            found[split, score] = comparison
+            comparisons[split, score] = comparison
     parts = (
-        f"{who}: NLL {_pair(found, 'nll', who, wording.nll)}, "
-        f"accuracy {_pair(found, 'accuracy', who, wording.percent)}"
-        for who in ("ε = 0", "the pick")
+        f"{name}: NLL {_pair(comparisons, 'nll', name, fmt.nll)}, "
+        f"accuracy {_pair(comparisons, 'accuracy', name, fmt.percent)}"
+        for name in (_BASELINE, "pick")
     )
-    return (
-        f"Regularising gap, training split (labels: {report.labels_of('train')}) against test: "
-        f"{'; '.join(parts)}."
-    )
+    labels = report.labels_of("train")
+    source = f" (labels: {labels})" if labels else ""
+    return f"Generalization gap, training split{source} vs. test split: {'; '.join(parts)}."
 
 
 def _pair(
-    found: dict[tuple[str, str], Comparison], score: str, who: str, shown: Callable[[float], str]
+    comparisons: dict[tuple[str, str], Comparison],
+    score: str,
+    name: str,
+    shown: Callable[[float], str],
 ) -> str:
     train, test = (
-        found[split, score].baseline if who == "ε = 0" else found[split, score].mean
+        comparisons[split, score].baseline if name == _BASELINE else comparisons[split, score].mean
         for split in ("train", "test")
     )
-    return f"{shown(train)} against {shown(test)}"
+    return f"{shown(train)} vs. {shown(test)}"

@@ -1,4 +1,4 @@
-"""What the search found, in plain words: the headline, its warnings and a short table."""
+"""The search results: headline, sentences, warnings and a short table."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from sweeper import formatting as fmt
 from sweeper.confirmation.verdict import Verdict
-from sweeper.report import wording
-from sweeper.report.report_input import ReportInput, finished, usable
+from sweeper.metrics import validation_label
+from sweeper.report.report_input import ReportInput, finished_trials, with_finite_value
 from sweeper.study import results
 
 
 class Tile(NamedTuple):
-    """One score of the best trial beside the baseline's."""
+    """One score of the best trial and of the baseline, formatted."""
 
     name: str
     best: str
@@ -22,7 +23,7 @@ class Tile(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the short table, formatted."""
+    """One row of the short table, formatted."""
 
     name: str
     trial: str
@@ -37,7 +38,11 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The search alone; `kind` is gain, none, alone, unpaired or nothing."""
+    """The search results.
+
+    `kind` is "gain" (the best trial has smoothing), "none" (ε = 0 is best), "alone" (only ε = 0 has
+    finished), "unpaired" (ε = 0 has not finished) or "nothing" (no trial has finished).
+    """
 
     kind: str
     headline: str
@@ -48,9 +53,9 @@ class Summary(NamedTuple):
     counts: str
 
 
-def summarise(report: ReportInput) -> Summary:
-    """Return the words for a prepared report."""
-    trials = usable(report.trials)
+def summarize(report: ReportInput) -> Summary:
+    """Return the summary of a prepared report."""
+    trials = with_finite_value(report.trials)
     best, base = results.best(trials), results.baseline(trials)
     kind = _kind(report, best, base)
     return Summary(
@@ -58,7 +63,7 @@ def summarise(report: ReportInput) -> Summary:
         headline=_headline(kind, report, best),
         sentences=tuple(_sentences(kind, report, best, base)),
         warnings=tuple(_warnings(kind, report)),
-        # Beside a verdict they would be the larger numbers, and the lucky ones.
+        # With a verdict, these optimistically biased numbers would distract from it.
         tiles=tuple(_tiles(report, best, base)) if kind == "gain" and not report.verdict else (),
         rows=tuple(_rows(report, best, base)),
         counts=_counts(report.trials),
@@ -70,7 +75,7 @@ def _kind(report: ReportInput, best: "pd.Series | None", base: "pd.Series | None
         return "nothing"
     if base is None:
         return "unpaired"
-    if not (finished(report.trials)["epsilon"] > 0).any():
+    if not (finished_trials(report.trials)["epsilon"] > 0).any():
         return "alone"
     return "gain" if best["value"] < base["value"] and best["epsilon"] > 0 else "none"
 
@@ -80,13 +85,11 @@ def _headline(kind: str, report: ReportInput, best: "pd.Series | None") -> str:
         return _nothing(report.trials)
     if kind == "alone":
         return "Only the baseline, ε = 0, has finished so far"
-    if report.verdict is not None:
-        return f"Lowest in the search: {wording.smoothing(best)}"
     if kind == "none":
-        return "ε = 0 was best: no benefit found in this search"
+        return "Lowest in the search: ε = 0"
     if kind == "unpaired":
-        return f"Lowest so far: {wording.smoothing(best)}; the baseline, ε = 0, has not finished"
-    return f"Best found: {wording.smoothing(best)}"
+        return f"Lowest so far: {fmt.trial_smoothing(best)}; the baseline, ε = 0, has not finished"
+    return f"Lowest in the search: {fmt.trial_smoothing(best)}"
 
 
 def _nothing(trials: pd.DataFrame) -> str:
@@ -100,57 +103,50 @@ def _nothing(trials: pd.DataFrame) -> str:
 
 
 def _sentences(kind: str, report: ReportInput, best: Any, base: Any) -> Iterator[str]:
-    metric = wording.METRICS[report.metric]
+    metric = validation_label(report.metric)
     if kind == "nothing":
         yield from _first_failure(report.trials)
     elif kind == "alone":
-        yield f"Its {metric} is {wording.nll(base['value'])} nats; nothing to compare it with yet."
+        value = fmt.nll(base["value"])
+        yield f"Its {metric} is {value} nats. No trial with smoothing to compare with yet."
     elif kind == "unpaired":
-        yield f"Its {metric} is {wording.nll(best['value'])} nats. Nothing says what ε = 0 reaches."
+        yield f"Its {metric} is {fmt.nll(best['value'])} nats. No ε = 0 result to compare with."
     elif kind == "none":
         yield from _no_benefit(report, base, metric)
     else:
-        yield _gain(best, base, metric, report.verdict is None)
+        yield _gain(best, base, metric)
     if report.verdict is not None:
-        yield _beside(report.verdict, best, len(finished(report.trials)))
+        yield _verdict_reference(report.verdict, best, metric, len(finished_trials(report.trials)))
 
 
-def _gain(best: Any, base: Any, metric: str, usable_as_it_is: bool) -> str:
-    difference = wording.change(base["value"], best["value"])
-    use = (
-        f" In torch's argument it is label_smoothing = "
-        f"{wording.epsilon(best['label_smoothing'])}{_annealed(best)}."
-    )
+def _gain(best: Any, base: Any, metric: str) -> str:
+    difference = fmt.change(base["value"], best["value"])
     return (
-        f"{wording.name(best).capitalize()} reached a {metric} of {wording.nll(best['value'])} "
-        f"nats, against {wording.nll(base['value'])} at ε = 0: a difference of {difference} nats "
-        f"(lower is better).{use if usable_as_it_is else ''}"
+        f"{fmt.trial_name(best).capitalize()} reached a {metric} of {fmt.nll(best['value'])} "
+        f"nats, compared with {fmt.nll(base['value'])} at ε = 0: a difference of {difference} nats "
+        f"(lower is better)."
     )
 
 
-def _beside(verdict: Verdict, best: Any, count: int) -> str:
-    """Say what the lowest value of the search is worth beside the verdict."""
+def _verdict_reference(verdict: Verdict, best: Any, metric: str, count: int) -> str:
     same = best["number"] == verdict.pick.trial
-    of = "this trial" if same else f"the pick, trial {verdict.pick.trial},"
+    retrained = "this trial" if same else f"the pick, trial {verdict.pick.trial},"
     return (
-        f"The lowest of {count:,} values is the search's lucky value. What counts is the verdict, "
-        f"which tried {of} on fresh seeds and test examples: {verdict.word}."
+        f"The lowest {metric} of {count:,} trials is optimistically biased, because it was "
+        f"selected. The verdict is a fair comparison: it retrained {retrained} and ε = 0 on fresh "
+        f"seeds and scored both on test examples. Verdict: {verdict.word}."
     )
-
-
-def _annealed(best: Any) -> str:
-    return "" if best["schedule"] == "fixed" else " before the schedule acts"
 
 
 def _no_benefit(report: ReportInput, base: Any, metric: str) -> Iterator[str]:
-    smoothed = results.best_by_schedule(usable(report.trials))
-    yield f"The {metric} at ε = 0 is {wording.nll(base['value'])} nats."
+    smoothed = results.best_by_schedule(with_finite_value(report.trials))
+    yield f"The {metric} at ε = 0 is {fmt.nll(base['value'])} nats."
     if len(smoothed):
         nearest = smoothed.iloc[0]
         yield (
-            f"The best with smoothing, {wording.smoothing(nearest)} ({wording.name(nearest)}), "
-            f"reached {wording.nll(nearest['value'])} "
-            f"({wording.change(base['value'], nearest['value'])})."
+            f"The best trial with smoothing, {fmt.trial_smoothing(nearest)} "
+            f"({fmt.trial_name(nearest)}), reached {fmt.nll(nearest['value'])} "
+            f"({fmt.change(base['value'], nearest['value'])})."
         )
 
 
@@ -158,46 +154,49 @@ def _first_failure(trials: pd.DataFrame) -> Iterator[str]:
     failed = trials[(trials["state"] == "failed") & (trials["failure"] != "")]
     if len(failed):
         row = failed.iloc[0]
-        yield f"The first failure, {wording.name(row)}: {row['failure'].splitlines()[0]}"
+        yield f"The first failure, {fmt.trial_name(row)}: {row['failure'].splitlines()[0]}"
 
 
 def _warnings(kind: str, report: ReportInput) -> Iterator[str]:
-    count = len(finished(report.trials))
-    searched_alone = report.verdict is None
-    if searched_alone and kind in ("gain", "unpaired") and count > 1:
+    count = len(finished_trials(report.trials))
+    unconfirmed = report.verdict is None
+    if unconfirmed and kind in ("gain", "unpaired") and count > 1:
         yield (
-            f"The best of {count:,} trials is lucky by selection: trained again, it is likely to "
-            f"score worse than here."
+            f"The best of {count:,} trials is optimistically biased, because it was selected: when "
+            f"retrained, it is likely to score worse."
         )
-    if searched_alone and kind in ("gain", "none", "unpaired"):
+    if unconfirmed and kind in ("gain", "none", "unpaired"):
         yield (
-            "All this is one split and one seed, and says nothing about significance: that takes "
-            "a confirmation on fresh seeds and on test data that the search has not seen."
+            "These results come from one split and one seed and do not show statistical "
+            "significance. That requires a confirmation on fresh seeds and on unseen test data."
         )
-    odd = report.trials[report.trials["state"] == "complete"]
-    odd = odd[~np.isfinite(odd["value"])]
-    if len(odd):
-        count_odd = wording.counted(len(odd), "trial")
-        yield f"{count_odd} finished on a value that is no finite number: left out everywhere."
+    complete = report.trials[report.trials["state"] == "complete"]
+    invalid = int((~np.isfinite(complete["value"])).sum())
+    if invalid:
+        verb = "is" if invalid == 1 else "are"
+        yield (
+            f"{fmt.count_noun(invalid, 'trial')} finished with a non-finite value and {verb} left "
+            "out."
+        )
 
 
 def _tiles(report: ReportInput, best: Any, base: Any) -> Iterator[Tile]:
     scores: list[tuple[str, str, Callable[[float], str], Callable[[float, float], str]]] = [
-        ("NLL, nats", "nll", wording.nll, wording.change)
+        ("NLL, nats", "nll", fmt.nll, fmt.change)
     ]
     if report.metric == "nll_calibrated":
-        scores.insert(0, ("NLL after scaling, nats", "nll_calibrated", wording.nll, wording.change))
-    scores.append(("accuracy", "accuracy", wording.percent, wording.points))
-    scores.append(("ECE", "ece", wording.percent, wording.points))
-    for name, column, spoken, compared in scores:
-        difference = compared(base[column], best[column])
-        yield Tile(name, spoken(best[column]), spoken(base[column]), difference)
+        scores.insert(0, ("NLL after scaling, nats", "nll_calibrated", fmt.nll, fmt.change))
+    scores.append(("accuracy", "accuracy", fmt.percent, fmt.points))
+    scores.append(("ECE", "ece", fmt.percent, fmt.points))
+    for name, column, write, write_change in scores:
+        difference = write_change(base[column], best[column])
+        yield Tile(name, write(best[column]), write(base[column]), difference)
 
 
 def _rows(report: ReportInput, best: Any, base: Any) -> Iterator[Row]:
     if base is not None:
         yield _row("ε = 0 (baseline)", base, best)
-    for _, trial in results.best_by_schedule(usable(report.trials)).iterrows():
+    for _, trial in results.best_by_schedule(with_finite_value(report.trials)).iterrows():
         yield _row(str(trial["schedule"]), trial, best)
 
 
@@ -205,20 +204,24 @@ def _row(name: str, trial: Any, best: Any) -> Row:
     return Row(
         name=name,
         trial=f"{trial['number']:.0f}",
-        epsilon=wording.epsilon(trial["epsilon"]),
-        label_smoothing=wording.epsilon(trial["label_smoothing"]),
-        rate=wording.figure(trial["rate"]) if trial["epsilon"] > 0 else wording.NOTHING,
-        nll=wording.nll(trial["nll"]),
-        nll_calibrated=wording.nll(trial["nll_calibrated"]),
-        accuracy=wording.percent(trial["accuracy"]),
-        ece=wording.percent(trial["ece"]),
+        epsilon=fmt.epsilon(trial["epsilon"]),
+        label_smoothing=fmt.epsilon(trial["label_smoothing"]),
+        rate=fmt.two_figures(trial["rate"]) if trial["epsilon"] > 0 else fmt.NOTHING,
+        nll=fmt.nll(trial["nll"]),
+        nll_calibrated=fmt.nll(trial["nll_calibrated"]),
+        accuracy=fmt.percent(trial["accuracy"]),
+        ece=fmt.percent(trial["ece"]),
         best=trial["number"] == best["number"],
     )
 
 
 def _counts(trials: pd.DataFrame) -> str:
     states = trials["state"].value_counts()
-    words = {"complete": "finished", "pruned": "pruned", "failed": "failed", "running": "running"}
-    parts = [f"{states[state]:,} {word}" for state, word in words.items() if states.get(state)]
-    total = wording.counted(len(trials), "trial")
+    words = {"complete": "finished"}
+    parts = [
+        f"{states[state]:,} {words.get(state, state)}"
+        for state in ("complete", "pruned", "failed", "running", "waiting")
+        if states.get(state)
+    ]
+    total = fmt.count_noun(len(trials), "trial")
     return f"{total}: {', '.join(parts)}" if parts else total

@@ -1,17 +1,25 @@
-"""The table of trials: what each cell shows, and what it is sorted by."""
+"""The table of trials: the text of each cell and the value that it is sorted by; and as CSV."""
 
+import csv
 import math
 from collections.abc import Callable, Iterable, Mapping
+from io import StringIO
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from sweeper.report import wording
+from sweeper import formatting as fmt
+from sweeper.metrics import METRICS
 from sweeper.study import results
+from sweeper.study.plain import plain_value
 
 
 class Column(NamedTuple):
-    """A column: its key, heading and what that means, how a number is shown, if on paper too."""
+    """A column of the table.
+
+    `title` explains the heading. `shown` formats a number, None for text. `printed` is False if
+    the column is left out on paper.
+    """
 
     key: str
     heading: str
@@ -21,7 +29,7 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What is shown, the full value behind it ("" for none), and whether it is a number."""
+    """The text of a cell, its full value ("" if missing), and whether that is a number."""
 
     text: str
     value: str
@@ -29,7 +37,7 @@ class Cell(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """One trial; `mark` says why it stands out, "" if it does not."""
+    """One trial; `mark` is its badge (recommended, pick, lowest, baseline), "" for none."""
 
     state: str
     schedule: str
@@ -38,7 +46,7 @@ class TableRow(NamedTuple):
 
 
 class Table(NamedTuple):
-    """All trials, and what they can be filtered by."""
+    """The rows of the table and the values that the filters offer; `total` counts all trials."""
 
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
@@ -47,52 +55,79 @@ class Table(NamedTuple):
     schedules: tuple[str, ...]
 
 
-# What a browser sorts and filters at once.
-MOST_ROWS: Final = 2000
+# More rows make sorting and filtering in the browser slow.
+MAX_ROWS: Final = 2000
+
+
+def _score(key: str, title: str, printed: bool = True) -> Column:
+    return Column(key, METRICS[key].heading, title, METRICS[key].write, printed)
+
 
 _COLUMNS: Final = (
-    Column("number", "trial", "number of the trial", lambda value: f"{value:.0f}"),
-    Column("state", "state", "complete, pruned, failed or running", None),
-    Column("epsilon", "ε", "share taken from the true class", wording.epsilon),
+    Column("number", "trial", "trial number", lambda value: f"{value:.0f}"),
+    Column("state", "state", "complete, pruned, failed, running or waiting", None),
+    Column("epsilon", "ε", "share taken from the true class", fmt.epsilon),
     Column(
         "label_smoothing",
         "ε (torch)",
-        "the same as torch's label_smoothing",
-        wording.epsilon,
+        "equivalent label_smoothing of torch; only for a fixed schedule",
+        fmt.epsilon,
         False,
     ),
-    Column("schedule", "schedule", "how ε changes over the training", None),
-    Column("rate", "rate", "annealing rate; – where it does not act", wording.figure),
-    Column("nll", "NLL", "validation NLL in nats; of pruned trials the last", wording.nll),
-    Column("nll_calibrated", "NLL scaled", "validation NLL after temperature scaling", wording.nll),
-    Column("accuracy", "accuracy", "validation accuracy", wording.percent),
-    Column("ece", "ECE", "validation expected calibration error", wording.percent),
-    Column("brier", "Brier", "validation Brier score", wording.nll, False),
-    Column("temperature", "temp.", "fitted temperature", wording.figure, False),
+    Column("schedule", "schedule", "how ε changes during training", None),
+    Column("rate", "rate", "annealing rate; – if the schedule has none", fmt.two_figures),
+    _score("nll", "validation NLL in nats; for pruned trials, the last one reported"),
+    _score("nll_calibrated", "validation NLL after temperature scaling"),
+    _score("accuracy", "validation accuracy"),
+    _score("ece", "validation expected calibration error"),
+    _score("brier", "validation Brier score", False),
+    _score("temperature", "fitted temperature", False),
     Column("epochs", "epochs", "epochs trained", lambda value: f"{value:.0f}", False),
-    Column("seconds", "time", "time of training", wording.seconds, False),
-    Column("note", "note", "what went wrong, or whose result was used", None),
+    Column("seconds", "time", "training time", fmt.duration, False),
+    Column("note", "note", "exception, trial whose result was reused, or older code", None),
 )
 
 
 def trials_table(
-    trials: pd.DataFrame, best: int | None, pick: int | None = None, most: int = MOST_ROWS
+    trials: pd.DataFrame, marked: Mapping[str, int | None], most: int = MAX_ROWS
 ) -> Table:
-    """Return the trials of a prepared frame; those with the numbers given are marked.
+    """Return the table of a prepared frame; `marked` are numbers of trials by badge.
 
-    Where there are more than `most`, those with the lowest NLL are kept, and the marked ones.
+    It has at most `most` rows: the marked trials and those with the lowest NLL.
     """
     columns = _columns(trials)
-    marked = {"best": best, "pick": pick}
-    kept = trials if len(trials) <= most else _lowest(trials, most, [best, pick])
-    rows = tuple(_row(row, columns, marked) for row in kept.to_dict("records"))
-    filters = _distinct(kept["state"]), _distinct(kept["schedule"])
+    selected = trials if len(trials) <= most else _lowest(trials, most, marked.values())
+    code = int(trials["code"].max(skipna=True)) if trials["code"].notna().any() else 1
+    rows = tuple(_row(row, columns, marked, code) for row in selected.to_dict("records"))
+    filters = _distinct(selected["state"]), _distinct(selected["schedule"])
     return Table(columns, rows, len(trials), *filters)
 
 
+# A spreadsheet takes a cell that begins with one of these for a formula and runs it.
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def trials_csv(trials: pd.DataFrame) -> str:
+    """Return the columns of a trials frame as CSV, at full precision; missing values are empty.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
+    table = trials.drop(columns="ticket")
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_csv_value, table.columns))
+    writer.writerows(map(_csv_value, row) for row in table.itertuples(index=False, name=None))
+    return text.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    plain = plain_value(value)
+    return f"'{plain}" if isinstance(plain, str) and plain.startswith(_FORMULAS) else plain
+
+
 def _lowest(trials: pd.DataFrame, most: int, marked: Iterable[int | None]) -> pd.DataFrame:
-    named = trials["number"].isin([number for number in marked if number is not None])
-    first = trials.index[named | (trials["ticket"] == 0)]
+    is_marked = trials["number"].isin([number for number in marked if number is not None])
+    first = trials.index[is_marked | (trials["epsilon"] == 0)]
     order = trials["nll"].drop(first).sort_values(kind="stable").index
     return trials.loc[[*first, *order][:most]].sort_values("number")
 
@@ -105,48 +140,45 @@ def _columns(trials: pd.DataFrame) -> tuple[Column, ...]:
 
 def _extra(name: str, trials: pd.DataFrame) -> Column:
     heading = name.removeprefix("hp_").removeprefix("extra_")
-    title = "searched besides smoothing" if name.startswith("hp_") else "yielded by the task"
+    title = "extra hyperparameter" if name.startswith("hp_") else "reported by the task"
     numeric = pd.api.types.is_numeric_dtype(trials[name])
-    return Column(name, heading, f"{heading}: {title}", _short if numeric else None)
-
-
-def _short(value: float) -> str:
-    if not math.isfinite(value):
-        return wording.figure(value)
-    return f"{value:.3g}"
+    return Column(name, heading, f"{heading}: {title}", fmt.setting if numeric else None)
 
 
 def _row(
-    trial: Mapping[Any, Any], columns: Iterable[Column], marked: Mapping[str, int | None]
+    trial: Mapping[Any, Any], columns: Iterable[Column], marked: Mapping[str, int | None], code: int
 ) -> TableRow:
-    cells = tuple(_cell(trial, column) for column in columns)
+    cells = tuple(_cell(trial, column, code) for column in columns)
     return TableRow(str(trial["state"]), str(trial["schedule"]), _mark(trial, marked), cells)
 
 
 def _mark(trial: Mapping[Any, Any], marked: Mapping[str, int | None]) -> str:
     marks = [word for word, number in marked.items() if trial["number"] == number]
-    marks += ["baseline"] if trial["ticket"] == 0 else []
+    marks += ["baseline"] if trial["epsilon"] == 0 else []
     return ", ".join(marks)
 
 
-def _cell(trial: Mapping[Any, Any], column: Column) -> Cell:
+def _cell(trial: Mapping[Any, Any], column: Column, code: int) -> Cell:
     if column.key == "note":
-        return _note(trial)
+        return _note(trial, code)
     value = trial[column.key]
     if column.shown is None:
         text = "" if _missing(value) else str(value)
         return Cell(text, text, False)
     if math.isnan(value):
-        return Cell(wording.NOTHING, "", True)
+        return Cell(fmt.NOTHING, "", True)
     return Cell(column.shown(value), f"{value!r}", True)
 
 
-def _note(trial: Mapping[Any, Any]) -> Cell:
+def _note(trial: Mapping[Any, Any], code: int) -> Cell:
     lines = str(trial["failure"]).splitlines()
     copied = trial["copied_from"]
     if lines:
         return Cell(lines[0], str(trial["failure"]), False)
-    text = "" if math.isnan(copied) else f"same point as trial {copied:.0f}: result taken over"
+    texts = [] if math.isnan(copied) else [f"duplicate of trial {copied:.0f}: result reused"]
+    if trial["code"] < code:
+        texts.append(f"older code (revision {trial['code']:.0f})")
+    text = "; ".join(texts)
     return Cell(text, text, False)
 
 

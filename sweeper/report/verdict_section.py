@@ -1,101 +1,117 @@
-"""The verdict in words, for the top of the page; or why there is none yet."""
+"""The recommended configuration and its verdict at the top of the page."""
 
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Evidence
-from sweeper.confirmation.verdict import METRICS, Verdict, describe
-from sweeper.report import wording
-from sweeper.report.report_input import ReportInput
-from sweeper.smoothing import to_uniform
-from sweeper.study.spec import Confirm
+from sweeper.confirmation.recommendation import (
+    lowest_in_search,
+    other_hyperparameters,
+    recommendation,
+)
+from sweeper.confirmation.verdict import Verdict, test_examples
+from sweeper.metrics import METRICS
+from sweeper.report.report_input import ReportInput, with_finite_value
+from sweeper.smoothing.usage import Usage, usage
+from sweeper.study.space import effective_smoothing
+from sweeper.study.spec import ConfirmSection
 
 Kind = Literal["helps", "none", "hurts", "open"]
 
 
-class Confirmed(NamedTuple):
-    """What the confirmation says; `kind` is open without a verdict, helps if the pick is to use.
+class VerdictSection(NamedTuple):
+    """The recommended configuration and the result of the confirmation as text.
 
-    `settings` are those of the confirmation, `command` what makes one; "" for none.
+    `kind` is "open" without a verdict and "helps" if the pick is recommended. `lowest` is about the
+    lowest value of the search, "" if no trial has finished. `finding` is the result of the test, or
+    why there is none; `sentences` are the rest of the verdict. `settings` are those of the
+    confirmation, "" without one; `command` starts a confirmation, "" if none is needed. `usage` is
+    None without a recommendation.
     """
 
     kind: Kind
     headline: str
-    sentences: tuple[str, ...]
+    finding: str
+    lowest: str
+    sentences: tuple[str, ...] = ()
     settings: str = ""
     command: str = ""
+    hparams: str = ""
+    usage: Usage | None = None
 
 
-def confirmed(report: ReportInput) -> Confirmed:
-    """Return the words for a report."""
+def verdict_section(report: ReportInput) -> VerdictSection:
     evidence, verdict = report.evidence, report.verdict
-    if evidence is None:
-        return _absent(report)
-    if verdict is None:
-        return Confirmed("open", *_without_verdict(evidence), _settings(evidence))
-    sentences = (*verdict.sentences, *_in_torch(verdict, report.classes))
-    return Confirmed(
-        _kind(verdict), _headline(verdict, METRICS[evidence.metric]), sentences, _settings(evidence)
+    lowest = lowest_in_search(with_finite_value(report.trials), report.metric)
+    if evidence is None or verdict is None:
+        return _open(report, lowest)
+    candidate = verdict.recommended
+    # The finding is followed by the reasons why a pick that is better is not recommended.
+    reasons = 1 + bool(verdict.failed) + bool(verdict.reason)
+    return VerdictSection(
+        _kind(verdict),
+        recommendation(candidate),
+        " ".join(verdict.sentences[:reasons]),
+        lowest,
+        verdict.sentences[reasons:],
+        _settings(evidence),
+        hparams=other_hyperparameters(candidate),
+        usage=_usage(candidate, report.classes),
     )
 
 
 def _kind(verdict: Verdict) -> Kind:
     if verdict.word == "hurts":
         return "hurts"
-    return "helps" if verdict.exported else "none"
+    return "none" if verdict.recommended is verdict.baseline else "helps"
 
 
-def _headline(verdict: Verdict, metric: str) -> str:
-    pick = describe(verdict.pick)
-    if verdict.exported:
-        return f"Helps: use {pick}"
-    if verdict.word == "helps":
-        return f"Helps in {metric}, but not to be used: {pick}"
-    return f"{verdict.word.capitalize()}: use ε = 0"
+def _usage(candidate: Candidate, classes: int | None) -> Usage:
+    smoothing = effective_smoothing(candidate.point)
+    return usage(smoothing.epsilon, smoothing.schedule, classes)
 
 
-def _in_torch(verdict: Verdict, classes: int | None) -> Iterator[str]:
-    if not verdict.exported or classes is None or classes < 2:
-        return
-    point = verdict.pick.point
-    value = wording.epsilon(to_uniform(point["epsilon"], classes))
-    when = "" if point["schedule"] == "fixed" else " before the schedule acts"
-    yield f"In torch's argument ε is label_smoothing = {value}{when}."
-
-
-def _absent(report: ReportInput) -> Confirmed:
-    alone = "what follows is the search alone, on one split and from one seed."
+def _open(report: ReportInput, lowest: str) -> VerdictSection:
+    headline, evidence = recommendation(None), report.evidence
+    if evidence is not None:
+        return VerdictSection(
+            "open", headline, _without_verdict(evidence), lowest, settings=_settings(evidence)
+        )
     if report.unconfirmed:
-        said = f"The search gave nothing to confirm: {report.unconfirmed}. So {alone}"
-        return Confirmed("open", "Not confirmed", (said,))
-    said = f"Nothing has been trained again on fresh seeds: {alone}"
-    return Confirmed("open", "Not confirmed", (said,), command=f"sweeper confirm {report.name}")
+        return VerdictSection(
+            "open", headline, f"There is nothing to confirm: {report.unconfirmed}.", lowest
+        )
+    command = f"sweeper confirm {report.name}"
+    finding = "Not yet retrained on fresh seeds."
+    return VerdictSection("open", headline, finding, lowest, command=command)
 
 
-def _without_verdict(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
-    ended, wanted = len(evidence.replicates), evidence.wanted
+def _without_verdict(evidence: Evidence) -> str:
+    ended, planned_runs = len(evidence.replicates), evidence.planned_runs
     if not evidence.complete:
-        said = "The verdict comes when all have ended: what half of them say may yet turn round."
-        return f"Confirmation under way: {ended} of {wanted} trainings have ended", (said,)
+        return (
+            f"Confirmation in progress: {ended} of {planned_runs} training runs ended. The "
+            "verdict is given when all have ended; partial results may still change."
+        )
     reason = evidence.no_verdict
-    return "No verdict: the confirmation failed", (f"{reason[:1].upper()}{reason[1:]}.",)
+    return f"No verdict: the confirmation failed. {reason[:1].upper()}{reason[1:]}."
 
 
 def _settings(evidence: Evidence) -> str:
     settings = evidence.settings
-    rows = next((r.rows["test"] for r in evidence.replicates if "test" in r.rows), None)
+    rows = next((r.rows for r in evidence.replicates if "test" in r.rows), None)
     parts = (
         f"{settings.replicates} fresh seeds for each of {len(evidence.candidates)} candidates",
-        f"{rows:,} test examples" if rows else "",
+        test_examples(rows) if rows else "",
         "splits redrawn for each seed" if settings.resplit else "",
-        f"pick: {_choice(settings, METRICS[evidence.metric])}",
-        f"constraint: {settings.constraint or 'none'}",
+        f"pick: {_choice(settings, METRICS[evidence.metric].label)}",
+        f"constraint: {settings.constraint}" if settings.constraint else "",
     )
     return " · ".join(filter(None, parts))
 
 
-def _choice(settings: Confirm, metric: str) -> str:
-    """Return by which rule the pick was chosen from the search."""
+def _choice(settings: ConfirmSection, metric: str) -> str:
+    """Return the rule that selected the pick, as text."""
     lowest = f"lowest smoothed validation {metric}"
     return {
         "best": lowest,

@@ -1,4 +1,4 @@
-"""Samples in the order of a model's confidence, where tied ones have no order."""
+"""Samples sorted by confidence, with groups of tied samples."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 class Ranking(NamedTuple):
-    """Samples, the most confident first.
+    """Samples sorted by descending confidence.
 
-    `order` (N,) are their indices, `confidence` (N,) is sorted; `ends` (G,) are the places of the
-    last sample of each group of equal confidence. Within a group, order means nothing.
+    `order` (N,) are the indices of the samples, `confidence` (N,) is sorted. `ends` (G,) are the
+    positions of the last sample of each group of equal confidence. The order within a group is
+    arbitrary.
     """
 
     order: Tensor
@@ -18,7 +19,7 @@ class Ranking(NamedTuple):
     ends: Tensor
 
     def cumulative(self, values: Tensor) -> Tensor:
-        """Return the sums (…, G) of values (…, N) over each group and all that are before it."""
+        """Return the cumulative sums (…, G) of values (…, N), up to the end of each group."""
         return values[..., self.order].cumsum(-1)[..., self.ends]
 
 

@@ -1,4 +1,4 @@
-"""Answers that many ask for and that may be a moment old: computed once, for all of them."""
+"""A cache for values that many clients request and that may be slightly out of date."""
 
 import threading
 import time
@@ -14,21 +14,20 @@ V = TypeVar("V")
 
 
 @dataclass
-class _Slot(Generic[V]):
-    """One answer, and until when it will do."""
+class _Entry(Generic[V]):
+    """A cached value and the time at which it expires."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: V | None = None
     until: float = 0.0
 
 
-class Recent(Generic[K, V]):
-    """Computes a value for a key at most once in `seconds`, by one thread at a time.
+class TtlCache(Generic[K, V]):
+    """Computes the value of a key at most once in `seconds`, in one thread at a time.
 
-    What takes long to compute is kept for longer, so that `share` of the time is spent on it,
-    but no more than `longest` seconds for that. While somebody computes, others are given what
-    there was. An error is raised to whoever asked and not kept. The `most` keys asked for last
-    are remembered.
+    Values that are slow to compute are kept longer, up to `longest` seconds, so that at most
+    `share` of the time is spent on them. While one thread computes, the others get the old value.
+    Exceptions are raised and not cached. The `most` recently used keys are kept.
     """
 
     def __init__(
@@ -45,12 +44,12 @@ class Recent(Generic[K, V]):
         self._share, self._longest = share, longest
         self._most, self._clock = most, clock
         self._lock = threading.Lock()
-        self._slots: OrderedDict[K, _Slot[V]] = OrderedDict()
+        self._slots: OrderedDict[K, _Entry[V]] = OrderedDict()
 
     def __call__(self, key: K) -> V:
-        """Return the value for a key, computed now or a moment ago."""
+        """Return the value of a key, computed now or cached."""
         slot = self._slot(key)
-        # What is a moment too old is better than to wait for what somebody is computing.
+        # Return an expired value rather than wait for the thread that computes a new one.
         if not slot.lock.acquire(blocking=slot.value is None):
             assert slot.value is not None
             return slot.value
@@ -66,21 +65,21 @@ class Recent(Generic[K, V]):
         finally:
             slot.lock.release()
 
-    async def soon(self, key: K) -> V:
-        """Return the same from an event loop: at once where it is known, else by a thread."""
+    async def get(self, key: K) -> V:
+        """Return the value of a key from an event loop; computes it in a thread if necessary."""
         slot = self._slot(key)
         if slot.value is not None and self._clock() < slot.until:
             return slot.value
         return await run_in_threadpool(self, key)
 
     def forget(self, key: K) -> None:
-        """Let the next to ask for a key have it computed."""
+        """Remove the value of a key, so that it is computed on the next call."""
         with self._lock:
             self._slots.pop(key, None)
 
-    def _slot(self, key: K) -> _Slot[V]:
+    def _slot(self, key: K) -> _Entry[V]:
         with self._lock:
-            slot = self._slots.setdefault(key, _Slot())
+            slot = self._slots.setdefault(key, _Entry())
             self._slots.move_to_end(key)
             while len(self._slots) > self._most:
                 self._slots.popitem(last=False)

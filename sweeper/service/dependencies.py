@@ -1,41 +1,51 @@
-"""Dependencies of the routes: the studies, the settings, and the study that a path names."""
+"""FastAPI dependencies of the routes."""
 
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
+from pydantic import Field
 
+from sweeper import limits
 from sweeper.api import Study
+from sweeper.service.auth.identity import Accounts
 from sweeper.service.settings import Settings
-from sweeper.service.study_reader import Library, Snapshot
+from sweeper.service.study_reader import StudyReader, StudyStatus
 
 
-# Not threads of their own: `async`, though they wait for nothing.
-async def library(request: Request) -> Library:
-    """Return the studies."""
-    found: Library = request.app.state.library
-    return found
+# `async` although they await nothing, because FastAPI runs other functions in threads.
+async def study_reader(request: Request) -> StudyReader:
+    """Return the reader of studies."""
+    result: StudyReader = request.app.state.study_reader
+    return result
 
 
 async def settings(request: Request) -> Settings:
-    """Return what the service was told."""
-    found: Settings = request.app.state.settings
-    return found
+    result: Settings = request.app.state.settings
+    return result
 
 
-LibraryOf = Annotated[Library, Depends(library)]
-SettingsOf = Annotated[Settings, Depends(settings)]
-Name = Annotated[str, Path(max_length=255)]
+async def accounts(request: Request) -> Accounts:
+    result: Accounts = request.app.state.accounts
+    return result
 
 
-def a_study(name: Name, of: LibraryOf) -> Study:
-    """Return the study that a path names; raises `UnknownName`."""
-    return of.study(name)
+StudyReaderDep = Annotated[StudyReader, Depends(study_reader)]
+SettingsDep = Annotated[Settings, Depends(settings)]
+AccountsDep = Annotated[Accounts, Depends(accounts)]
+Word = Annotated[str, Field(max_length=limits.QUERY_TEXT_LENGTH)]
+Reference = Annotated[str, Field(max_length=limits.REFERENCE_LENGTH)]
+Name = Annotated[Word, Path()]
 
 
-async def a_snapshot(name: Name, of: LibraryOf) -> Snapshot:
-    """Return the study that a path names as it was a moment ago; raises `UnknownName`."""
-    return await of.snapshot.soon(name)
+def get_study_by_path(name: Name, studies: StudyReaderDep) -> Study:
+    """Return the study in the path; raises `UnknownName` if it does not exist."""
+    return studies.study(name)
 
 
-StudyOf = Annotated[Study, Depends(a_study)]
-SnapshotOf = Annotated[Snapshot, Depends(a_snapshot)]
+async def get_status_by_path(name: Name, studies: StudyReaderDep) -> StudyStatus:
+    """Return the cached status of the study in the path; raises `UnknownName`."""
+    return await studies.status.get(name)
+
+
+StudyDep = Annotated[Study, Depends(get_study_by_path)]
+StatusDep = Annotated[StudyStatus, Depends(get_status_by_path)]

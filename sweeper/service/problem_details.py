@@ -1,4 +1,4 @@
-"""What went wrong, as an answer: problem+json for programs (RFC 9457), a page for people."""
+"""Error responses as problem+json (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import Any, Final
@@ -6,21 +6,21 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response
 
 from sweeper.errors import Conflict, DatabaseFailed, SweeperError, UnknownName
-from sweeper.store.database import NothingLaunched
-from sweeper.study.schema_errors import by_key
+from sweeper.store.database import SchemaMissing
+from sweeper.study.schema_errors import errors_by_key
 
 PROBLEM_JSON: Final = "application/problem+json"
-# The first that fits.
+# The first matching type counts.
 _STATUS: Final[tuple[tuple[type[SweeperError], int], ...]] = (
     (UnknownName, 404),
-    (NothingLaunched, 404),
+    (SchemaMissing, 404),
     (Conflict, 409),
     (DatabaseFailed, 503),
 )
 
 
-class Refused(SweeperError):
-    """A request that is not let through, with the status and headers of the answer."""
+class RequestRefused(SweeperError):
+    """A refused request, with the status and headers of the response."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -28,14 +28,16 @@ class Refused(SweeperError):
 
 
 def status_of(error: SweeperError) -> int:
-    """Return the status of an answer to what a person got wrong."""
-    if isinstance(error, Refused):
+    """Return the HTTP status for an error; 422 by default."""
+    if isinstance(error, RequestRefused):
         return error.status
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 422)
 
 
 def title_of(status: int) -> str:
-    """Return a status in words."""
+    """Return the title of an error page: the reason phrase of the status, or a clearer text."""
+    if status == 422:  # "Unprocessable Entity" or "Unprocessable Content", depending on Python
+        return "Invalid Input"
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -43,9 +45,9 @@ def title_of(status: int) -> str:
 
 
 def problem(error: SweeperError) -> Response:
-    """Return an error as problem+json; `errors` has the lines that belong to a key of the study."""
+    """Return an error as problem+json; `errors` lists the messages about keys of the study."""
     status = status_of(error)
-    keyed = [{"key": key, "detail": text} for key, text in by_key(error) if key]
+    keyed = [{"key": key, "detail": text} for key, text in errors_by_key(error) if key]
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": title_of(status),
@@ -53,5 +55,5 @@ def problem(error: SweeperError) -> Response:
         "detail": str(error),
         **({"errors": keyed} if keyed else {}),
     }
-    headers = error.headers if isinstance(error, Refused) else {}
+    headers = error.headers if isinstance(error, RequestRefused) else {}
     return JSONResponse(body, status, headers, media_type=PROBLEM_JSON)

@@ -1,4 +1,4 @@
-"""What a service was told when it was started."""
+"""The settings of the service."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,21 +8,21 @@ from typing import Final
 from starlette.types import Scope
 
 from sweeper.errors import SweeperError
-from sweeper.report import Page, read_page, ready_pages
+from sweeper.report import Page, built_in_pages, read_page
 from sweeper.store.urls import DEFAULT_STORAGE
 
-# A study file of a thousand hyperparameters is smaller.
+# In bytes. A study file with 1,000 hyperparameters is smaller.
 LARGEST_BODY: Final = 1_000_000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the service is reached, by whom, and what it may do.
+    """The settings of the service.
 
-    `hosts` are the names that it may be asked by. `root_path` is where a proxy has put it, ""
-    for the root of a host. Under the name `dashboard_host` everything is at the root, which is
-    where optuna-dashboard has to be. `folders` hold the code that studies from the browser may
-    name. `pages` are the pages of figures by name.
+    `hosts` are the accepted host names. `root_path` is the path prefix behind a proxy, "" for the
+    root of a host. Under the host name `dashboard_host` everything is at the root, which
+    optuna-dashboard requires. `folders` contain the task files that studies sent over HTTP may
+    use. `pages` are the pages of figures by name.
     """
 
     storage: str = field(default=DEFAULT_STORAGE, repr=False)
@@ -32,31 +32,31 @@ class Settings:
     dashboard_host: str | None = None
     dashboard_writes: bool = False
     folders: tuple[Path, ...] = ()
-    pages: Mapping[str, Page] = field(default_factory=ready_pages)
+    pages: Mapping[str, Page] = field(default_factory=built_in_pages)
 
 
-def task_folders(given: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the folders of code as absolute paths; raises `SweeperError` for what is none."""
-    folders = tuple(folder.absolute() for folder in given)
+def task_folders(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the folders as absolute paths; raises `SweeperError` if one is not a folder."""
+    folders = tuple(path.absolute() for path in paths)
     for folder in folders:
         if not folder.is_dir():
-            raise SweeperError(f"tasks: {folder} is no folder; name one that holds task files")
+            raise SweeperError(f"tasks: {folder} is not a folder; give a folder with task files")
     return folders
 
 
 def pages_of(files: Iterable[Path]) -> Mapping[str, Page]:
-    """Return the ready pages and those of files, which go by the files' names.
+    """Return the built-in pages and those from files, by name; a file is named by its stem.
 
-    Raises `SweeperError` for a file that is none.
+    Raises `SweeperError` for an invalid file.
     """
-    return {**ready_pages(), **{file.stem: read_page(file) for file in files}}
+    return {**built_in_pages(), **{file.stem: read_page(file) for file in files}}
 
 
 def root_of(scope: Scope) -> str:
-    """Return what stands before the paths of our pages where this request was sent."""
+    """Return the path prefix of the service for this request."""
     return str(scope.get("root_path", ""))
 
 
 def path_of(scope: Scope) -> str:
-    """Return the path as our routes see it: without what a proxy has put before it."""
+    """Return the path without the prefix of a proxy, as the routes see it."""
     return str(scope["path"]).removeprefix(root_of(scope))

@@ -1,14 +1,14 @@
-"""When tensor values may be looked at, and the checks that look."""
+"""Checks of tensor values, and when tensor values may be read."""
 
 import torch
 from torch import Tensor
 
 
-def may_look(*tensors: Tensor) -> bool:
-    """Return whether the values of these tensors may decide a branch.
+def values_readable(*tensors: Tensor) -> bool:
+    """Return whether the values of these tensors may be read in Python.
 
-    They may in eager mode on the CPU, outside torch.func: a look at a value would split a
-    compiled graph, break vmap, and wait for a GPU.
+    Returns true in eager mode on the CPU, outside torch.func. Reading a value would split a
+    compiled graph, fail under vmap, and synchronize a GPU.
     """
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
@@ -16,7 +16,7 @@ def may_look(*tensors: Tensor) -> bool:
 
 
 def check_labels(labels: Tensor, classes: int, ignore_index: int | None = None) -> None:
-    """Raise ValueError, naming the first, if a label that counts is not in [0, classes)."""
+    """Raise ValueError if a label is not in [0, classes) and is not `ignore_index`."""
     if labels.numel() == 0:
         return
     low, high = labels.aminmax()
@@ -27,21 +27,21 @@ def check_labels(labels: Tensor, classes: int, ignore_index: int | None = None) 
         wrong &= labels != ignore_index
     if wrong.any():
         raise ValueError(
-            f"a label is {labels[wrong][0].item()}; with {classes} classes labels lie in "
-            f"[0, {classes - 1}]" + _unless_ignored(ignore_index)
+            f"a label is {labels[wrong][0].item()}; labels of {classes} classes must be in "
+            f"[0, {classes - 1}]" + _or_ignored(ignore_index)
         )
 
 
 def check_epsilons(epsilon: Tensor) -> None:
-    """Raise ValueError, naming it, if an epsilon is not in [0, 1]; NaN is not."""
+    """Raise ValueError if an epsilon is NaN or not in [0, 1]."""
     if epsilon.numel() == 0:
         return
-    # aminmax hands NaN on, and only this form of the comparison refuses it.
+    # aminmax propagates NaN, and this form of the comparison is false for NaN.
     low, high = (bound.item() for bound in epsilon.detach().aminmax())
     if not (low >= 0 and high <= 1):
-        given = low if not low >= 0 else high
-        raise ValueError(f"epsilon is {given}; it is a number in [0, 1]")
+        wrong = low if not low >= 0 else high
+        raise ValueError(f"epsilon must be in [0, 1], got {wrong}")
 
 
-def _unless_ignored(ignore_index: int | None) -> str:
-    return "" if ignore_index is None else f", or are {ignore_index} to be ignored"
+def _or_ignored(ignore_index: int | None) -> str:
+    return "" if ignore_index is None else f", or {ignore_index} to be ignored"

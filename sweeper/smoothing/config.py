@@ -1,4 +1,4 @@
-"""One smoothing configuration: what a trial tries and what a study exports."""
+"""The smoothing configuration of a trial, which a study also exports."""
 
 import math
 from collections.abc import Mapping
@@ -16,16 +16,17 @@ from sweeper.smoothing.conventions import (
     is_number,
     to_uniform,
 )
-from sweeper.smoothing.schedules import ADAPTIVE, schedule_named
+from sweeper.smoothing.names import ADAPTIVE
+from sweeper.smoothing.schedules import schedule_named
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How labels are smoothed: epsilon, its schedule, and the schedule's rate.
+    """A label smoothing configuration: epsilon, its schedule and the annealing rate.
 
-    `epsilon` in [0, 1] is the start (annealed) or the ceiling (adaptive), in the meaning that
-    `convention` names. `rate` > 0 is required by every schedule that uses one and ignored by
-    the others. Raises ValueError for anything else.
+    `epsilon` in [0, 1] is the initial value of annealed schedules and the maximum of adaptive
+    schedules; `convention` ("others" or "uniform") defines its meaning. `rate` > 0 is required by
+    schedules with an annealing rate and ignored by others. Raises ValueError for other values.
     """
 
     epsilon: float
@@ -40,7 +41,7 @@ class Smoothing:
             _check_rate(self.rate, self.schedule)
 
     def at(self, progress: float) -> float:
-        """Return epsilon at a progress in [0, 1]; of an adaptive schedule, its ceiling."""
+        """Return epsilon at `progress` in [0, 1]; for adaptive schedules, the maximum epsilon."""
         check_progress(progress)
         schedule = schedule_named(self.schedule)
         if schedule.kind == ADAPTIVE:
@@ -49,7 +50,7 @@ class Smoothing:
         return self.epsilon * factor.item()
 
     def canonical(self) -> "Smoothing":
-        """Return the equal configuration without what does not act."""
+        """Return an equivalent configuration without settings that have no effect."""
         if self.epsilon == 0:
             return Smoothing(0.0, convention=self.convention)
         if schedule_named(self.schedule).uses_rate:
@@ -57,15 +58,14 @@ class Smoothing:
         return Smoothing(self.epsilon, self.schedule, convention=self.convention)
 
     def label_smoothing(self, classes: int) -> float:
-        """Return epsilon as torch's `label_smoothing` argument, which is `uniform`.
+        """Return epsilon for torch's `label_smoothing` argument, which uses `uniform`.
 
-        Exceeds 1, which torch refuses, where an `others` epsilon exceeds (K-1)/K.
+        The result exceeds 1, which torch does not accept, if an `others` epsilon exceeds (K-1)/K.
         """
         check_classes(classes)
         return self.epsilon if self.convention == UNIFORM else to_uniform(self.epsilon, classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the four fields as plain data."""
         return {
             "epsilon": float(self.epsilon),
             "schedule": self.schedule,
@@ -75,13 +75,13 @@ class Smoothing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Smoothing":
-        """Return the configuration that `to_dict` gave; ValueError names keys that do not fit."""
+        """Create it from the result of `to_dict`; raises ValueError for missing or unknown keys."""
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in values]
         unknown = [str(name) for name in values if name not in names]
         if missing or unknown:
             raise ValueError(
-                f"a smoothing has the keys {', '.join(names)}"
+                f"a smoothing configuration must have the keys {', '.join(names)}"
                 + _listed("; missing", missing)
                 + _listed("; unknown", unknown)
             )
@@ -90,7 +90,9 @@ class Smoothing:
 
 def _check_rate(rate: float | None, schedule: str) -> None:
     if rate is None or not is_number(rate) or not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"rate is {rate!r}; schedule {schedule!r} needs a finite number above 0")
+        raise ValueError(
+            f"rate must be a finite number > 0 for schedule {schedule!r}, got {rate!r}"
+        )
 
 
 def _listed(title: str, names: list[str]) -> str:

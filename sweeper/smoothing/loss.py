@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeper.smoothing.checks import check_epsilons, check_labels, may_look
+from sweeper.smoothing.binary import is_single_logit, two_classes
+from sweeper.smoothing.checks import check_epsilons, check_labels, values_readable
 from sweeper.smoothing.conventions import (
     UNIFORM,
     check_classes,
@@ -28,35 +29,49 @@ def smoothing_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """Return the cross-entropy, in nats, against smoothed labels.
+    """Return the cross-entropy, in nats, with smoothed labels.
 
-    `logits` (N, K) or (N, K, d1, …); `labels` (N, d1, …) integer, or probabilities of the
-    logits' shape; `epsilon` a float, a 0-dim tensor, (N,) or of hard labels' shape, with a
-    gradient; `weight` (K,). Half precision is computed in and returned as float32. A logit of
-    -inf masks its class: epsilon is shared by the other classes of the row.
+    `logits` has shape (N, K) or (N, K, d1, …). `labels` are integers (N, d1, …) or probabilities
+    with the shape of the logits. Logits z of shape (N,), (N, 1) or (N, 1, d1, …) are those of a
+    binary model: two classes with the logits [0, z]. Their labels are 0 or 1, or floats: the
+    probabilities of class 1. `epsilon` is a float or a tensor, which may require a gradient:
+    0-dim, (N,), or with the shape of integer labels. `weight` (K,) are class weights. Half
+    precision is computed and returned in float32. A logit of -inf masks its class; epsilon is then
+    distributed over the other classes of the row.
 
-    With e the `uniform` epsilon, nll = -Σ w·q·log p and u = -Σ w·log p / K, the loss of a sample
-    is (1 - e)·nll + e·u (Szegedy et al. 2016). Means are torch's: over Σ w[y] of the labels that
-    count, or over the samples for probabilities; over nothing it is 0.
+    With e the `uniform` epsilon, nll = -Σ w·q·log p and u = -Σ w·log p / K, the loss of a sample is
+    (1 - e)·nll + e·u (Szegedy et al. 2016). As in torch (aten's
+    cross_entropy_loss_label_smoothing), a class weight applies to the log-probability of its class,
+    not to the sample: the smoothed mass of a class counts with the weight of that class, so the
+    target of label y is proportional to (1 - e)·w[y]·1[k = y] + e·w[k]/K. The mean is that of torch
+    too: divided by the sum of w[y] over the labels that are not ignored, or by the number of
+    samples for probabilities. A mean over no samples is 0.
 
-    Raises ValueError for a float epsilon outside [0, 1], fewer than 2 classes, and shapes that
-    do not fit; for the values of tensors only in eager mode on the CPU outside torch.func.
+    Raises ValueError for an epsilon outside [0, 1], fewer than 2 classes, labels out of range, and
+    incompatible shapes. Values of tensors are checked only in eager mode on the CPU outside
+    torch.func.
     """
+    if is_single_logit(logits):
+        logits, labels = two_classes(logits, labels)
     _check_arguments(logits, labels, epsilon, convention, weight, ignore_index, reduction)
     plain = weight is None and is_plain(logits, labels, epsilon)
     if plain:
         factor = _uniform_factor(logits.shape[1], convention)
-        loss = plain_loss(logits, labels, _looked_at(epsilon), factor, ignore_index, reduction)
+        loss = plain_loss(
+            logits, labels, _check_epsilon_argument(epsilon), factor, ignore_index, reduction
+        )
         if loss is not None:
             return loss
         if reduction == "none" and logits.dim() == 2:
             finite = finite_rows(logits)
             if finite.any():
-                return _losses_of_both(finite, logits, labels, epsilon, convention, ignore_index)
+                return _split_losses(finite, logits, labels, epsilon, convention, ignore_index)
     if weight is None and may_fuse(logits, labels, epsilon):
         return _fused(logits, labels, epsilon, convention, ignore_index, reduction)
     _check_values(labels, epsilon, logits.shape[1], ignore_index)
-    return _any_loss(logits, labels, epsilon, convention, weight, ignore_index, reduction, plain)
+    return _general_loss(
+        logits, labels, epsilon, convention, weight, ignore_index, reduction, plain
+    )
 
 
 def _fused(
@@ -67,10 +82,10 @@ def _fused(
     ignore_index: int,
     reduction: str,
 ) -> Tensor:
-    from sweeper.smoothing.kernels.fused import fused_loss  # Triton is there on a GPU alone
+    from sweeper.smoothing.kernels.fused import fused_loss  # Triton may only be installed with CUDA
 
     def general(logits: Tensor) -> Tensor:
-        return _any_loss(
+        return _general_loss(
             logits, labels, epsilon, convention, None, ignore_index, reduction, masked=False
         )
 
@@ -78,8 +93,8 @@ def _fused(
     return fused_loss(logits, labels, epsilon, others, ignore_index, reduction, general)
 
 
-def _looked_at(epsilon: float | Tensor) -> float | Tensor:
-    """Return epsilon as a float if it is one number, and checked."""
+def _check_epsilon_argument(epsilon: float | Tensor) -> float | Tensor:
+    """Check epsilon, and convert a scalar tensor to a float."""
     if not isinstance(epsilon, Tensor):
         return float(epsilon)
     if epsilon.dim() == 0:
@@ -88,7 +103,7 @@ def _looked_at(epsilon: float | Tensor) -> float | Tensor:
     return epsilon
 
 
-def _losses_of_both(
+def _split_losses(
     finite: Tensor,
     logits: Tensor,
     labels: Tensor,
@@ -96,7 +111,10 @@ def _losses_of_both(
     convention: str,
     ignore_index: int,
 ) -> Tensor:
-    """Return the losses of rows of which some are masked or NaN, each as if it were alone."""
+    """Compute the losses of finite and other (masked or NaN) rows separately.
+
+    So the loss of a row does not depend on the other rows.
+    """
     losses = torch.zeros_like(finite, dtype=torch.promote_types(logits.dtype, torch.float32))
     for rows in (finite, ~finite):
         part = smoothing_loss(
@@ -111,7 +129,7 @@ def _losses_of_both(
     return losses
 
 
-def _any_loss(
+def _general_loss(
     logits: Tensor,
     labels: Tensor,
     epsilon: float | Tensor,
@@ -121,15 +139,15 @@ def _any_loss(
     reduction: str,
     masked: bool,
 ) -> Tensor:
-    """Return the loss in operations that each have a gradient; `masked` if a look said so."""
+    """Return the loss using differentiable operations; `masked` if a row is known to have -inf."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     counts = None if labels.is_floating_point() else labels != ignore_index
     targets = labels if counts is None else torch.where(counts, labels.long(), 0)
     if weight is not None:
         weight = weight.to(logits)
-    look = not masked and may_look(logits)
+    read_values = not masked and values_readable(logits)
     losses = _sample_losses(
-        logits, targets, counts, _per_sample(epsilon, logits), convention, weight, look
+        logits, targets, counts, _per_sample(epsilon, logits), convention, weight, read_values
     )
     if counts is not None:
         losses = losses.where(counts, 0.0)
@@ -147,12 +165,12 @@ def _sample_losses(
     epsilon: float | Tensor,
     convention: str,
     weight: Tensor | None,
-    look: bool,
+    read_values: bool,
 ) -> Tensor:
-    """Return the loss of each sample; a row without -inf needs no mask."""
-    if look:
+    """Return the loss of each sample; without a mask if no logit is -inf."""
+    if read_values:
         log_p = logits.log_softmax(1)
-        total = -row_sums(_weighted(log_p, weight)).squeeze(1)
+        total = -row_sums(_apply_weight(log_p, weight)).squeeze(1)
         if math.isfinite(total.sum().item()):
             nll = _nll(log_p, targets, weight)
             return _blend(nll, total, epsilon, logits.shape[1], convention)
@@ -167,27 +185,28 @@ def _masked_losses(
     convention: str,
     weight: Tensor | None,
 ) -> Tensor:
-    """Return the loss of each sample, right for any mask, without looking at a value."""
+    """Return the loss of each sample for any mask, without reading tensor values."""
     if counts is not None:
         logits = logits.where(counts.unsqueeze(1), 0.0)
-    # NaN differs from -inf too: it stays in, and makes the loss NaN.
+    # NaN is not masked, so that it makes the loss NaN.
     allowed = logits != -math.inf
     log_p = logits.log_softmax(1)
-    # Not `allowed` alone: 0·(-inf) is NaN, but a label on a masked class is honestly infinite.
+    # `targets != 0` keeps the infinite loss of a label on a masked class; elsewhere 0·(-inf) would
+    # be NaN.
     known = log_p if counts is not None else log_p.where(allowed | (targets != 0), 0.0)
-    total = -row_sums(_weighted(log_p.where(allowed, 0.0), weight)).squeeze(1)
+    total = -row_sums(_apply_weight(log_p.where(allowed, 0.0), weight)).squeeze(1)
     nll = _nll(known, targets, weight)
     return _blend(nll, total, epsilon, allowed.sum(1).to(logits.dtype), convention)
 
 
 def _nll(log_p: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
     if targets.is_floating_point():
-        return -row_sums(_weighted(targets * log_p, weight)).squeeze(1)
+        return -row_sums(_apply_weight(targets * log_p, weight)).squeeze(1)
     nll = -log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
     return nll if weight is None else nll * weight[targets]
 
 
-def _weighted(terms: Tensor, weight: Tensor | None) -> Tensor:
+def _apply_weight(terms: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return terms
     return terms * weight.reshape(-1, *[1] * (terms.dim() - 2))
@@ -196,13 +215,13 @@ def _weighted(terms: Tensor, weight: Tensor | None) -> Tensor:
 def _blend(
     nll: Tensor, total: Tensor, epsilon: float | Tensor, classes: int | Tensor, convention: str
 ) -> Tensor:
-    """Return (1 - e)·nll + e·total/K with e the uniform epsilon; a lone class is not smoothed."""
+    """Return (1 - e)·nll + e·total/K with e the `uniform` epsilon; e is 0 for a single class."""
     epsilon = epsilon * _uniform_factor(classes, convention)
     return (1 - epsilon) * nll + epsilon * (total / classes)
 
 
 def _uniform_factor(classes: Any, convention: str) -> Any:
-    """Return what turns an epsilon of this convention into the `uniform` one."""
+    """Return the factor that converts an epsilon to the `uniform` convention."""
     if convention == UNIFORM:
         return 1.0
     if not isinstance(classes, Tensor):
@@ -211,7 +230,7 @@ def _uniform_factor(classes: Any, convention: str) -> Any:
 
 
 def _per_sample(epsilon: float | Tensor, logits: Tensor) -> float | Tensor:
-    """Return epsilon in the logits' type, (N,) stretched over the positions of each sample."""
+    """Return epsilon in the type of the logits; (N,) is reshaped to broadcast over positions."""
     if not isinstance(epsilon, Tensor):
         return epsilon
     epsilon = epsilon.to(logits)
@@ -223,7 +242,7 @@ def _per_sample(epsilon: float | Tensor, logits: Tensor) -> float | Tensor:
 def _divisor(
     targets: Tensor, counts: Tensor | None, weight: Tensor | None, losses: Tensor
 ) -> int | Tensor:
-    """Return what a mean divides by, never 0."""
+    """Return the divisor of the mean; it is never 0."""
     if counts is None:
         return max(losses.numel(), 1)
     if weight is None:
@@ -244,20 +263,21 @@ def _check_arguments(
     _check_logits(logits)
     check_convention(convention)
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}; it is one of {', '.join(REDUCTIONS)}")
+        raise ValueError(f"unknown reduction {reduction!r}; allowed: {', '.join(REDUCTIONS)}")
     _check_targets(labels, logits, ignore_index)
     _check_epsilon(epsilon, logits)
     if weight is not None and weight.shape != logits.shape[1:2]:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; it is ({logits.shape[1]},), one a class"
+            f"weight must have shape ({logits.shape[1]},), one value per class; "
+            f"got {tuple(weight.shape)}"
         )
 
 
 def _check_logits(logits: Tensor) -> None:
     if logits.dim() < 2 or not logits.is_floating_point():
         raise ValueError(
-            f"logits are {logits.dtype} of shape {tuple(logits.shape)}; "
-            "they are floats (N, K) or (N, K, d1, …)"
+            "logits must be floats of shape (N, K) or (N, K, d1, …); "
+            f"got {logits.dtype} of shape {tuple(logits.shape)}"
         )
     check_classes(logits.shape[1])
 
@@ -266,17 +286,21 @@ def _check_targets(labels: Tensor, logits: Tensor, ignore_index: int) -> None:
     if labels.is_floating_point():
         if labels.shape != logits.shape:
             raise ValueError(
-                f"soft labels have shape {tuple(labels.shape)}; "
-                f"they have the logits', {tuple(logits.shape)}"
+                "soft labels must have the shape of the logits, "
+                f"{tuple(logits.shape)}; got {tuple(labels.shape)}"
             )
         if ignore_index >= 0:
-            raise ValueError(f"ignore_index is {ignore_index}; soft labels cannot be ignored")
+            raise ValueError(
+                f"ignore_index must be negative for soft labels, which cannot be ignored; "
+                f"got {ignore_index}"
+            )
         return
     expected = (logits.shape[0], *logits.shape[2:])
     if labels.dtype == torch.bool or labels.is_complex() or tuple(labels.shape) != expected:
         raise ValueError(
-            f"labels are {labels.dtype} of shape {tuple(labels.shape)}; for logits "
-            f"{tuple(logits.shape)} they are integers {expected} or floats of the logits' shape"
+            f"labels for logits of shape {tuple(logits.shape)} must be integers of shape "
+            f"{expected} or floats with the shape of the logits; "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
 
 
@@ -287,13 +311,13 @@ def _check_epsilon(epsilon: float | Tensor, logits: Tensor) -> None:
     samples = (logits.shape[0], *logits.shape[2:])
     if tuple(epsilon.shape) not in ((), samples[:1], samples):
         raise ValueError(
-            f"epsilon has shape {tuple(epsilon.shape)}; it is a float, 0-dim, "
-            f"{samples[:1]} or {samples}"
+            f"epsilon must be a float or have shape (), {samples[:1]} or {samples}; "
+            f"got shape {tuple(epsilon.shape)}"
         )
 
 
 def _check_values(labels: Tensor, epsilon: float | Tensor, classes: int, ignore_index: int) -> None:
-    if not labels.is_floating_point() and may_look(labels):
+    if not labels.is_floating_point() and values_readable(labels):
         check_labels(labels, classes, ignore_index)
-    if isinstance(epsilon, Tensor) and may_look(epsilon):
+    if isinstance(epsilon, Tensor) and values_readable(epsilon):
         check_epsilons(epsilon)

@@ -1,10 +1,10 @@
-"""The smoothed targets themselves: the formula that the loss must agree with."""
+"""The smoothed target distributions, as a reference for the loss."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweeper.smoothing.checks import check_epsilons, check_labels, may_look
+from sweeper.smoothing.checks import check_epsilons, check_labels, values_readable
 from sweeper.smoothing.conventions import (
     UNIFORM,
     check_classes,
@@ -23,15 +23,15 @@ def smooth_targets(
 ) -> Tensor:
     """Return the smoothed target distribution of each sample, (N, K).
 
-    `labels` (N,) integer, or (N, K) probabilities; `epsilon` a float, a 0-dim tensor or (N,);
-    `mask` (K,) or (N, K) bool, True where a class is allowed: epsilon is shared by the allowed
-    classes of the row alone, and a single allowed class gets all the mass.
+    `labels` are integers (N,) or probabilities (N, K). `epsilon` is a float or a tensor, 0-dim or
+    (N,). `mask` is a bool tensor (K,) or (N, K), True for allowed classes: epsilon is distributed
+    over the allowed classes of the row, and a single allowed class gets all the mass.
 
         others:   (1 - ε)·q + ε·(1 - q)/(K - 1)      Müller et al. 2019 call this ε·K/(K - 1)
         uniform:  (1 - ε)·q + ε/K                    Szegedy et al. 2016, torch
 
-    Raises ValueError for an epsilon outside [0, 1], fewer than 2 classes, or labels that are
-    not among the allowed classes (values of tensors only in eager mode on the CPU).
+    Raises ValueError for an epsilon outside [0, 1], fewer than 2 classes, and labels that are not
+    allowed classes. Values of tensors are checked only in eager mode on the CPU.
     """
     check_classes(classes)
     check_convention(convention)
@@ -49,8 +49,8 @@ def _epsilon_column(epsilon: float | Tensor) -> Tensor:
     if not isinstance(epsilon, Tensor):
         return torch.full((1, 1), check_epsilon(epsilon))
     if epsilon.dim() > 1:
-        raise ValueError(f"epsilon has shape {tuple(epsilon.shape)}; it is 0-dim or (N,)")
-    if may_look(epsilon):
+        raise ValueError(f"epsilon must be 0-dim or (N,), got shape {tuple(epsilon.shape)}")
+    if values_readable(epsilon):
         check_epsilons(epsilon)
     return epsilon.reshape(-1, 1)
 
@@ -60,10 +60,10 @@ def _distribution(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         return labels
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.dim() != 1:
         raise ValueError(
-            f"labels are {labels.dtype} of shape {tuple(labels.shape)}; "
-            f"they are integers (N,) or probabilities (N, {classes})"
+            f"labels must be integers (N,) or probabilities (N, {classes}); "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    if may_look(labels):
+    if values_readable(labels):
         check_labels(labels, classes)
     return F.one_hot(labels.long(), classes).to(dtype)
 
@@ -73,9 +73,9 @@ def _allowed(mask: Tensor | None, hot: Tensor) -> Tensor:
         return torch.ones_like(hot)
     if mask.dtype != torch.bool or mask.shape not in (hot.shape, hot.shape[1:]):
         raise ValueError(
-            f"mask is {mask.dtype} of shape {tuple(mask.shape)}; "
-            f"it is bool, ({hot.shape[1]},) or {tuple(hot.shape)}, True for an allowed class"
+            f"mask must be bool of shape ({hot.shape[1]},) or {tuple(hot.shape)}, True for allowed "
+            f"classes; got {mask.dtype} of shape {tuple(mask.shape)}"
         )
-    if may_look(mask, hot) and ((hot != 0) & ~mask).any():
-        raise ValueError("a label's class is masked out; the mask must allow every label")
+    if values_readable(mask, hot) and ((hot != 0) & ~mask).any():
+        raise ValueError("the class of a label is masked; the mask must allow every label")
     return mask.expand_as(hot).to(hot.dtype)

@@ -1,1 +1,1 @@
-"""The SQL database that all processes share: Optuna's tables and ours, beside each other."""
+"""The shared SQL database, which holds Optuna's tables and sweeper's own."""

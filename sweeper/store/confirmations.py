@@ -1,10 +1,13 @@
-"""Confirmations: what is trained again, laid out once, with tickets of a phase of their own."""
+"""Confirmations: the retraining of candidates on fresh seeds, with one ticket per replicate.
+
+Each confirmation has its own ticket phase, `confirm-1`, `confirm-2` and so on.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, null, select, update
 
 from sweeper.store.database import transaction
 from sweeper.store.schema import confirmations, now, studies, tickets
@@ -14,9 +17,11 @@ from sweeper.store.tickets import SEARCH, add_rows
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One confirmation as stored; `reason` says why there is nothing to confirm.
+    """One confirmation as stored; `reason` is why there is nothing to confirm, or "".
 
-    `ended` is how many trials of the search had ended when it was laid out.
+    `ended` is the number of search trials that had ended when it was created. `summary` holds the
+    results of its replicates, None until it is complete. `code` is the revision of the study's
+    code that its replicates are trained with.
     """
 
     study_id: int
@@ -26,15 +31,16 @@ class Confirmation:
     candidates: Sequence[Mapping[str, Any]]
     reason: str
     created: float
+    summary: Mapping[str, Any] | None = None
+    code: int = 1
 
     @property
     def phase(self) -> str:
-        """The phase of its tickets."""
         return phase_of(self.number)
 
     @property
-    def trainings(self) -> int:
-        """How many tickets it has."""
+    def training_runs(self) -> int:
+        """Number of training runs, one per ticket."""
         return len(self.candidates) * int(self.settings["replicates"])
 
 
@@ -50,20 +56,20 @@ def last_confirmation(connection: Connection, study: StudyRecord) -> Confirmatio
 
 
 @transaction
-def lay_confirmation(
+def add_confirmation(
     connection: Connection,
     study: StudyRecord,
     confirmation: Confirmation,
     points: Sequence[Mapping[str, Any]],
 ) -> bool:
-    """Lay out a confirmation with a ticket for each point, once; return whether it was now.
+    """Create a confirmation with one ticket per point; return False if it already exists.
 
-    The open tickets of earlier ones are closed: what they compared is not the question now.
+    The open tickets of earlier confirmations are closed, because this one replaces them.
     """
-    # Of workers that come at once one lays it out, and the others find it.
+    # The lock makes sure that only one of several workers creates it.
     lock = select(studies.c.id).where(studies.c.id == study.id).with_for_update()
     if connection.execute(lock).one_or_none() is None:
-        return False  # deleted meanwhile
+        return False  # the study has been deleted
     last = _last(connection, study)
     if last is not None and last.number >= confirmation.number:
         return False
@@ -71,10 +77,19 @@ def lay_confirmation(
     connection.execute(
         update(tickets).where(earlier, tickets.c.state == "open").values(state="closed")
     )
-    row = {key: value for key, value in vars(confirmation).items() if key != "created"}
-    connection.execute(insert(confirmations).values(**row, created=now()))
+    row = {**vars(confirmation), "created": now(), "summary": null()}
+    connection.execute(insert(confirmations).values(row))
     add_rows(connection, study, confirmation.phase, dict(enumerate(points)))
     return True
+
+
+@transaction
+def store_summary(
+    connection: Connection, study: StudyRecord, number: int, summary: Mapping[str, Any]
+) -> None:
+    """Store the summary of a complete confirmation."""
+    condition = confirmations.c.study_id == study.id, confirmations.c.number == number
+    connection.execute(update(confirmations).where(*condition).values(summary=summary))
 
 
 def _last(connection: Connection, study: StudyRecord) -> Confirmation | None:

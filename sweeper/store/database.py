@@ -1,13 +1,15 @@
-"""Opening a database: a writer for workers and launches, a reader for everyone else."""
+"""Opening databases: writers for workers and launches, readers for everything else."""
 
 import os
+import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from hashlib import sha256
+from operator import methodcaller
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 import optuna
@@ -18,94 +20,112 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
-from sweeper.errors import DatabaseFailed, SweeperError
+from sweeper.errors import DatabaseFailed, DataRefused, SweeperError
+from sweeper.extras import Extra, pip_install, require
+from sweeper.store.interrupts import delayed_interrupts
 from sweeper.store.migrate import Age, schema_age, upgrade
-from sweeper.store.retry import is_transient, reason, retried
-from sweeper.store.urls import is_mysql, masked, parse_url, sqlite_path
+from sweeper.store.retry import is_about_data, is_transient, reason, retry_transient
+from sweeper.store.sqlite_file import Mode, SqliteFile
+from sweeper.store.urls import is_mysql, location_of, masked_url, parse_url, sqlite_path
 
 Role = Literal["writer", "reader"]
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# Longer than any transaction of ours or Optuna's; a lock held longer is somebody else's.
+# Longer than any transaction of sweeper or Optuna.
 LOCK_TIMEOUT_SECONDS: Final = 30
-# What a worker at a trial keeps open; a server's max_connections is to be a little more a worker.
-CONNECTIONS: Final = 3
-# A server that is restarted or moved is back by then; a worker that gives up has to be replaced.
+# Connections that a worker keeps open to a server. More are opened briefly when needed, for example
+# by the thread that renews leases.
+CONNECTIONS: Final = 1
+# Long enough for a server to be restarted or moved. A worker that gives up must be restarted.
 OUTAGE_SECONDS: Final = 600
-# "swpr" as a number: the one lock that makes the schema, for every sweeper on the server.
+# "swpr" in ASCII. All sweeper processes on a server use this lock to create the schema.
 _ADVISORY_LOCK: Final = 0x73777072
 
 
-class NothingLaunched(SweeperError):
-    """The database is not there yet, or no sweeper has used it."""
+class SchemaMissing(SweeperError):
+    """The database does not exist, or has no sweeper tables."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """One process's way into a database: Optuna's storage and the engine beneath it.
+    """An open database: Optuna's storage and the SQLAlchemy engine that it shares with our tables.
 
-    `reading` is where trials are read from. It keeps what has ended, and on SQLite takes no
-    lock: a writer's transactions do, and workers that read thousands of trials would keep each
-    other out.
+    Trials are read through `optuna_reader`, which caches finished trials. On SQLite it takes no
+    write lock, unlike a writer's transactions, so workers that read thousands of trials do not
+    block each other.
     """
 
     url: URL
     role: Role
     storage: optuna.storages.RDBStorage
-    reading: _CachedStorage = field(repr=False, compare=False)
-    # How long a database that went away is waited for.
+    optuna_reader: _CachedStorage = field(repr=False, compare=False)
+    file: SqliteFile | None = field(repr=False, compare=False)
+    # How long operations are retried while the database is unreachable.
     outage_seconds: float = 0.0
-    # A connection of each thread's own for `run_alone`, kept from one statement to the next.
-    _own: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+    # The connection that `execute_on_driver` keeps open in each thread.
+    _thread: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     @property
     def engine(self) -> Engine:
-        """The engine shared by Optuna's tables and ours."""
+        """SQLAlchemy engine for Optuna's tables and ours."""
         return self.storage.engine
 
     def __post_init__(self) -> None:
         _open.add(self)
 
     def __str__(self) -> str:
-        return masked(self.url)
+        return masked_url(self.url)
+
+    @property
+    def location(self) -> str:
+        """Location of the database, without user and password."""
+        return location_of(self.url)
+
+    def optuna_writer(self) -> _CachedStorage:
+        """Return a caching Optuna storage that can write, for pruners."""
+        return _CachedStorage(self.storage)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
-        """Run work on our tables as one transaction; it must not call Optuna.
+        """Run `work` on our tables in one transaction, retried like `retry`.
 
-        (On SQLite Optuna would wait for the lock that we hold.)
+        `work` must not call Optuna: on SQLite, Optuna would wait for the lock held here.
         """
 
-        def once() -> T:
+        def attempt() -> T:
             with self.engine.begin() as connection:
                 return work(connection)
 
-        return self.call(once)
+        return self.retry(attempt)
 
-    def run_alone(self, statement: str, parameters: Any) -> int:
-        """Run one statement of the driver's own as a transaction; return how many rows it met.
+    def execute_on_driver(self, statement: str, parameters: Any) -> int:
+        """Run one statement in its own transaction, directly on the driver; return its row count.
 
-        For what runs every epoch: SQLAlchemy's way there, and the pool's, cost twice the
-        database's. A statement that was committed though its answer was lost counts as run.
+        For statements that run every epoch: SQLAlchemy and its connection pool cost twice as much
+        as the database itself. A retried statement that turns out to be committed already returns
+        1.
         """
         try:
-            return self._run_on_own(statement, parameters)
+            return self._run_on_driver(statement, parameters)
         except SQLAlchemyError as error:
             with readable_errors(self.url):
                 if not is_transient(error):
                     raise
-        return self.call(lambda: self._run_again(statement, parameters))
+        return self.retry(lambda: self._retry_on_driver(statement, parameters))
 
-    def _run_again(self, statement: str, parameters: Any) -> int:
+    def _retry_on_driver(self, statement: str, parameters: Any) -> int:
         try:
-            return self._run_on_own(statement, parameters)
+            return self._run_on_driver(statement, parameters)
         except IntegrityError:
-            return 1  # committed by the call whose answer was lost
+            return 1  # committed by the first call, whose response was lost
 
-    def _run_on_own(self, statement: str, parameters: Any) -> int:
-        raw = vars(self._own).pop("raw", None)
+    @delayed_interrupts()
+    def _run_on_driver(self, statement: str, parameters: Any) -> int:
+        raw = vars(self._thread).pop("raw", None)
         try:
             raw = raw or self.engine.raw_connection()
+            if self.file is not None:
+                self.file.check(raw.info["files"])
             cursor = raw.cursor()
             cursor.execute(statement, parameters)
             raw.commit()
@@ -115,71 +135,87 @@ class Store:
             if isinstance(error, self._driver.Error):
                 raise DBAPIError.instance(statement, None, error, self._driver.Error) from error
             raise
-        self._own.raw = raw
+        self._thread.raw = raw
         return int(cursor.rowcount)
 
-    def call(self, work: Callable[[], T]) -> T:
-        """Run work on the database, Optuna's or ours, again where what fails it passes."""
+    def retry(self, work: Callable[[], T]) -> T:
+        """Run `work` on the database; retry it after transient errors.
 
-        def once() -> T:
+        `work` may use Optuna or our tables. Errors are retried for `outage_seconds`; see
+        `sweeper.store.retry.retry_transient`.
+        """
+
+        def attempt() -> T:
+            self._release_thread_connection()
             try:
-                return work()
+                with delayed_interrupts():
+                    return work()
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
-                # Optuna leaves its session in a transaction that can only be rolled back.
+                # Optuna leaves its session in a failed transaction.
                 self.storage.remove_session()
-                self.reading.remove_session()
+                self.optuna_reader.remove_session()
                 raise
 
         with readable_errors(self.url):
-            return retried(once, seconds=self.outage_seconds, database=str(self))
+            return retry_transient(attempt, seconds=self.outage_seconds, database=str(self))
+
+    def _release_thread_connection(self) -> None:
+        """Return the connection of `execute_on_driver` to the pool: servers limit connections."""
+        if sqlite_path(self.url) is None:
+            raw = vars(self._thread).pop("raw", None)
+            if raw is not None:
+                raw.close()
 
     @property
     def _driver(self) -> Any:
         return self.engine.dialect.loaded_dbapi
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Keep every other launch on this database out; Optuna may be called inside."""
+    def exclusive_lock(self) -> Iterator[None]:
+        """Lock out all other launches on this database; Optuna may be called inside."""
         with readable_errors(self.url), _lock(self.url):
             yield
 
     def close(self) -> None:
-        """Give the connections back."""
-        raw = vars(self._own).pop("raw", None)
+        raw = vars(self._thread).pop("raw", None)
         if raw is not None:
             raw.close()
-        for storage in (self.storage, self.reading):
+        for storage in (self.storage, self.optuna_reader):
             storage.remove_session()
         for engine in self._engines():
             engine.dispose()
 
-    def _engines(self) -> list[Engine]:
-        reading = self.reading._backend.engine
-        return [self.engine] if reading is self.engine else [self.engine, reading]
-
-
-_open: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
-# Connections of the process that forked this one. Never used here, and never closed: to close
-# one would end the other process's.
-_inherited: Final[list[Any]] = []
-
-
-def _leave_to_parent() -> None:
-    """Let a forked process, a data loader's for instance, open connections of its own."""
-    for store in _open:
-        _inherited.append(vars(store._own).pop("raw", None))
-        for engine in store._engines():
+    def drop_inherited_connections(self) -> None:
+        """In a forked process, such as a data loader, stop using the parent's connections."""
+        _inherited.append(vars(self._thread).pop("raw", None))
+        for engine in self._engines():
             _inherited.append(engine.pool)
             engine.dispose(close=False)
 
+    def _engines(self) -> list[Engine]:
+        reader = self.optuna_reader._backend.engine
+        # The writer must close an SQLite file last, because it can remove the -wal and -shm files.
+        return [self.engine] if reader is self.engine else [reader, self.engine]
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+
+_open: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
+# Connections of the parent process. They are kept here so that they are never closed: closing one
+# would also end it for the parent.
+_inherited: Final[list[Any]] = []
+
+
+def _drop_all_inherited_connections() -> None:
+    for store in _open:
+        store.drop_inherited_connections()
+
+
+os.register_at_fork(after_in_child=_drop_all_inherited_connections)
 
 
 def transaction(
     work: Callable[Concatenate[Connection, P], T],
 ) -> Callable[Concatenate[Store, P], T]:
-    """Make a function of a connection one of a store: each call is a transaction of its own."""
+    """Decorate a function of a connection to take a `Store` and run in its own transaction."""
 
     @wraps(work)
     def run(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -188,67 +224,111 @@ def transaction(
     return run
 
 
-def open_writer(storage: str) -> Store:
-    """Open a database for a worker or a launch, and make its schema if it has none.
+def open_writer(storage: str, wait_seconds: float = 0.0) -> Store:
+    """Open a database for a worker or a launch; create or upgrade the schema if necessary.
 
-    A database that cannot be reached is an error at once; one that goes away later is waited
-    for, `OUTAGE_SECONDS` at most.
+    An unreachable server is retried for up to `wait_seconds` here, and for up to `OUTAGE_SECONDS`
+    in later operations.
     """
     url = parse_url(storage)
-    with readable_errors(url):
+
+    def attempt() -> Store:
         ensure_schema(url)
         return _store(url, "writer", OUTAGE_SECONDS)
 
+    with readable_errors(url):
+        return retry_transient(attempt, seconds=wait_seconds, database=masked_url(url))
+
 
 def open_reader(storage: str, wait_seconds: float = 0.0) -> Store:
-    """Open a database to look at; nothing can be written through it.
+    """Open a database read-only.
 
-    A server that does not answer is waited for, `wait_seconds` at most. Raises `SweeperError`
-    where there is no database, or one that no sweeper has used.
+    An unreachable server is retried for up to `wait_seconds`. Raises `SchemaMissing` if the
+    database does not exist or has no sweeper tables, and `DatabaseFailed` if an older or newer
+    sweeper created them.
     """
     url = parse_url(storage)
+    with readable_errors(url):
+        return retry_transient(lambda: _reader(url), seconds=wait_seconds, database=masked_url(url))
+
+
+def _reader(url: URL) -> Store:
+    if _existing_schema_age(url) == "older":
+        raise DatabaseFailed(
+            f"{masked_url(url)} was created by an older version of sweeper; upgrade its tables "
+            "with "
+            "sweeper init, or launch a study"
+        )
+    return _store(url, "reader")
+
+
+@contextmanager
+def driver_connection(url: URL) -> Iterator[Any]:
+    """Open a raw, read-only driver connection; the schema may be older than this version.
+
+    Raises `SchemaMissing` if the database does not exist or has no sweeper tables.
+    """
+    with readable_errors(url):
+        _existing_schema_age(url)
+        engine = _engine(url, "reader")
+        try:
+            with closing(engine.raw_connection()) as connection:
+                yield connection.driver_connection
+        finally:
+            engine.dispose()
+
+
+def _existing_schema_age(url: URL) -> Age:
+    """Return the age of the schema; raises `SchemaMissing` if there is none."""
     path = sqlite_path(url)
     if path is not None and not path.is_file():
-        raise NothingLaunched(
-            f"{masked(url)}: there is no such file; launch a study first, or name another --storage"
+        raise SchemaMissing(
+            f"{masked_url(url)}: file not found; launch a study first, or give another --storage"
         )
+    age = _schema_age(url)
+    if age == "none":
+        raise SchemaMissing(
+            f"{masked_url(url)} contains no sweeper studies; launch one first, or give another "
+            "--storage"
+        )
+    return age
+
+
+def is_older(storage: str) -> bool:
+    """Return whether the schema was created by an older version of sweeper.
+
+    Raises `NewerSchema` if a newer version created it.
+    """
+    url = parse_url(storage)
     with readable_errors(url):
-        age = retried(lambda: _schema_age(url), seconds=wait_seconds, database=masked(url))
-        if age == "older":
-            raise DatabaseFailed(
-                f"{masked(url)} was made by an older sweeper; sweeper init brings its tables to "
-                "this version, and so does a launch"
-            )
-        if age == "none":
-            raise NothingLaunched(
-                f"{masked(url)} holds no sweeper studies; launch one first, "
-                "or name another --storage"
-            )
-        return _store(url, "reader")
+        return _schema_age(url) == "older"
 
 
 def _store(url: URL, role: Role, outage_seconds: float = 0.0) -> Store:
-    storage = _storage(url, role)
-    locks = role == "writer" and sqlite_path(url) is not None
-    reading = _CachedStorage(_storage(url, "reader") if locks else storage)
-    return Store(url, role, storage, reading, outage_seconds)
+    file = _file(url)
+    storage = _storage(url, role, file)
+    locks = role == "writer" and file is not None
+    reader = _CachedStorage(_storage(url, "reader", file) if locks else storage)
+    return Store(url, role, storage, reader, file, outage_seconds)
+
+
+def _file(url: URL) -> SqliteFile | None:
+    path = sqlite_path(url)
+    return None if path is None else SqliteFile(path, LOCK_TIMEOUT_SECONDS)
 
 
 def ensure_schema(url: URL) -> None:
-    """Make Optuna's tables and ours, once, whoever comes first.
+    """Create or upgrade Optuna's tables and ours, under a lock.
 
-    Optuna's own creation is a race that workers lose when several start on an empty
-    database, so it happens under a lock.
+    Without the lock, table creation in Optuna can fail when several workers start on an empty
+    database.
     """
     if _schema_age(url) == "current":
         return
     with _lock(url):
         _use_wal(url)
-        # Optuna's constructor makes the tables before we can listen on its engine.
-        storage = optuna.storages.RDBStorage(
-            _render(url), engine_kwargs=_engine_kwargs(url, "writer")
-        )
-        storage.engine.dispose()
+        # Optuna's constructor creates the tables before listeners can be added to its engine.
+        _optuna_storage(url, _engine_kwargs(url, "writer", _file(url))).engine.dispose()
         engine = _engine(url)
         try:
             upgrade(engine)
@@ -258,7 +338,7 @@ def ensure_schema(url: URL) -> None:
 
 
 def _compare_exactly(engine: Engine) -> None:
-    """Let MySQL tell Optuna's texts apart as it does ours: see the end of the schema."""
+    """Set a binary collation for Optuna's tables in MySQL; see the end of schema.py."""
     if engine.dialect.name != "mysql":
         return
     with engine.connect() as connection:
@@ -269,51 +349,66 @@ def _compare_exactly(engine: Engine) -> None:
 
 
 def _use_wal(url: URL) -> None:
-    """Let an SQLite file have a log beside it, before anybody works on it.
+    """Enable the write-ahead log of an SQLite file.
 
-    Not by each connection: two that change it at once fail at once, whatever their timeout.
+    This is not done per connection: two connections that change the journal mode at the same time
+    fail immediately, regardless of their timeout.
     """
-    if sqlite_path(url) is not None:
-        engine = create_engine(url, **_engine_kwargs(url, "writer"))
-        try:
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        finally:
-            engine.dispose()
+    file = _file(url)
+    if file is not None:
+        with closing(file.connect("create")) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 @contextmanager
 def readable_errors(url: URL) -> Iterator[None]:
-    """Turn what a database driver raises into one line that names the database."""
+    """Turn exceptions of a database driver into one-line errors that name the database."""
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise DatabaseFailed(f"{masked(url)}: {reason(error, LOCK_TIMEOUT_SECONDS)}") from error
+        if is_about_data(error):
+            raise DataRefused(f"{masked_url(url)}: {reason(error)}") from error
+        raise DatabaseFailed(f"{masked_url(url)}: {reason(error, LOCK_TIMEOUT_SECONDS)}") from error
     except ImportError as error:
-        package = f"sweeper[{url.get_backend_name()}]"
+        if sqlite_path(url) is not None:
+            raise
+        driver: Extra = "mysql" if is_mysql(url) else "postgresql"
+        require(driver, f"{driver}:// storage")
         raise DatabaseFailed(
-            f"{masked(url)} cannot be opened: {error}; pip install '{package}' brings its driver"
+            f"{masked_url(url)} cannot be opened: {error}; run: {pip_install(driver)}"
         ) from error
-    except OSError as error:
-        raise DatabaseFailed(f"{masked(url)} cannot be opened: {error}") from error
-
-
-def _render(url: URL) -> str:
-    return url.render_as_string(hide_password=False)
+    except (OSError, sqlite3.Error) as error:
+        raise DatabaseFailed(f"{masked_url(url)} cannot be opened: {error}") from error
 
 
 def _schema_age(url: URL) -> Age:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         return "none"
-    engine = _engine(url, "reader")
+    with _readable_url_errors(url):
+        engine = _engine(url, "reader")
+        try:
+            with engine.connect() as connection:
+                if not inspect(connection).has_table("version_info"):
+                    return "none"
+                return schema_age(connection)
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def _readable_url_errors(url: URL) -> Iterator[None]:
+    """Turn exceptions that a driver raises for an invalid URL into one-line errors.
+
+    Drivers validate hosts, ports and options differently, and some not at all.
+    """
     try:
-        with engine.connect() as connection:
-            if not inspect(connection).has_table("version_info"):
-                return "none"
-            return schema_age(connection)
-    finally:
-        engine.dispose()
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        options = f" and its options ({', '.join(url.query)})" if url.query else ""
+        raise DatabaseFailed(
+            f"{masked_url(url)} cannot be opened: {error}; check the URL{options}"
+        ) from error
 
 
 @contextmanager
@@ -323,7 +418,7 @@ def _lock(url: URL) -> Iterator[None]:
         try:
             lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_SECONDS).acquire()
         except Timeout:
-            raise _locked(url, f"{path}.lock") from None
+            raise _lock_timeout(url, f"{path}.lock") from None
         with lock:
             yield
         return
@@ -339,10 +434,10 @@ def _lock(url: URL) -> Iterator[None]:
 
 @contextmanager
 def _mysql_lock(connection: Connection, url: URL) -> Iterator[None]:
-    # Its locks are the server's, and not a database's.
+    # MySQL's locks belong to the server, so the name must identify the database.
     key = f"sweeper-{sha256(str(url.database).encode()).hexdigest()[:32]}"
     if not connection.execute(select(func.get_lock(key, LOCK_TIMEOUT_SECONDS))).scalar_one():
-        raise _locked(url, "its lock of launches")
+        raise _lock_timeout(url, "its launch lock")
     try:
         yield
     finally:
@@ -365,19 +460,19 @@ def _take_advisory_lock(connection: Connection, url: URL) -> None:
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
             raise
-        raise _locked(url, "its lock of launches") from None
+        raise _lock_timeout(url, "its launch lock") from None
 
 
-def _locked(url: URL, what: str) -> SweeperError:
+def _lock_timeout(url: URL, what: str) -> SweeperError:
     return DatabaseFailed(
-        f"{masked(url)}: {what} was held by another launch for more than "
+        f"{masked_url(url)}: {what} was held by another launch for more than "
         f"{LOCK_TIMEOUT_SECONDS} s; end that process, or try again"
     )
 
 
-def _engine_kwargs(url: URL, role: Role) -> dict[str, Any]:
-    if sqlite_path(url) is not None:
-        return {"connect_args": {"timeout": LOCK_TIMEOUT_SECONDS, "isolation_level": None}}
+def _engine_kwargs(url: URL, role: Role, file: SqliteFile | None) -> dict[str, Any]:
+    if file is not None:
+        return {"creator": partial(file.connect, _MODES[role])}
     mysql = is_mysql(url)
     read_only = (
         {"init_command": "set session transaction read only"}
@@ -385,50 +480,78 @@ def _engine_kwargs(url: URL, role: Role) -> dict[str, Any]:
         else {"options": "-c default_transaction_read_only=on"}
     )
     return {
-        "pool_pre_ping": True,  # a restarted server costs a reconnect, not a worker
-        # One for `run_alone`, one for everything else, one for the thread that renews leases.
+        "pool_pre_ping": True,  # reconnect after a server restart instead of failing
         "pool_size": CONNECTIONS,
-        "max_overflow": 2,
+        "max_overflow": 4,
         "pool_recycle": 1800,
         "connect_args": read_only if role == "reader" else {},
-        # PostgreSQL's default. MySQL's would show a worker what was there when it began.
+        # PostgreSQL's default. MySQL's default is REPEATABLE READ, which can return stale rows.
         **({"isolation_level": "READ COMMITTED"} if mysql else {}),
     }
 
 
+_MODES: Final[dict[Role, Mode]] = {"writer": "write", "reader": "read"}
+
+
 def _engine(url: URL, role: Role = "writer") -> Engine:
-    """A short-lived engine for the schema alone."""
-    engine = create_engine(url, **_engine_kwargs(url, role))
-    if sqlite_path(url) is not None:
-        _listen_sqlite(engine, role, begin="BEGIN")
+    """Return a short-lived engine for schema work."""
+    file = _file(url)
+    engine = create_engine(url, **_engine_kwargs(url, role, file))
+    if file is not None:
+        _listen_sqlite(engine, role, file, begin="BEGIN")
     return engine
 
 
-def _storage(url: URL, role: Role) -> optuna.storages.RDBStorage:
-    storage = optuna.storages.RDBStorage(
-        _render(url), engine_kwargs=_engine_kwargs(url, role), skip_table_creation=True
-    )
-    if sqlite_path(url) is not None:
-        _listen_sqlite(storage.engine, role, "BEGIN IMMEDIATE" if role == "writer" else "BEGIN")
+def _storage(url: URL, role: Role, file: SqliteFile | None) -> optuna.storages.RDBStorage:
+    kwargs = _engine_kwargs(url, role, file)
+    storage = _optuna_storage(url, kwargs, skip_table_creation=True)
+    if file is not None:
+        begin = "BEGIN IMMEDIATE" if role == "writer" else "BEGIN"
+        _listen_sqlite(storage.engine, role, file, begin)
         storage.engine.dispose()  # connections made before we listened
     return storage
 
 
-def _listen_sqlite(engine: Engine, role: Role, begin: str) -> None:
-    # A deferred transaction that turns writer half-way fails at once instead of waiting:
-    # so a queued trial could be handed out twice. A writer therefore takes its lock first.
+def _optuna_storage(
+    url: URL, engine_kwargs: dict[str, Any], *, skip_table_creation: bool = False
+) -> optuna.storages.RDBStorage:
+    try:
+        return optuna.storages.RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs=engine_kwargs,
+            skip_table_creation=skip_table_creation,
+        )
+    except RuntimeError as error:  # the tables are of another Optuna version; the text has advice
+        raise DatabaseFailed(f"{masked_url(url)}: {error}") from error
+
+
+def _listen_sqlite(engine: Engine, role: Role, file: SqliteFile, begin: str) -> None:
+    # A deferred transaction that starts to write later fails immediately instead of waiting for
+    # the lock. Writers therefore take the lock at the start (BEGIN IMMEDIATE).
     setup = (
         ["PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"]
         if role == "writer"
         else ["PRAGMA query_only=ON"]
     )
 
-    def on_connect(connection: Any, _: Any) -> None:
+    def on_connect(connection: Any, record: Any) -> None:
+        # Otherwise one text that is not UTF-8 would break every query that reads it.
+        connection.text_factory = methodcaller("decode", errors="backslashreplace")
         for pragma in setup:
             connection.execute(pragma)
+        record.info["files"] = file.file_identities(connection)
 
     def on_begin(connection: Connection) -> None:
+        file.check(connection.info["files"])
         connection.exec_driver_sql(begin)
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+
+
+def storable_text(text: str) -> str:
+    """Return text that every database can store.
+
+    Characters that UTF-8 cannot encode are replaced, as is NUL, which PostgreSQL rejects.
+    """
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""Versions of our tables, kept by Alembic beside Optuna's own."""
+"""Schema versions of sweeper's tables, managed by Alembic independently of Optuna's."""
 
 from functools import cache
 from pathlib import Path
@@ -12,18 +12,24 @@ from sqlalchemy import Connection, Engine
 
 from sweeper.errors import DatabaseFailed
 from sweeper.store.schema import VERSION_TABLE, metadata
+from sweeper.store.urls import masked_url
+from sweeper.version import __version__
 
 Age = Literal["none", "older", "current"]
 
 
+class NewerSchema(DatabaseFailed):
+    """The tables were created by a newer version of sweeper, so this version cannot use them."""
+
+
 def upgrade(engine: Engine) -> None:
-    """Bring our tables to the version of this package; no-op where they are."""
+    """Create or upgrade our tables to the schema of this package; no-op if they are current."""
     config = _config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         if engine.dialect.name == "mysql" and schema_age(connection) == "none":
-            # Each of its statements is a transaction of its own, so a creation that was killed
-            # has to be one that can be gone on with.
+            # MySQL commits each DDL statement separately. `create_all` skips existing tables, so
+            # it can continue after an interrupted creation.
             metadata.create_all(connection)
             command.stamp(config, "head")
         else:
@@ -31,20 +37,23 @@ def upgrade(engine: Engine) -> None:
 
 
 def schema_age(connection: Connection) -> Age:
-    """Return whether our tables are there, and at this package's version.
+    """Return whether our tables do not exist, are older than this package, or are current.
 
-    Raises `DatabaseFailed` where a newer sweeper made them.
+    Raises `NewerSchema` if a newer version of sweeper created them.
     """
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    found = context.get_current_revision()
-    script = _script()
-    if found is not None and found not in {s.revision for s in script.walk_revisions()}:
-        raise DatabaseFailed(
-            f"the database is at schema {found!r}, made by a newer sweeper; upgrade this one"
-        )
-    if found is None:
+    revision = context.get_current_revision()
+    if revision is None:
         return "none"
-    return "current" if found == script.get_current_head() else "older"
+    script = _script()
+    newest = script.get_current_head()
+    if revision not in {s.revision for s in script.walk_revisions()}:
+        raise NewerSchema(
+            f"{masked_url(connection.engine.url)} has schema {revision} of a newer sweeper; this "
+            f"version, {__version__}, supports schemas up to {newest}; upgrade sweeper on "
+            "this machine"
+        )
+    return "current" if revision == newest else "older"
 
 
 def _config() -> Config:

@@ -1,9 +1,11 @@
-"""Our tables. They start with `sweeper_`, since Optuna owns the plain names."""
+"""Sweeper's tables. Their names start with `sweeper_` to avoid conflicts with Optuna's tables."""
 
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Double,
     ForeignKey,
@@ -25,10 +27,20 @@ VERSION_TABLE: Final = "sweeper_alembic_version"
 
 metadata: Final = MetaData()
 
-# MySQL's Text and Blob have 64 KiB, and a trial's output may be longer.
-# Characters of the notes on one trial.
+# Maximum length of a trial's notes, and of the key for grouping equal failures.
 LONGEST_NOTES: Final = 1000
+LONGEST_PROBLEM: Final = 255
+# MySQL limits TEXT and BLOB to 64 KiB; the output of a trial may be longer.
 LONG_TEXT: Final = Text().with_variant(LONGTEXT(), "mysql")
+
+
+def _json(shape: Any) -> dict[str, Any]:
+    """Return the arguments of a JSON column; `check_intact` validates its values by `shape`."""
+    return {"type_": JSON(), "info": {"shape": TypeAdapter(shape)}}
+
+
+_Scalars = dict[str, bool | int | float | str | None]
+_Scores = dict[str, float | None]
 
 studies: Final = Table(
     "sweeper_studies",
@@ -37,11 +49,27 @@ studies: Final = Table(
     Column("name", String(255), nullable=False, unique=True),
     Column("spec", LONG_TEXT, nullable=False),
     Column("spec_hash", String(64), nullable=False),
-    Column("folder", LONG_TEXT, nullable=False),  # where a task file named by the spec lies
+    Column("folder", LONG_TEXT, nullable=False),  # that paths in the spec are relative to
     Column("version", String(32), nullable=False),
     Column("created", Double, nullable=False),
     Column("state", String(8), nullable=False, server_default="running"),  # StudyState
-    sqlite_autoincrement=True,  # a deleted study's id never comes back
+    Column("code", Integer, nullable=False, server_default="1"),  # current code revision
+    sqlite_autoincrement=True,  # the id of a deleted study is not reused
+)
+
+# Code revisions of each study; `sources` maps file paths to SHA-256 digests.
+code: Final = Table(
+    "sweeper_code",
+    metadata,
+    Column(
+        "study_id",
+        Integer,
+        ForeignKey("sweeper_studies.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("sources", **_json(dict[str, str]), nullable=False),
+    Column("created", Double, nullable=False),
 )
 
 tickets: Final = Table(
@@ -56,18 +84,19 @@ tickets: Final = Table(
     Column("phase", String(16), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("state", String(8), nullable=False),  # open | closed
-    Column("params", JSON),  # the point to try; NULL: ask the sampler
+    # The planned point; JSON null: the sampler chooses it. Replicates store the point inside.
+    Column("params", **_json(dict[str, bool | int | float | str | _Scalars] | None)),
     Column("worker", String(255)),
     Column("lease_until", Double),
-    Column("claims", Integer, nullable=False),  # never goes down: tells one claim from the next
-    Column("returned", Integer, nullable=False),  # claims that were handed back in good order
-    # The first open ticket is found without going through all that are closed.
+    Column("claims", Integer, nullable=False),  # never decreases, so it identifies a claim
+    Column("returned", Integer, nullable=False),  # claims that were released without a failure
+    # Finds the first open ticket without scanning the closed ones.
     Index("sweeper_tickets_by_state", "study_id", "phase", "state", "number"),
 )
 
 
 def _ticket_key() -> list[Any]:
-    # Fresh objects at each call: SQLAlchemy binds a column to one table.
+    # New objects in each call: SQLAlchemy binds a column to one table.
     return [
         Column("study_id", Integer, primary_key=True, autoincrement=False),
         Column("phase", String(16), primary_key=True),
@@ -103,21 +132,33 @@ results: Final = Table(
     "sweeper_results",
     metadata,
     *_ticket_key(),
-    Column("scores", JSON, nullable=False),
-    Column("extra", JSON, nullable=False),
-    Column("environment", JSON, nullable=False),
+    Column("scores", **_json(_Scores), nullable=False),
+    Column("extra", **_json(_Scores), nullable=False),
+    Column("environment", **_json(dict[str, str]), nullable=False),
     Column("classes", Integer),
     Column("epochs", Integer, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("copied_from", Integer),  # ticket number
     Column("failure", LONG_TEXT, nullable=False),
     Column("cause", String(16), nullable=False, server_default=""),
-    Column("splits", String(32), nullable=False, server_default=""),  # beside validation
-    Column("log", LONG_TEXT, nullable=False),
+    Column("splits", String(32), nullable=False, server_default=""),  # besides validation
     Column("notes", String(LONGEST_NOTES), nullable=False, server_default=""),
+    Column("code", Integer, nullable=False, server_default="1"),  # the revision it was trained with
+    # Key for grouping equal failures: the type and line of an exception, or the failure text.
+    Column("problem", String(LONGEST_PROBLEM), nullable=False, server_default=""),
 )
 
-# A study's confirmations, numbered from 1; the tickets of each are a phase of their own.
+# The last part of the output of each attempt at a ticket.
+outputs: Final = Table(
+    "sweeper_outputs",
+    metadata,
+    *_ticket_key(),
+    Column("claim", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, nullable=False),  # length of the whole output in bytes
+    Column("text", LONG_TEXT, nullable=False),
+)
+
+# Confirmations of a study, numbered from 1; each has its own ticket phase.
 confirmations: Final = Table(
     "sweeper_confirmations",
     metadata,
@@ -128,24 +169,26 @@ confirmations: Final = Table(
         primary_key=True,
     ),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("ended", Integer, nullable=False),  # trials of the search that it was chosen from
-    Column("settings", JSON, nullable=False),
-    Column("candidates", JSON, nullable=False),
-    Column("reason", LONG_TEXT, nullable=False),  # why there is nothing to confirm, or ""
+    Column("ended", Integer, nullable=False),  # search trials that had ended at its creation
+    Column("settings", **_json(_Scalars), nullable=False),
+    Column("candidates", **_json(list[dict[str, str | float | _Scalars | None]]), nullable=False),
+    Column("reason", LONG_TEXT, nullable=False),  # reason why there is nothing to confirm, or ""
     Column("created", Double, nullable=False),
+    Column("summary", **_json(dict[str, Any] | None)),  # null until it is complete
+    Column("code", Integer, nullable=False, server_default="1"),  # the revision it was trained with
 )
 
-# What a replicate leaves beside its result: the scores of each split, and the test examples.
+# Results that only replicates have: the scores of each split, and the packed test examples.
 replicates: Final = Table(
     "sweeper_replicates",
     metadata,
     *_ticket_key(),
-    Column("scores", JSON, nullable=False),
-    Column("rows", JSON, nullable=False),
+    Column("scores", **_json(dict[str, _Scores]), nullable=False),
+    Column("rows", **_json(dict[str, int]), nullable=False),
     Column("examples", LargeBinary().with_variant(LONGBLOB(), "mysql"), nullable=False),
 )
 
-# Who may sign in to the service: a token's secret is kept as its digest alone.
+# Access tokens of the service; only the digest of a secret is stored.
 tokens: Final = Table(
     "sweeper_tokens",
     metadata,
@@ -156,7 +199,7 @@ tokens: Final = Table(
     Column("created", Double, nullable=False),
 )
 
-# Browsers that signed in with a token; they go with it.
+# Browser sessions; they are deleted together with their token.
 sessions: Final = Table(
     "sweeper_sessions",
     metadata,
@@ -170,22 +213,14 @@ sessions: Final = Table(
     Column("expires", Double, nullable=False),
 )
 
-# Addresses that failed to sign in, for as long as they are slowed down.
-refusals: Final = Table(
-    "sweeper_refusals",
-    metadata,
-    Column("address", String(64), primary_key=True),
-    Column("failures", Integer, nullable=False),
-    Column("last", Double, nullable=False),
-)
-
-# By its default MySQL may take Ann and ann for one, and know no ε.
+# MySQL's default collation may treat "Ann" and "ann" as equal, and its default character set may
+# lack ε.
 for _table in metadata.tables.values():
     _table.dialect_kwargs.update(mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin")
 
 
 class now(FunctionElement[float]):  # noqa: N801  (a SQL function, written like sqlalchemy.func's)
-    """Seconds since 1970 by the database's own clock, the only one that all workers share."""
+    """SQL function: seconds since 1970 by the database's clock, which all workers share."""
 
     type = Double()
     inherit_cache = True
@@ -198,7 +233,7 @@ def _now(*_: Any, **__: Any) -> str:
 
 @compiles(now, "mysql")
 def _now_mysql(*_: Any, **__: Any) -> str:
-    # Not unix_timestamp(), which goes by the session's time zone and so by its summer time.
+    # Not unix_timestamp(): it depends on the session's time zone and daylight saving time.
     return "(timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) / 1e6)"
 
 

@@ -1,21 +1,25 @@
-"""Tickets: the right to run one trial, claimed by one worker at a time, for as long as it lives.
+"""Tickets: each is the right to run one trial, and is claimed by one worker at a time.
 
-A study's budget is the rows 0 … N-1, so it is exact however many workers come and go.
+A worker holds a ticket by a lease, which it must renew. A study with a budget of N trials has
+tickets 0 … N-1, so the budget is exact for any number of workers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from itertools import islice
+from typing import Any, Final, Literal, Self
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     String,
+    Table,
     and_,
     case,
     cast,
     func,
     insert,
+    literal,
     not_,
     or_,
     select,
@@ -23,29 +27,35 @@ from sqlalchemy import (
     update,
 )
 
-from sweeper.store.database import transaction
+from sweeper.store.database import Store, transaction
 from sweeper.store.schema import now, studies, tickets
 from sweeper.store.studies import StudyRecord
 
 SEARCH: Final = "search"
 LEASE_SECONDS: Final = 30.0
 RENEW_SECONDS: Final = 10.0
+# Tickets that are created in one transaction. Other SQLite writers wait for it.
+BATCH: Final = 10_000
 
 Point = Mapping[str, Any]
-# Tickets with a point that was laid into them, those whose point is asked for, or both.
-Points = Literal["laid", "asked", "any"]
+# Tickets with a planned point, tickets whose point comes from the sampler, or both.
+Points = Literal["planned", "sampled", "any"]
 
 
 class LeaseLost(Exception):
-    """The ticket has passed to another worker: stop this trial, and go on with the next."""
+    """Another worker has taken the ticket: stop this trial and continue with the next one."""
+
+    @classmethod
+    def for_ticket(cls, ticket: "Ticket") -> Self:
+        return cls(f"worker {ticket.worker} no longer holds ticket {ticket.number}")
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A claimed ticket; `point` is what to try, or None to ask the sampler.
+    """A claimed ticket; `point` is the planned point, or None if the sampler chooses it.
 
-    `claims` counts every claim of the ticket and `attempts` those that were not handed back:
-    the ones in which a worker may have died.
+    `claims` counts all claims of the ticket. `attempts` counts the claims that were not released,
+    including this one: in these, a worker may have died.
     """
 
     study_id: int
@@ -57,7 +67,7 @@ class Ticket:
     attempts: int
 
     def held(self) -> ColumnElement[bool]:
-        """Return the condition that this claim, and no later one, holds the ticket."""
+        """Return the condition that this claim still holds the ticket."""
         return and_(
             self.row(),
             tickets.c.state == "open",
@@ -66,20 +76,24 @@ class Ticket:
         )
 
     def row(self) -> ColumnElement[bool]:
-        """Return the condition that finds the ticket's row."""
+        """Return the condition that selects the ticket's row."""
+        return self.row_of(tickets)
+
+    def row_of(self, table: Table) -> ColumnElement[bool]:
+        """Return the condition that selects the ticket's rows in another table."""
         return and_(
-            tickets.c.study_id == self.study_id,
-            tickets.c.phase == self.phase,
-            tickets.c.number == self.number,
+            table.c.study_id == self.study_id,
+            table.c.phase == self.phase,
+            table.c.number == self.number,
         )
 
 
 @dataclass(frozen=True)
 class TicketState:
-    """A ticket as a reader sees it; `leased` while a worker's lease runs.
+    """The state of a ticket; `leased` is whether a worker's lease is valid.
 
-    `unseen` is how many seconds ago the worker last renewed its lease, by the database's
-    clock, and None where no worker is at the ticket.
+    `unseen` is the time in seconds since the worker last renewed its lease, by the database's
+    clock, and None if no worker holds the ticket.
     """
 
     phase: str
@@ -93,31 +107,80 @@ class TicketState:
 
 @dataclass(frozen=True)
 class TicketCounts:
-    """How many tickets there are, closed and leased, and how often one was claimed again."""
+    """Numbers of planned, closed and leased tickets, and of repeated attempts (`retried`)."""
 
-    laid: int
+    planned: int
     closed: int
     leased: int
     retried: int
 
 
 @transaction
+def count_planned(connection: Connection, study: StudyRecord) -> int:
+    """Return the number of search tickets of a study."""
+    query = select(func.count()).where(tickets.c.study_id == study.id, tickets.c.phase == SEARCH)
+    return int(connection.execute(query).scalar_one())
+
+
 def add_tickets(
-    connection: Connection, study: StudyRecord, points: Sequence[Point | None], phase: str = SEARCH
+    store: Store, study: StudyRecord, points: Iterable[Point | None], first: int = 0
 ) -> int:
-    """Lay out the tickets that are not there yet; return how many were added."""
-    count = func.count().label("count")
-    here = and_(tickets.c.study_id == study.id, tickets.c.phase == phase)
-    have = connection.execute(select(count).where(here)).scalar_one()
-    new = {number: point for number, point in enumerate(points) if number >= have}
-    add_rows(connection, study, phase, new)
-    return len(new)
+    """Create the missing search tickets; return the number of tickets created.
+
+    `points` has one entry per ticket, starting with ticket `first`. A point of None is chosen by
+    the sampler. Each batch is created in its own transaction.
+    """
+    existing = count_planned(store, study)
+    missing = islice(enumerate(points, first), max(0, existing - first), None)
+    added, last_sampled = 0, range(0)
+    while batch := dict(islice(missing, BATCH)):
+        sampled = all(point is None for point in batch.values())
+        if sampled and len(batch) <= len(last_sampled):
+            _copy_rows(store, study, last_sampled.start, next(iter(batch)), len(batch))
+        else:
+            _add_batch(store, study, batch)
+            last_sampled = range(min(batch), max(batch) + 1) if sampled else range(0)
+        added += len(batch)
+    return added
+
+
+@transaction
+def _add_batch(
+    connection: Connection, study: StudyRecord, points: Mapping[int, Point | None]
+) -> None:
+    add_rows(connection, study, SEARCH, points)
+
+
+@transaction
+def _copy_rows(
+    connection: Connection, study: StudyRecord, start: int, first: int, count: int
+) -> None:
+    """Create `count` tickets from `first` on by copying tickets without a point from `start` on.
+
+    This takes a tenth of the time of inserting rows.
+    """
+    copied = {
+        "study_id": tickets.c.study_id,
+        "phase": tickets.c.phase,
+        "number": tickets.c.number + (first - start),
+        "state": literal("open"),
+        "params": tickets.c.params,
+        "claims": literal(0),
+        "returned": literal(0),
+    }
+    rows = select(*copied.values()).where(
+        tickets.c.study_id == study.id,
+        tickets.c.phase == SEARCH,
+        tickets.c.number >= start,
+        tickets.c.number < start + count,
+    )
+    connection.execute(insert(tickets).from_select(list(copied), rows))
 
 
 def add_rows(
     connection: Connection, study: StudyRecord, phase: str, points: Mapping[int, Point | None]
 ) -> None:
-    """Insert open tickets with these numbers, as part of a transaction."""
+    """Insert open tickets by number and point, as part of a transaction."""
     rows = [
         {
             "study_id": study.id,
@@ -135,17 +198,16 @@ def add_rows(
 
 
 @transaction
-def laid_points(
+def planned_points(
     connection: Connection, study: StudyRecord, phase: str = SEARCH
 ) -> dict[int, Point]:
-    """Return the points that the launch laid into tickets, by number."""
+    """Return the planned points, by ticket number."""
     query = (
         select(tickets.c.number, tickets.c.params)
-        .where(tickets.c.study_id == study.id, tickets.c.phase == phase)
+        .where(tickets.c.study_id == study.id, tickets.c.phase == phase, _has("planned"))
         .order_by(tickets.c.number)
     )
-    rows = connection.execute(query)
-    return {row.number: row.params for row in rows if row.params is not None}
+    return {row.number: row.params for row in connection.execute(query)}
 
 
 @transaction
@@ -157,12 +219,11 @@ def claim(
     below: int,
     phase: str = SEARCH,
     points: Points = "any",
-    fresh: bool = False,
 ) -> Ticket | None:
-    """Take the first ticket under `below` that nobody holds; None when there is none now.
+    """Claim the first free ticket with a number less than `below`, or return None.
 
-    `fresh` leaves those that a worker may have died of. Of a study that is paused or stopped
-    there is none.
+    With `points` "planned" or "sampled", only tickets of that kind without failed attempts are
+    claimed. Returns None for a study that is not running.
     """
     running = select(studies.c.id).where(studies.c.id == study_id, studies.c.state == "running")
     free = and_(
@@ -173,7 +234,7 @@ def claim(
         tickets.c.state == "open",
         or_(tickets.c.lease_until.is_(None), tickets.c.lease_until < now()),
         _has(points),
-        *([tickets.c.claims == tickets.c.returned] if fresh else []),
+        *([] if points == "any" else [tickets.c.claims == tickets.c.returned]),
     )
     first = select(tickets).where(free).order_by(tickets.c.number).limit(1)
     row = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
@@ -200,7 +261,7 @@ def count_open(
     points: Points = "any",
     most: int,
 ) -> int:
-    """Count the tickets under `below` that have not come to their end, up to `most`."""
+    """Return the number of open tickets with a number less than `below`, at most `most`."""
     still_open = select(tickets.c.number).where(
         tickets.c.study_id == study_id,
         tickets.c.phase == phase,
@@ -208,27 +269,35 @@ def count_open(
         tickets.c.state == "open",
         _has(points),
     )
-    some = still_open.limit(most).subquery()
-    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+    limited = still_open.limit(most).subquery()
+    return int(connection.execute(select(func.count()).select_from(limited)).scalar_one())
 
 
 def _has(points: Points) -> ColumnElement[bool]:
     if points == "any":
         return true()
-    asked = cast(tickets.c.params, String) == "null"  # JSON's null is what no point is stored as
-    return asked if points == "asked" else not_(asked)
+    sampled = cast(tickets.c.params, String) == "null"  # a missing point is stored as JSON null
+    return sampled if points == "sampled" else not_(sampled)
+
+
+def check_held(connection: Connection, ticket: Ticket) -> None:
+    """Raise `LeaseLost` if the claim no longer holds the ticket, as part of a transaction."""
+    # FOR UPDATE, so that no other worker can claim the ticket before this transaction ends.
+    query = select(tickets.c.number).where(ticket.held()).with_for_update()
+    if connection.execute(query).one_or_none() is None:
+        raise LeaseLost.for_ticket(ticket)
 
 
 @transaction
 def renew(connection: Connection, held: Sequence[Ticket]) -> None:
-    """Extend the leases of tickets that are still their claimer's."""
-    mine = or_(*(ticket.held() for ticket in held))
-    connection.execute(update(tickets).where(mine).values(lease_until=now() + LEASE_SECONDS))
+    """Extend the leases of the tickets that are still held."""
+    still_held = or_(*(ticket.held() for ticket in held))
+    connection.execute(update(tickets).where(still_held).values(lease_until=now() + LEASE_SECONDS))
 
 
 @transaction
-def hand_back(connection: Connection, ticket: Ticket) -> None:
-    """Return a ticket unfinished, for any worker to go on with; the attempt does not count."""
+def release_ticket(connection: Connection, ticket: Ticket) -> None:
+    """Release an unfinished ticket so that any worker can resume it; the attempt does not count."""
     connection.execute(
         update(tickets)
         .where(ticket.held())
@@ -237,22 +306,22 @@ def hand_back(connection: Connection, ticket: Ticket) -> None:
 
 
 @transaction
-def give_up(connection: Connection, ticket: Ticket) -> None:
-    """End the lease of a ticket that makes no progress; the attempt counts."""
+def abandon_ticket(connection: Connection, ticket: Ticket) -> None:
+    """End the lease of a ticket whose trial makes no progress; the attempt counts."""
     connection.execute(update(tickets).where(ticket.held()).values(worker=None, lease_until=None))
 
 
 @transaction
-def free_leases(connection: Connection, workers: Iterable[str]) -> int:
-    """End the leases of workers that are known to be dead; return how many there were."""
-    theirs = and_(tickets.c.worker.in_(list(workers)), tickets.c.state == "open")
+def revoke_leases(connection: Connection, workers: Iterable[str]) -> int:
+    """End the leases of workers that are known to be dead; return the number of leases ended."""
+    of_workers = and_(tickets.c.worker.in_(list(workers)), tickets.c.state == "open")
     return connection.execute(
-        update(tickets).where(theirs).values(worker=None, lease_until=None)
+        update(tickets).where(of_workers).values(worker=None, lease_until=None)
     ).rowcount
 
 
 def _held(study: StudyRecord) -> ColumnElement[bool]:
-    """Return the condition that a worker is at a ticket of the study, of whichever phase."""
+    """Return the condition that a worker holds a ticket of the study, in any phase."""
     return and_(
         tickets.c.study_id == study.id, tickets.c.state == "open", tickets.c.worker.is_not(None)
     )
@@ -260,13 +329,22 @@ def _held(study: StudyRecord) -> ColumnElement[bool]:
 
 @transaction
 def leaseholders(connection: Connection, study: StudyRecord) -> set[str]:
-    """Return the workers that hold a ticket of a study."""
+    """Return the names of the workers that hold a ticket of a study."""
     return set(connection.execute(select(tickets.c.worker).where(_held(study))).scalars())
 
 
 @transaction
+def last_workers(connection: Connection, study: StudyRecord) -> dict[int, str]:
+    """Return the name of the worker that ran or runs each search ticket, by ticket number."""
+    query = select(tickets.c.number, tickets.c.worker).where(
+        tickets.c.study_id == study.id, tickets.c.phase == SEARCH, tickets.c.worker.is_not(None)
+    )
+    return {row.number: row.worker for row in connection.execute(query)}
+
+
+@transaction
 def all_closed(connection: Connection, study: StudyRecord, below: int, phase: str = SEARCH) -> bool:
-    """Return whether every ticket under `below` has come to its end."""
+    """Return whether all tickets with a number less than `below` are closed."""
     still_open = and_(
         tickets.c.study_id == study.id,
         tickets.c.phase == phase,
@@ -281,22 +359,22 @@ def all_closed(connection: Connection, study: StudyRecord, below: int, phase: st
 def count_tickets(
     connection: Connection, study: StudyRecord, below: int, phase: str = SEARCH
 ) -> TicketCounts:
-    """Count the tickets under `below`."""
+    """Count the tickets with a number less than `below`."""
     attempts = tickets.c.claims - tickets.c.returned
     leased = and_(tickets.c.state == "open", tickets.c.lease_until >= now())
     query = select(
-        func.count().label("laid"),
+        func.count().label("planned"),
         func.sum(case((tickets.c.state == "closed", 1), else_=0)).label("closed"),
         func.sum(case((leased, 1), else_=0)).label("leased"),
         func.sum(case((attempts > 1, attempts - 1), else_=0)).label("retried"),
     ).where(tickets.c.study_id == study.id, tickets.c.phase == phase, tickets.c.number < below)
     row = connection.execute(query).one()
-    return TicketCounts(row.laid, *(int(count or 0) for count in row[1:]))
+    return TicketCounts(row.planned, *(int(count or 0) for count in row[1:]))
 
 
 @transaction
 def claims_of(connection: Connection, study: StudyRecord, number: int, phase: str = SEARCH) -> int:
-    """Return how often a ticket was claimed: more than once, and workers shared its trial."""
+    """Return how often a ticket was claimed; if more than once, several workers ran its trial."""
     query = select(tickets.c.claims).where(
         tickets.c.study_id == study.id, tickets.c.phase == phase, tickets.c.number == number
     )
@@ -307,18 +385,18 @@ def claims_of(connection: Connection, study: StudyRecord, number: int, phase: st
 def ticket_states(
     connection: Connection, study: StudyRecord, phase: str = SEARCH
 ) -> list[TicketState]:
-    """Return the tickets of a phase in order."""
-    here = and_(tickets.c.study_id == study.id, tickets.c.phase == phase)
-    return _states(connection, here)
+    """Return the states of all tickets of a phase, ordered by number."""
+    of_phase = and_(tickets.c.study_id == study.id, tickets.c.phase == phase)
+    return _states(connection, of_phase)
 
 
 @transaction
 def held_tickets(connection: Connection, study: StudyRecord) -> list[TicketState]:
-    """Return the tickets that a worker is at, of every phase."""
+    """Return the states of the tickets that workers hold, in all phases."""
     return _states(connection, _held(study))
 
 
-def _states(connection: Connection, which: ColumnElement[bool]) -> list[TicketState]:
+def _states(connection: Connection, condition: ColumnElement[bool]) -> list[TicketState]:
     query = (
         select(
             tickets.c.phase,
@@ -329,7 +407,7 @@ def _states(connection: Connection, which: ColumnElement[bool]) -> list[TicketSt
             (tickets.c.claims - tickets.c.returned).label("attempts"),
             (now() + LEASE_SECONDS - tickets.c.lease_until).label("unseen"),
         )
-        .where(which)
+        .where(condition)
         .order_by(tickets.c.phase, tickets.c.number)
     )
     return [

@@ -1,1 +1,1 @@
-"""What is searched, how points are proposed, how one trial runs, and what was found."""
+"""Studies: study files, search space, plan, sampler, trials and results."""

@@ -1,15 +1,15 @@
-"""A condition on a score beside the study's metric, as `accuracy >= baseline - 0.005`."""
+"""Constraints on scores, such as `accuracy >= baseline - 0.005`."""
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
-from sweeper.errors import nearest
-from sweeper.scoring import Scores
+from sweeper.errors import suggestion
+from sweeper.metrics import METRICS
 
-# A temperature is no goodness.
-SCORES: Final = tuple(field.name for field in fields(Scores) if field.name != "temperature")
+# Temperature is not a quality metric.
+SCORES: Final = tuple(name for name in METRICS if name != "temperature")
 _NUMBER: Final = r"\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+"
 _FORM: Final = re.compile(
     rf"\s*(?P<score>\w+)\s*(?P<sign>>=|<=)\s*(?:(?P<alone>{_NUMBER})"
@@ -19,12 +19,16 @@ _FORM: Final = re.compile(
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a score: a number, or the baseline's score moved or multiplied by one."""
+    """A bound on a score.
+
+    With `operation` "+", "-" or "*", the bound is `number` added to, subtracted from or multiplied
+    with the baseline's score. With "", it is `number`.
+    """
 
     text: str
     score: str
     at_least: bool
-    operation: str  # "" for a bound that is a number by itself
+    operation: str
     number: float
 
     def bound(self, baseline: float) -> float:
@@ -39,29 +43,27 @@ class Constraint:
         return self.number
 
     def holds(self, value: float, baseline: float) -> bool:
-        """Return whether a score keeps to the bound; what is no number does not."""
+        """Return whether a score satisfies the constraint; NaN never does."""
         bound = self.bound(baseline)
         return value >= bound if self.at_least else value <= bound
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Read a constraint; raises ValueError with what is allowed."""
-    found = _FORM.fullmatch(text)
-    if found is None:
+    """Parse a constraint; raises ValueError if it is invalid."""
+    match = _FORM.fullmatch(text)
+    if match is None:
         raise ValueError(
-            f"{text!r}; write SCORE >= BOUND or SCORE <= BOUND, where BOUND is a number, baseline, "
-            "baseline - 0.005 or baseline * 1.1"
+            f"invalid constraint {text!r}; write SCORE >= BOUND or SCORE <= BOUND, where BOUND is "
+            "a number, baseline, baseline - 0.005 or baseline * 1.1"
         )
-    score = found["score"]
+    score = match["score"]
     if score not in SCORES:
-        raise ValueError(f"no score {score!r}{nearest(score, SCORES)}; allowed: {_listed()}")
-    alone = found["alone"]
-    operation = "" if alone else found["operation"] or "+"
-    number = float(alone or found["number"] or 0.0)
+        raise ValueError(
+            f"unknown score {score!r}{suggestion(score, SCORES)}; allowed: {', '.join(SCORES)}"
+        )
+    alone = match["alone"]
+    operation = "" if alone else match["operation"] or "+"
+    number = float(alone or match["number"] or 0.0)
     if not math.isfinite(number):
-        raise ValueError(f"{text!r}; the number has to be finite")
-    return Constraint(text.strip(), score, found["sign"] == ">=", operation, number)
-
-
-def _listed() -> str:
-    return ", ".join(SCORES)
+        raise ValueError(f"invalid constraint {text!r}; the number must be finite")
+    return Constraint(text.strip(), score, match["sign"] == ">=", operation, number)

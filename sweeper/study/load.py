@@ -1,75 +1,59 @@
-"""From a study file (or a ready study's name) to a study that can be launched."""
+"""Load study files and stored studies."""
 
 import json
 import re
-import tomllib
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from pydantic import ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sweeper.errors import SweeperError, nearest
-from sweeper.smoothing import SCHEDULES, Smoothing, register_schedule
-from sweeper.study.ready import find_study_file as find_study_file
-from sweeper.study.ready import ready_studies as ready_studies
-from sweeper.study.schema_errors import found_in, problems, shown
-from sweeper.study.spec import (
-    SMOOTHING_KEYS,
-    Budget,
-    Dimension,
-    Range,
-    StudySpec,
-    canonical_json,
-    digest,
-    identity,
-)
-from sweeper.tasks.loading import LoadedTask, load_function, load_task
-from sweeper.training.device import pick_device, versions
-from sweeper.training.loop import check_logits, predict, start
-from sweeper.training.run import TrainingRun
-from sweeper.training.seeding import own_randomness
-from sweeper.training.task import Task
+from sweeper import limits
+from sweeper.errors import StudyDamaged, SweeperError, suggestion
+from sweeper.store.studies import StudyRecord
+from sweeper.study.bounds import check_size_limits
+from sweeper.study.bounds import parse_toml as parse_toml
+from sweeper.study.code import Inspect, checked_code, inspect_code
+from sweeper.study.examples import example_studies as example_studies
+from sweeper.study.examples import find_study_file as find_study_file
+from sweeper.study.plan import check_length, iterate_plan
+from sweeper.study.schema_errors import error_lines, prefix_errors, toml_value
+from sweeper.study.space import Point
+from sweeper.study.spec import BudgetSection, StudySpec, canonical_json, digest, identity
+from sweeper.tasks.facts import CodeFacts
+from sweeper.training.versions import versions
+from sweeper.version import __version__
 
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A study file with its code: the task is loaded, its own schedules are registered.
-
-    `sources` are the digests of the Python files that it names, by their name in the file.
-    """
+    """A validated study file with facts about its code; `folder` contains the code."""
 
     spec: StudySpec
     folder: Path
-    task: LoadedTask
-    sources: Mapping[str, str]
+    code: CodeFacts
 
     @property
     def name(self) -> str:
-        """The study's name."""
         return self.spec.study.name
 
-    def identity(self) -> dict[str, Any]:
-        """Return what makes this study the one it is."""
-        return identity(self.spec, self.sources)
+    def points(self, first: int = 0) -> Iterator[Point | None]:
+        """Yield the point of each ticket from `first` on, None if the sampler proposes it later."""
+        return iterate_plan(self.spec, self.code.defaults, first)
 
     def hash(self) -> str:
-        """Return the identity as one SHA-256; it does not cover budget and pruner."""
-        return digest(canonical_json(self.identity()).encode())
+        """Return the SHA-256 of the identity and the code; budget and pruner do not affect it."""
+        identifying = {**identity(self.spec), "sources": dict(self.code.sources)}
+        return digest(canonical_json(identifying).encode())
 
     def stored(self) -> str:
-        """Return the JSON that the database keeps."""
+        """Return the JSON that is stored in the database."""
         return canonical_json(
             {
                 "spec": self.spec.model_dump(mode="json"),
-                "sources": dict(self.sources),
                 "packages": versions(),
-                "label_source": {} if self.task.task is None else dict(self.task.task.label_source),
+                "label_source": dict(self.code.label_source),
             }
         )
 
@@ -80,319 +64,265 @@ def read_study(
     trials: int | None = None,
     pack: str | int | None = None,
     confirm: bool | None = None,
+    inspect: Inspect = inspect_code,
 ) -> StudyFile:
-    """Read, check and load a study; what is given beside it replaces what the file says."""
+    """Read and check a study, given as a path or as the name of an example study.
+
+    `trials`, `pack` and `confirm` override the values of the file unless they are None. `inspect`
+    loads the code and builds the task once. Raises `SweeperError` if the study is invalid.
+    """
     path = find_study_file(reference)
     tables = _resolve_first(_read_toml(path), path)
-    with found_in(path):
+    with prefix_errors(path):
         spec = parse_spec(tables)
-    given = {"trials": trials, "pack": pack}
-    spec = _with_budget(spec, {key: value for key, value in given.items() if value is not None})
-    if confirm is not None:
-        spec = with_confirm(spec, confirm)
-    with found_in(path):
-        return load_code(spec, path.parent.resolve())
+    spec = _with_overrides(spec, trials, pack, confirm)
+    with prefix_errors(path):
+        return with_code(spec, path.parent.resolve(), inspect)
+
+
+def study_of(
+    tables: Mapping[str, Any],
+    folder: Path,
+    *,
+    trials: int | None = None,
+    pack: str | int | None = None,
+    confirm: bool | None = None,
+    inspect: Inspect = inspect_code,
+) -> StudyFile:
+    """Check a study that is given as the tables of a study file in `folder`; see `read_study`."""
+    spec = parse_spec(_resolve_first(dict(tables), folder / "launch"))
+    return with_code(_with_overrides(spec, trials, pack, confirm), folder, inspect)
+
+
+def _with_overrides(
+    spec: StudySpec, trials: int | None, pack: str | int | None, confirm: bool | None
+) -> StudySpec:
+    options = {"trials": trials, "pack": pack}
+    spec = _with_budget(spec, {key: value for key, value in options.items() if value is not None})
+    return spec if confirm is None else with_confirm(spec, confirm)
+
+
+def with_code(spec: StudySpec, folder: Path, inspect: Inspect) -> StudyFile:
+    """Load the code of a study from `folder` and return the study.
+
+    Raises `SweeperError` if the code cannot be loaded or no trial could run.
+    """
+    check_length(spec)
+    return StudyFile(spec, folder, checked_code(spec, folder, inspect))
 
 
 def parse_spec(tables: Mapping[str, Any]) -> StudySpec:
-    """Check the tables of a study file; raises `SweeperError`, a line for each wrong key."""
+    """Validate the tables of a study file; raises `SweeperError` with one line per wrong key."""
+    check_size_limits(tables)
     try:
         return StudySpec.model_validate(tables)
     except ValidationError as error:
-        raise SweeperError("\n".join(problems(error, StudySpec))) from None
+        raise SweeperError("\n".join(error_lines(error, StudySpec))) from None
 
 
-def offered_study(tables: Mapping[str, Any], folders: Sequence[Path]) -> StudyFile:
-    """Check and load a study that came over a network: code is taken from these folders alone.
+def submitted_study(tables: Mapping[str, Any], folders: Sequence[Path]) -> StudyFile:
+    """Validate a study that was sent over the network; code is loaded only from `folders`.
 
-    Raises `SweeperError`, a line for each wrong key, also where it names a file that is not
-    directly in one of the folders. (An export that a first point names is not looked for.)
+    Raises `SweeperError` with one line per wrong key, also if the study uses a file that is not
+    directly in one of the folders. `from` in a first point is not supported here.
     """
     spec = parse_spec(tables)
-    return load_code(spec, _offering(spec, folders))
+    return with_code(spec, _code_folder(spec, folders), inspect_code)
 
 
-# A file beside others: no folder, no drive, nothing hidden.
-_OFFERED: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*")
+# A file name without a folder or drive; hidden files are not allowed.
+_SUBMITTED: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _offering(spec: StudySpec, folders: Sequence[Path]) -> Path:
-    """Return the folder that has every file that a spec names."""
-    named = {"task.use": [spec.task.use], "space.schedule": list(spec.space.schedule)}
+def _code_folder(spec: StudySpec, folders: Sequence[Path]) -> Path:
+    """Return the first folder that contains every file that a spec uses."""
+    if spec.task.command:
+        raise SweeperError(
+            "task.command: a study that is sent over the network cannot contain a command; set "
+            "task.program to a script of the server"
+        )
+    references = {"task.use": [spec.task.use], "space.schedule": list(spec.space.schedule)}
     files = {
-        reference: key for key, names in named.items() for reference in names if ":" in reference
+        reference: key
+        for key, names in references.items()
+        for reference in names
+        if ":" in reference
     }
     folder = folders[0] if folders else Path()
     for reference, key in files.items():
-        if not _OFFERED.fullmatch(reference):
-            raise SweeperError(f'{key}: {reference!r}; allowed: "file.py:name", without a folder')
+        if not _SUBMITTED.fullmatch(reference):
+            raise SweeperError(f'{key}: must be "file.py:name" without a folder, got {reference!r}')
+    program = spec.task.program
+    if program:
+        if not _SUBMITTED.fullmatch(f"{program}:name"):
+            raise SweeperError(
+                f'task.program: must be "file.py" without a folder, got {toml_value(program)}'
+            )
+        files[program] = "task.program"
     for folder in folders:
         if all((folder / name.partition(":")[0]).is_file() for name in files):
             return folder
     if not files:
         return folder
-    there = sorted({path.name for place in folders for path in place.glob("*.py")})
+    available = sorted({path.name for path_folder in folders for path in path_folder.glob("*.py")})
     reference, key = next(iter(files.items()))
+    file = reference.partition(":")[0]
     raise SweeperError(
-        f"{key}: {reference.partition(':')[0]!r} is not among the files of this server"
-        f"{nearest(reference.partition(':')[0], there)}; there are: {', '.join(there) or 'none'}"
+        f"{key}: {file!r} is not a file of this server{suggestion(file, available)}; "
+        f"available: {', '.join(available) or 'none'}"
     )
 
 
-def _with_budget(spec: StudySpec, given: Mapping[str, Any]) -> StudySpec:
+def _with_budget(spec: StudySpec, options: Mapping[str, Any]) -> StudySpec:
     try:
-        budget = Budget.model_validate({**spec.budget.model_dump(), **given})
+        budget = BudgetSection.model_validate({**spec.budget.model_dump(), **options})
     except ValidationError as error:
-        raise SweeperError("\n".join(problems(error, Budget))) from None
+        raise SweeperError("\n".join(error_lines(error, BudgetSection))) from None
     return spec.model_copy(update={"budget": budget})
 
 
 def with_confirm(spec: StudySpec, enabled: bool) -> StudySpec:
-    """Return the spec with its confirmation to be done, or not."""
+    """Return the spec with the confirmation enabled or disabled."""
     confirm = spec.confirm.model_copy(update={"enabled": enabled})
     return spec.model_copy(update={"confirm": confirm})
 
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """What the database keeps of a study file, readable without its code.
+    """The part of a study file that is stored in the database; it does not need the code.
 
-    `label_source` says for each split where its labels come from; empty where the task
-    does not say. `packages` are the versions that it was launched with last.
+    `label_source` says for each split where its labels come from; it is empty if the task does
+    not say. `packages` are the package versions at the last launch.
     """
 
     spec: StudySpec
-    sources: Mapping[str, str]
     label_source: Mapping[str, str]
     packages: Mapping[str, str] = field(default_factory=dict)
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
-def read_stored(stored: str) -> StoredStudy:
-    """Read the text that `StudyFile.stored` gave."""
-    kept = json.loads(stored)
-    # Of a study that was launched before there were confirmations none is still to come.
-    kept["spec"].setdefault("confirm", {"enabled": False})
-    kept["spec"] = StudySpec.model_validate(kept["spec"])
-    return StoredStudy(**kept)
+    @property
+    def name(self) -> str:
+        return self.spec.study.name
 
 
-def stored_to_confirm(stored: str) -> str:
-    """Return the same text with the confirmation to be done."""
-    kept = json.loads(stored)
-    kept["spec"].setdefault("confirm", {})["enabled"] = True
-    return canonical_json(kept)
+_STORED: Final = TypeAdapter(StoredStudy)
 
 
-def stored_study(stored: str, folder: Path, *, any_versions: bool = False) -> StudyFile:
-    """Load a study with its code as it was launched; `folder` is where its files lie here.
+def read_stored(record: StudyRecord) -> StoredStudy:
+    """Parse the stored study, as written by `StudyFile.stored`.
 
-    Raises `SweeperError` where a file that it names is not the one it was launched with, or a
-    package has another version (unless `any_versions`): what its trials give would not compare.
+    Raises `StudyDamaged` if it cannot be parsed or a value exceeds the limits of this version.
     """
-    kept = read_stored(stored)
-    name = kept.spec.study.name
-    if not any_versions:
-        _check_packages(name, kept.packages)
-    _check_there(name, kept.sources, folder)
-    study = load_code(kept.spec, folder)
-    changed = [file for file, have in study.sources.items() if kept.sources.get(file) != have]
-    if changed:
-        raise SweeperError(
-            f"study {name!r}: {folder / changed[0]} has changed since the launch; "
-            "bring the file back, or launch it under another name"
-        )
-    return study
+    if record.problem:
+        raise StudyDamaged(record.name, record.problem)
+    try:
+        fields = json.loads(record.spec)
+        # Studies from versions without confirmation are not confirmed.
+        fields["spec"].setdefault("confirm", {"enabled": False})
+        fields["spec"] = parse_spec(fields["spec"])
+        fields.pop("sources", None)  # older versions stored the sources here
+        stored = _STORED.validate_python(fields)
+    except SweeperError as error:
+        raise _damaged_spec(record, "; ".join(str(error).splitlines())) from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = f"not the JSON of a study ({type(error).__name__}: {error})"
+        raise _damaged_spec(record, reason.splitlines()[0]) from error
+    if stored.name != record.name:
+        raise _damaged_spec(record, f"it belongs to study {stored.name!r}")
+    return stored
 
 
-def _check_there(name: str, sources: Mapping[str, str], folder: Path) -> None:
-    missing = [file for file in sources if not (folder / file).is_file()]
-    if missing:
-        raise SweeperError(
-            f"study {name!r}: {folder / missing[0]} is not on this machine; bring the file, or say "
-            "where it lies here: --folder FOLDER"
-        )
+def _damaged_spec(record: StudyRecord, problem: str) -> StudyDamaged:
+    """Return the error for an invalid stored spec, with its version if it differs from ours."""
+    here = __version__
+    other = f" (launched with sweeper {record.version}; this is {here})"
+    other = "" if record.version == here else other
+    return StudyDamaged(record.name, f"its stored spec is invalid: {problem}{other}")
 
 
-# How much of a version has to be the same: a patch of torch changes no more than another
-# processor does, and Optuna 4 wrote times that 5 reads otherwise.
+def with_confirmation_enabled(stored: str) -> str:
+    """Return the stored JSON with the confirmation enabled."""
+    fields = json.loads(stored)
+    fields["spec"].setdefault("confirm", {})["enabled"] = True
+    return canonical_json(fields)
+
+
+# Number of version parts that must match. A patch release of torch changes results no more than
+# another processor does. Optuna 5 interprets stored times differently from Optuna 4.
 _SAME_PARTS: Final = {"sweeper": 3, "torch": 2, "optuna": 1}
 
 
-def _check_packages(name: str, launched: Mapping[str, str]) -> None:
+def check_packages(name: str, launched: Mapping[str, str]) -> None:
+    """Raise `SweeperError` if package versions differ from those that a study was launched with.
+
+    Trials from different versions would not be comparable.
+    """
     here = versions()
     for package, parts in _SAME_PARTS.items():
-        there, mine = launched.get(package), here.get(package)
-        if there and mine and _beginning(there, parts) != _beginning(mine, parts):
+        theirs, ours = launched.get(package), here.get(package)
+        if theirs and ours and _first_parts(theirs, parts) != _first_parts(ours, parts):
             raise SweeperError(
-                f"study {name!r} was launched with {package} {there}, and this worker has {mine}: "
-                "their trials would not compare; install the same, or launch the study from here"
+                f"study {name!r} was launched with {package} {theirs}, but this worker has "
+                f"{package} {ours}, so the trials would not be comparable; install {package} "
+                f"{theirs}, or launch the study again from here"
             )
 
 
-def _beginning(version: str, parts: int) -> list[str]:
+def _first_parts(version: str, parts: int) -> list[str]:
     return version.partition("+")[0].split(".")[:parts]
-
-
-def load_code(spec: StudySpec, folder: Path) -> StudyFile:
-    """Load the task and the schedules that a spec names; `folder` is where its files lie."""
-    sources: dict[str, str] = {}
-    for name in spec.space.schedule:
-        if name not in SCHEDULES or ":" in name:
-            with _under("space.schedule"):
-                function, path = load_function(name, folder)
-                _register(name, function)
-            sources[name.split(":")[0]] = digest(path.read_bytes())
-    with _under("task.use"):
-        task = load_task(spec.task.use, spec.task.options, folder)
-    if task.source is not None:
-        sources[spec.task.use.split(":")[0]] = digest(task.source.read_bytes())
-    _check_extras(spec, task)
-    return StudyFile(spec, folder, task, sources)
-
-
-def check_runs(study: StudyFile) -> None:
-    """Raise `SweeperError` where no trial could run: no such device, bad data, another model.
-
-    It builds the model once and shows it two validation rows, on the CPU. Nothing is known
-    before it runs of a training loop of the user's own.
-    """
-    with _under("task.device"):
-        pick_device(study.spec.task.device)
-    task = study.task.task
-    if task is None:
-        return
-    with _under("task.use"), _own_code(study.spec.task.use):
-        _try(task, study.spec)
-
-
-def _try(task: Task, spec: StudySpec) -> None:
-    seed, cpu = spec.study.seed, torch.device("cpu")
-    with own_randomness(cpu):
-        _, fit = start(task, TrainingRun(Smoothing(0.0), seed, seed, cpu))
-        check_logits(task, predict(fit.model, fit.valid[0][:2]))
-
-
-@contextmanager
-def _own_code(use: str) -> Iterator[None]:
-    """Say in one line what the code of a task raised, and where."""
-    try:
-        yield
-    except SweeperError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SweeperError(f"{use}: {what} ({frame.filename}:{frame.lineno})") from error
-
-
-@contextmanager
-def _under(key: str) -> Iterator[None]:
-    """Name the key of the study file that an error belongs to, unless it says so itself."""
-    try:
-        yield
-    except SweeperError as error:
-        if str(error).startswith(key.partition(".")[0] + "."):
-            raise
-        raise SweeperError(f"{key}: {error}") from error
-
-
-def _register(name: str, function: Any) -> None:
-    """Register a schedule in place of one that an edited or another file gave the same name."""
-    earlier = SCHEDULES.pop(name, None)
-    try:
-        register_schedule(name, function)
-    except ValueError as error:
-        if earlier is not None:
-            SCHEDULES[name] = earlier
-        raise SweeperError(str(error)) from None
-
-
-def _check_extras(spec: StudySpec, task: LoadedTask) -> None:
-    """Raise for a hyperparameter that the task does not take, or not with these values."""
-    lines = [line for name, of in spec.space.extras.items() for line in _extra(name, of, task)]
-    if lines:
-        raise SweeperError("\n".join(lines))
-
-
-def _extra(name: str, dimension: Dimension, task: LoadedTask) -> Iterator[str]:
-    if task.accepts is not None and name not in task.accepts:
-        allowed = sorted(task.accepts)
-        near = nearest(name, [*SMOOTHING_KEYS, *allowed])
-        yield (
-            f"space.{name}: the task takes no such hyperparameter{near}; "
-            f"allowed: {', '.join([*SMOOTHING_KEYS, *allowed])}"
-        )
-    elif task.accepts is None and get_close_matches(name, SMOOTHING_KEYS, cutoff=0.85):
-        yield (
-            f"space.{name}: unknown key{nearest(name, SMOOTHING_KEYS)}; a hyperparameter of the "
-            "training loop needs a name that is less like it"
-        )
-    elif task.task is not None:
-        yield from _bad_values(name, dimension, task.task)
-
-
-def _bad_values(name: str, dimension: Dimension, task: Task) -> Iterator[str]:
-    ends = isinstance(dimension, Range)
-    for value in (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension:
-        try:
-            task.settings({name: value})
-        except (TypeError, ValueError) as error:
-            yield f"space.{name}{'' if ends else f': {value!r}'}: {error}"
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """Return the tables of a text; raises `SweeperError` where it is no TOML."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SweeperError(f"not valid TOML: {error}") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with found_in(path):
-            return parse_toml(path.read_text(encoding="utf-8-sig"))
+        with prefix_errors(path):
+            return parse_toml(read_text(path))
     except UnicodeDecodeError as error:
-        raise SweeperError(f"{path}: not UTF-8 text, as TOML has to be: {error}") from None
+        raise SweeperError(f"{path}: not valid UTF-8, which TOML requires: {error}") from None
     except OSError as error:
         raise SweeperError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file, truncated just above the maximum length of a study file."""
+    with path.open(encoding="utf-8-sig") as stream:
+        return stream.read(limits.STUDY_FILE_LENGTH + 1)
+
+
 def _resolve_first(tables: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Replace `from = "best.json"` in the first points by the point that the file holds."""
+    """Replace `from = "best.json"` in the first points with the point in that file."""
     first = tables.get("first")
     if not isinstance(first, list):
         return tables
     points = []
     for number, entry in enumerate(first):
-        with found_in(f"{path}: first[{number}].from"):
-            points.append(_resolved(entry, path.parent))
+        with prefix_errors(f"{path}: first[{number}].from"):
+            points.append(_resolve_entry(entry, path.parent))
     return {**tables, "first": points}
 
 
-def _resolved(entry: Any, folder: Path) -> Any:
+def _resolve_entry(entry: Any, folder: Path) -> Any:
     if not isinstance(entry, dict) or "from" not in entry:
         return entry
     rest = {key: value for key, value in entry.items() if key != "from"}
-    return {**_exported(entry["from"], folder), **rest}
+    return {**_exported_point(entry["from"], folder), **rest}
 
 
-def _exported(given: Any, folder: Path) -> dict[str, Any]:
-    """Return the point of an export."""
-    if not isinstance(given, str):
-        raise SweeperError(f"{shown(given)}; allowed: the path of a study's best.json")
-    source = folder / given
+def _exported_point(reference: Any, folder: Path) -> dict[str, Any]:
+    if not isinstance(reference, str):
+        raise SweeperError(f"must be the path of a study's best.json, got {toml_value(reference)}")
+    source = folder / reference
     try:
-        best = json.loads(source.read_text(encoding="utf-8"))
+        best = json.loads(read_text(source))
         if not isinstance(best, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("not a JSON object")
         if best["convention"] != "others":
-            raise ValueError(f"its convention is {best['convention']!r}, a study's is 'others'")
+            raise ValueError(f"its convention must be 'others', got {best['convention']!r}")
         return {key: best[key] for key in ("epsilon", "schedule", "rate")} | dict(best["hparams"])
     except OSError as error:
         raise SweeperError(f"{source} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = f"missing key {error}" if isinstance(error, KeyError) else error
         raise SweeperError(
-            f"{source} is not the best.json of a study (sweeper export writes one): {reason}"
+            f"{source} is not a best.json as written by sweeper export: {reason}"
         ) from None

@@ -1,26 +1,22 @@
-"""When to stop early: nothing has improved for a while."""
+"""Early stopping of a search."""
 
-import optuna
-from optuna.trial import TrialState
+import math
 
-from sweeper.study.trials import TICKET
+from sweeper.store.database import Store
+from sweeper.store.trials import ended_values
 
 
-def out_of_patience(study: optuna.Study, patience: int | None) -> bool:
-    """Return whether the last `patience` ended trials brought no better one."""
+def patience_exceeded(store: Store, name: str, patience: int | None) -> bool:
+    """Return whether none of the last `patience` ended trials improved the best value.
+
+    Always False if `patience` is None.
+    """
     if patience is None:
         return False
-    ended = [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished() and TICKET in trial.user_attrs
-    ]
-    ended.sort(key=lambda trial: (trial.datetime_complete, trial.number))
-    best, since = float("inf"), 0
-    for trial in ended:
-        value = trial.value if trial.state == TrialState.COMPLETE else None
+    best, without_improvement = math.inf, 0
+    for value in ended_values(store, name):
         if value is not None and value < best:
-            best, since = value, 0
+            best, without_improvement = value, 0
         else:
-            since += 1
-    return since >= patience
+            without_improvement += 1
+    return without_improvement >= patience

@@ -1,17 +1,21 @@
-"""The plan of a study: what each ticket tries, laid out once before any worker starts.
+"""The plan of a study: the points of its tickets, written once before any worker starts.
 
-Whatever needs no results is laid into the tickets as points: ε = 0, the first points, the
-Sobol start of tpe and gp, and all of grid, random and qmc. So these are the same however many
-workers run, and only what a model proposes depends on what came back when.
+All points that do not depend on results are planned: ε = 0, the first points, the Sobol points of
+tpe and gp, and all points of grid, random and qmc. They are the same for any number of workers.
+Only the points that a model proposes depend on the order in which trials finish.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
+from sweeper import limits
+from sweeper.errors import SweeperError
+from sweeper.smoothing.names import BUILT_IN
 from sweeper.study.space import (
     Point,
     baseline_point,
@@ -21,35 +25,72 @@ from sweeper.study.space import (
     grid_values,
 )
 from sweeper.study.spec import Space, StudySpec
-from sweeper.training.seeding import derive_seed
+from sweeper.training.seeds import derive_seed
+
+# Sobol points generated at a time; a power of two, because blocks of this size are balanced.
+_BLOCK: Final = 64
+# Larger grids are sampled instead of shuffled. They have many more points than a plan, so few
+# samples are duplicates.
+_LARGEST_SHUFFLED: Final = 8_000_000
+
+
+def check_length(spec: StudySpec) -> None:
+    """Raise `SweeperError` if the plan would have too many points, without generating them."""
+    trials, sampler, key = spec.budget.trials, spec.sampler, "budget.trials"
+    dimensions = len(spec.space.dimensions)
+    most = min(limits.PLANNED_POINTS, limits.PLANNED_VALUES // dimensions)
+    match sampler.name:
+        case "tpe" | "gp":
+            count, key = min(trials, sampler.startup), "sampler.startup"
+        case "grid":
+            count = min(trials, _size(_axes(spec.space, sampler.points)))
+        case _:
+            count = trials
+    if count > most:
+        raise SweeperError(
+            f"{key}: must be at most {most:,} with the sampler {sampler.name} and {dimensions} "
+            f"hyperparameters, because these points are stored at launch, got {count}"
+        )
 
 
 def plan(spec: StudySpec, defaults: Mapping[str, Any]) -> list[Point | None]:
-    """Return a point for each ticket, None where the sampler is asked; ε = 0 is ticket 0.
+    """Return the point of each ticket, None if the sampler proposes it later; ticket 0 is ε = 0.
 
-    A grid that is smaller than the budget makes the plan as short as itself. A longer plan
-    begins with a shorter one, so a study goes on where it stopped.
+    If the grid is smaller than the budget, the plan is as short as the grid. A plan for more
+    trials begins with the plan for fewer, so that a study can be continued.
     """
-    given = [
+    return list(iterate_plan(spec, defaults))
+
+
+def iterate_plan(
+    spec: StudySpec, defaults: Mapping[str, Any], first: int = 0
+) -> Iterator[Point | None]:
+    """Yield the plan from ticket `first` on; points are generated lazily."""
+    fixed = [
         baseline_point(spec.space, defaults),
         *(complete_point(first.model_dump(), spec.space, defaults) for first in spec.first),
     ]
-    proposed = itertools.chain(given, _proposals(spec, given))
-    return list(itertools.islice(proposed, spec.budget.trials))
+    proposed = _proposals(spec, fixed, max(0, first - len(fixed)))
+    remaining = max(0, spec.budget.trials - first)
+    return itertools.islice(itertools.chain(fixed[first:], proposed), remaining)
 
 
-def _proposals(spec: StudySpec, given: list[dict[str, Any]]) -> Iterator[Point | None]:
-    count = max(0, spec.budget.trials - len(given))
+def _proposals(
+    spec: StudySpec, fixed: Sequence[dict[str, Any]], first: int
+) -> Iterator[Point | None]:
+    """Yield the points after the fixed ones, from proposal `first` on."""
     match spec.sampler.name:
         case "grid":
-            return _without(given, _grid(spec))
+            return itertools.islice(_without(fixed, _grid(spec)), first, None)
         case "random":
-            return (_random(spec, len(given) + index) for index in range(count))
+            return (_random(spec, number) for number in itertools.count(len(fixed) + first))
         case "qmc":
-            return _sobol(spec, count)
+            return _sobol(spec, first)
         case "tpe" | "gp":
-            start = _sobol(spec, max(0, spec.sampler.startup - len(given)))
-            return itertools.chain(start, itertools.repeat(None))
+            start = max(0, spec.sampler.startup - len(fixed) - first)
+            return itertools.chain(
+                itertools.islice(_sobol(spec, first), start), itertools.repeat(None)
+            )
 
 
 def _random(spec: StudySpec, number: int) -> Point:
@@ -58,46 +99,65 @@ def _random(spec: StudySpec, number: int) -> Point:
     return from_unit(spec.space, dict(zip(names, generator.random(len(names)), strict=True)))
 
 
-def _sobol(spec: StudySpec, count: int) -> Iterator[Point]:
-    if count == 0:
-        return
-    from scipy.stats import qmc  # half a second, which a worker has no use for
+def _sobol(spec: StudySpec, first: int = 0) -> Iterator[Point]:
+    from scipy.stats import qmc  # lazy: it takes half a second, and workers do not need it
 
     names = list(spec.space.dimensions)
-    engine = qmc.Sobol(len(names), rng=derive_seed(spec.study.seed, "sobol"))
-    # Powers of two only: Sobol points are balanced there, and scipy warns elsewhere.
-    units = engine.random_base2(math.ceil(math.log2(count)))
-    for unit in units[:count]:
-        yield from_unit(spec.space, dict(zip(names, unit.tolist(), strict=True)))
+    sobol = qmc.Sobol(len(names), rng=derive_seed(spec.study.seed, "sobol"))
+    if first:
+        sobol.fast_forward(first)
+    while True:
+        for unit in sobol.random(_BLOCK).tolist():
+            yield from_unit(spec.space, dict(zip(names, unit, strict=True)))
 
 
 def start_point(spec: StudySpec, ticket: int) -> Point:
-    """Return what a ticket would try if the Sobol start went on as far as it.
+    """Return the point of a ticket in the Sobol sequence, also beyond `sampler.startup`.
 
-    Raises `ValueError` for a ticket that has ε = 0 or a first point.
+    Raises `ValueError` for the ticket of ε = 0 or of a first point.
     """
     number = ticket - 1 - len(spec.first)
     if number < 0:
-        raise ValueError(f"ticket {ticket} has a point of its own; the Sobol start comes after it")
-    return next(itertools.islice(_sobol(spec, number + 1), number, None))
+        raise ValueError(f"ticket {ticket} has a fixed point; the Sobol sequence starts after it")
+    return next(_sobol(spec, number))
 
 
-def _grid(spec: StudySpec) -> list[Point]:
-    """Return the grid without twins, shuffled by the seed so that any beginning of it spreads."""
-    points = list(_crossed(spec.space, spec.sampler.points))
-    order = np.random.default_rng(derive_seed(spec.study.seed, "grid")).permutation(len(points))
-    return list(_without([], (points[index] for index in order)))
+def _grid(spec: StudySpec) -> Iterator[Point]:
+    """Yield the points of the grid in random order; there may be duplicates."""
+    axes = _axes(spec.space, spec.sampler.points)
+    count, seed = _size(axes), derive_seed(spec.study.seed, "grid")
+    if count <= _LARGEST_SHUFFLED:
+        for index in np.random.default_rng(seed).permutation(count):
+            yield _grid_point(axes, int(index))
+    draws = random.Random(seed)
+    while count > _LARGEST_SHUFFLED:
+        yield _grid_point(axes, draws.randrange(count))
 
 
-def _crossed(space: Space, points: int) -> Iterator[Point]:
-    axes = {name: grid_values(of, points) for name, of in space.dimensions.items()}
-    for values in itertools.product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
+def _axes(space: Space, points: int) -> dict[str, list[Any]]:
+    axes = {name: grid_values(dim, points) for name, dim in space.dimensions.items()}
+    uses_rate = any(name not in BUILT_IN or BUILT_IN[name].uses_rate for name in space.schedule)
+    if not uses_rate and _size(axes) > _LARGEST_SHUFFLED:
+        axes["rate"] = axes["rate"][:1]
+    return axes
 
 
-def _without(given: list[dict[str, Any]], points: Any) -> Iterator[Point]:
-    """Leave out points that train the same as one before them."""
-    seen = {canonical(point) for point in given}
+def _size(axes: Mapping[str, list[Any]]) -> int:
+    return math.prod(map(len, axes.values()))
+
+
+def _grid_point(axes: dict[str, list[Any]], index: int) -> Point:
+    """Return a point of the product of the axes by its index; the last axis varies fastest."""
+    point = {}
+    for name in reversed(axes):
+        index, position = divmod(index, len(axes[name]))
+        point[name] = axes[name][position]
+    return {name: point[name] for name in axes}
+
+
+def _without(excluded: Sequence[Point], points: Iterable[Point]) -> Iterator[Point]:
+    """Yield points without duplicates of excluded or earlier points, as `canonical` sees them."""
+    seen = {canonical(point) for point in excluded}
     for point in points:
         key = canonical(point)
         if key not in seen:

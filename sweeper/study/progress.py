@@ -1,21 +1,24 @@
-"""How far a study is."""
+"""The progress of a study."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweeper.store.confirmations import last_confirmation
+from sweeper.store.damage import reports_damage
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, states_of
-from sweeper.store.tickets import TicketCounts, count_tickets
+from sweeper.store.tickets import TicketCounts, count_tickets, leaseholders
 from sweeper.store.trials import count_trials
+from sweeper.store.worker_names import parse_worker_name
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of a study's trials; `best` and `baseline` are values of its metric.
+    """Counts of a study's trials; `best` and `baseline` are validation values of its metric.
 
-    `confirmed` of `confirming` trainings of the confirmation have ended; `paused` says that
-    nothing is trained until the study is resumed.
+    The confirmation has `confirming` training runs, of which `confirmed` have ended. If `paused`,
+    nothing is trained until the study is resumed. `slots` is the number of slots of the workers
+    that run something.
     """
 
     trials: int
@@ -30,35 +33,44 @@ class Progress:
     confirming: int = 0
     confirmed: int = 0
     paused: bool = False
+    slots: int = 0
+
+    @property
+    def in_packs(self) -> bool:
+        """Whether more trials are running than there are slots, so that slots train packs."""
+        return self.running > self.slots > 0
 
     @property
     def ended(self) -> int:
-        """How many trials have come to an end, whichever."""
+        """Number of complete, pruned and failed trials."""
         return self.complete + self.pruned + self.failed
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts as plain data."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "slots"}
 
 
+@reports_damage
 def read_progress(store: Store, study: StudyRecord, trials: int) -> Progress:
     """Count a study's trials and tickets under its budget of `trials`."""
     tickets = count_tickets(store, study, below=trials)
     ended = count_trials(store, study.name, below=trials)
     last = last_confirmation(store, study)
-    none = TicketCounts(0, 0, 0, 0)
-    again = none if last is None else count_tickets(store, study, last.trainings, last.phase)
+    no_tickets = TicketCounts(0, 0, 0, 0)
+    confirmation = (
+        no_tickets if last is None else count_tickets(store, study, last.training_runs, last.phase)
+    )
     return Progress(
-        trials=tickets.laid,
+        trials=tickets.planned,
         complete=ended.complete,
         pruned=ended.pruned,
         failed=ended.failed,
-        running=tickets.leased + again.leased,
-        waiting=max(0, tickets.laid - ended.ended - tickets.leased),
+        running=tickets.leased + confirmation.leased,
+        waiting=max(0, tickets.planned - ended.ended - tickets.leased),
         best=ended.best,
         baseline=ended.baseline,
-        retried=tickets.retried + again.retried,
-        confirming=again.laid,
-        confirmed=again.closed,
+        retried=tickets.retried + confirmation.retried,
+        confirming=confirmation.planned,
+        confirmed=confirmation.closed,
+        slots=sum(parse_worker_name(name).slots for name in leaseholders(store, study)),
         paused=states_of(store, [study.id]).get(study.id) == "paused",
     )

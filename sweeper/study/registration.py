@@ -1,60 +1,69 @@
-"""Putting a study into the database: once, under whatever name and spec it was first launched."""
-
-from collections.abc import Mapping
-from importlib.metadata import version
-from typing import Any
+"""Store a study in the database."""
 
 from sweeper.errors import Conflict
+from sweeper.store.code import accept_code, note_sources, read_revisions
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, add_study, find_study, update_spec
-from sweeper.store.tickets import add_tickets
+from sweeper.store.tickets import add_tickets, count_planned
 from sweeper.study.load import StudyFile, read_stored
-from sweeper.study.plan import plan
+from sweeper.study.sources import changed_code, changed_sources
 from sweeper.study.space import Point
 from sweeper.study.spec import differences, identity
 from sweeper.study.trials import (
-    bear_trial,
-    check_not_foreign,
+    check_created_by_sweeper,
     create_optuna_study,
+    create_optuna_trial,
     find_trial,
     open_optuna_study,
 )
 
 
-def register(store: Store, study: StudyFile) -> StudyRecord:
-    """Create a study with its tickets and trial 0, or go on with the one that is there.
+def register(store: Store, study: StudyFile, *, accept_changed: bool = False) -> StudyRecord:
+    """Create a study with its tickets and trial 0, or continue an existing one.
 
-    Safe to repeat and to run from several processes at once. Raises `Conflict` where the
-    name stands for another study; nothing is written then.
+    Calls can be repeated and can run in several processes at once. With `accept_changed`, changed
+    code becomes a new revision. Raises `Conflict`, and writes nothing, if a study with the same
+    name has other settings, or other code without `accept_changed`.
     """
-    points = plan(study.spec, defaults_of(study))
-    with store.exclusive():
-        record = _record(store, study)
+    with store.exclusive_lock():
+        record = _record(store, study, accept_changed)
         create_optuna_study(store, study.name)
-        add_tickets(store, record, points)
-        _bear_baseline(store, study, points[0])
+        planned = count_planned(store, record)
+        add_tickets(store, record, study.points(planned), first=planned)
+        _create_baseline(store, study, next(study.points()))
     return record
 
 
-def check_same(record: StudyRecord, study: StudyFile) -> None:
-    """Raise `Conflict` where the stored study is another than the given one."""
-    if record.spec_hash == study.hash():
-        return
-    kept = read_stored(record.spec)
-    stored = identity(kept.spec, kept.sources)
-    changed = "; ".join(differences(study.identity(), stored))
-    raise Conflict(
-        f"study {study.name!r} was launched with another spec ({changed}); give this one another "
-        f"name, or delete the stored one: sweeper delete {study.name}"
-    )
+def check_same(
+    store: Store, record: StudyRecord, study: StudyFile, *, accept_changed: bool = False
+) -> bool:
+    """Return whether the code of a stored study differs from that of `study`.
+
+    Raises `Conflict` if the settings differ, or if the code differs without `accept_changed`.
+    """
+    stored = read_stored(record).spec
+    changed = differences(identity(study.spec), identity(stored))
+    if changed:
+        raise Conflict(
+            f"study {study.name!r} was launched with other settings ({'; '.join(changed)}); "
+            f"choose another name, or delete the stored study: sweeper delete {study.name}"
+        )
+    known = read_revisions(store, record)[-1].sources
+    files = changed_sources(known, study.folder, study.code.sources)
+    if files and not accept_changed:
+        raise changed_code(study.name, study.folder, files[0])
+    return bool(files)
 
 
-def _record(store: Store, study: StudyFile) -> StudyRecord:
+def _record(store: Store, study: StudyFile, accept_changed: bool) -> StudyRecord:
     record = find_study(store, study.name)
     if record is None:
-        check_not_foreign(store, study.name)
+        check_created_by_sweeper(store, study.name)
         return _add(store, study)
-    check_same(record, study)
+    if check_same(store, record, study, accept_changed=accept_changed):
+        record = accept_code(store, record, study.code.sources)
+    else:
+        note_sources(store, record, study.code.sources)
     return update_spec(store, record, spec=study.stored(), folder=str(study.folder))
 
 
@@ -65,21 +74,12 @@ def _add(store: Store, study: StudyFile) -> StudyRecord:
         spec=study.stored(),
         spec_hash=study.hash(),
         folder=str(study.folder),
-        version=version("sweeper"),
+        sources=study.code.sources,
     )
 
 
-def _bear_baseline(store: Store, study: StudyFile, point: Point | None) -> None:
-    # So that ε = 0 is trial 0 whichever worker is the first to ask.
+def _create_baseline(store: Store, study: StudyFile, point: Point | None) -> None:
+    # Created here, so that ε = 0 is always trial 0.
     optuna_study = open_optuna_study(store, study.spec)
     if point is not None and find_trial(optuna_study, 0) is None:
-        bear_trial(store, optuna_study, study.spec.space, 0, point)
-
-
-def defaults_of(study: StudyFile) -> Mapping[str, Any]:
-    """Return the defaults of what a task lets a study search: its own and the optimiser's."""
-    task = study.task.task
-    if task is None:
-        return {}
-    of_optimiser = {name: getattr(task.optimiser, name) for name in task.optimiser.accepts()}
-    return {**of_optimiser, **task.hparams}
+        create_optuna_trial(store, optuna_study, study.spec.space, 0, point)

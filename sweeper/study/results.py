@@ -1,55 +1,45 @@
-"""What a study found, as pandas frames and a few choices made on them.
+"""The results of a study as pandas frames, and selections from them.
 
-`trials` frames have one row a trial, sorted by `number`, with the columns of `TRIAL_COLUMNS`
-followed by `hp_<name>` for every extra hyperparameter of the space and `extra_<name>` for
-every extra metric that a task's own loop yielded. `epochs` frames have one row an evaluation.
+`trials` frames have one row per trial, sorted by `number`. Their columns are `TRIAL_COLUMNS`,
+`hp_<name>` for each hyperparameter of the space besides smoothing, and `extra_<name>` for each
+extra metric that the training loop reported. `epochs` frames have one row per evaluation.
 """
 
 from typing import Final
 
 import pandas as pd
 
+from sweeper.metrics import METRICS
+
+# The scores of a trial, in the order of its columns.
+SCORES: Final = tuple(METRICS)
 TRIAL_COLUMNS: Final = (
     "number",  # Optuna's trial number; int
-    "ticket",  # int; 0 is the baseline, epsilon = 0
-    "state",  # complete | pruned | failed | running
+    "ticket",  # int; 0 is the first trial at epsilon = 0
+    "state",  # complete | pruned | failed | running | waiting (no worker runs it)
     "epsilon",  # in the convention `others`
-    "label_smoothing",  # the same in the convention `uniform`, torch's argument
+    "label_smoothing",  # torch's argument; NaN unless the schedule is fixed
     "schedule",
-    "rate",  # NaN where it does not act (fixed, epsilon = 0)
-    "copied_from",  # number of the trial whose stored result this one was given; NA
+    "rate",  # annealing rate; NaN if it has no effect (fixed, epsilon = 0)
+    "copied_from",  # number of the trial that the result was copied from; NA if trained
     "value",  # the study's metric; NaN unless complete
-    "nll",  # validation, unsmoothed, nats; the last evaluation's, also of pruned trials
-    "accuracy",  # in [0, 1]
-    "accuracy_top5",  # NaN below 10 classes
-    "brier",
-    "ece",
-    "temperature",  # NaN unless complete
-    "nll_calibrated",  # after temperature scaling, cross-fitted; NaN unless complete
-    "ece_calibrated",  # so is it; as are the others: see sweeper.scoring.Scores
-    "ece_adaptive",
-    "ece_classwise",
-    "ece_debiased",
-    "overconfidence",
-    "underconfidence",
-    "aurc",
-    "eaurc",
-    "entropy",
+    *SCORES,  # validation, unsmoothed; NaN if missing; see sweeper.scoring.Scores
     "epochs",
     "seconds",
     "started",  # datetime64, UTC
     "finished",
-    "failure",  # first line of what went wrong; "" if nothing did
-    "cause",  # raised | diverged | memory | timeout | lost; "" if nothing went wrong
-    "notes",  # what was unusual about its reports, one line per note; "" if nothing was
+    "failure",  # one line that summarizes the failure; "" if the trial did not fail
+    "cause",  # raised | diverged | memory | timeout | exited | crashed | lost; ""
+    "notes",  # unusual reports of the training loop, one line per note; ""
+    "code",  # int from 1; the revision of the study's code that the trial was trained with
 )
 
 EPOCH_COLUMNS: Final = (
     "number",
     "epoch",  # from 1
     "progress",  # in (0, 1]
-    "epsilon",  # in force at the end of the epoch; for adaptive schedules its ceiling
-    "mean_epsilon",  # of what the epoch's training samples were smoothed with; NaN if not known
+    "epsilon",  # at the end of the epoch; for adaptive schedules the upper bound
+    "mean_epsilon",  # mean over the training samples of the epoch; NaN if unknown
     "train_loss",  # the smoothed training loss, not comparable between trials
     "nll",
     "accuracy",
@@ -58,35 +48,33 @@ EPOCH_COLUMNS: Final = (
 )
 
 
-# The scores of a trial, in the order of its columns.
-SCORES: Final = TRIAL_COLUMNS[TRIAL_COLUMNS.index("nll") : TRIAL_COLUMNS.index("epochs")]
-
-
 def complete(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials that ran to the end, best first; ties go to the smaller number."""
+    """Return the complete trials, best first; ties are ordered by number."""
     done = trials[trials["state"] == "complete"]
     return done.sort_values(["value", "number"], kind="stable")
 
 
 def baseline(trials: pd.DataFrame) -> pd.Series | None:
-    """Return the finished trial at epsilon = 0 that every comparison is made against."""
-    rows = trials[(trials["ticket"] == 0) & (trials["state"] == "complete")]
-    return None if rows.empty else rows.iloc[0]
+    """Return the best complete trial at epsilon = 0, the baseline; None if there is none.
+
+    There can be several trials at epsilon = 0 if other hyperparameters are searched too.
+    """
+    return best(trials[trials["epsilon"] == 0])
 
 
 def best(trials: pd.DataFrame) -> pd.Series | None:
-    """Return the finished trial with the lowest value of the study's metric."""
+    """Return the complete trial with the lowest value; None if there is none."""
     rows = complete(trials)
     return None if rows.empty else rows.iloc[0]
 
 
 def best_by_schedule(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the best finished trial of each schedule with epsilon > 0, best first."""
+    """Return the best complete trial with epsilon > 0 of each schedule, best first."""
     smoothed = complete(trials[trials["epsilon"] > 0])
     return smoothed.drop_duplicates("schedule")
 
 
 def failures(trials: pd.DataFrame) -> dict[str, int]:
-    """Return how many trials failed, by cause, the commonest first."""
+    """Return the number of failed trials by cause, the most common first."""
     causes = trials.loc[trials["state"] == "failed", "cause"]
     return {str(cause): int(count) for cause, count in causes.value_counts().items()}

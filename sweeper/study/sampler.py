@@ -1,52 +1,63 @@
-"""Optuna's sampler and pruner, made afresh from the spec: Optuna itself stores neither."""
+"""Optuna samplers and pruners, created from the spec because Optuna does not store them."""
 
-import binascii
 import math
 import warnings
 from collections.abc import Container, Mapping
-from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, PercentilePruner
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+)
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.study.plan import start_point
 from sweeper.study.space import distributions, from_unit
 from sweeper.study.spec import PrunerSection, StudySpec
-from sweeper.training.seeding import derive_seed
+from sweeper.training.seeds import derive_seed
 
-# A trial is reported to Optuna at these many points of its training, however many epochs it has.
+# Number of steps per trial at which values can be reported to Optuna, for any number of epochs.
 REPORTS = 8
-# A proposal takes as long after ten thousand trials as after so many.
-MODELLED = 1_000
-# More than TPE takes for good; what it takes for good has to be there.
+# Maximum number of ended trials that are modeled, which bounds the time per proposal.
+MAX_MODELED_TRIALS = 1_000
+# The best trials are always modeled. TPE's group of good trials is smaller than this.
 _BEST = 100
 
 
 def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]:
-    """Ask the model for the point of one ticket, before there is a trial for it.
+    """Let the model propose the point of a ticket, before its trial is created.
 
-    So the trial is born whole, in one commit, and other workers see all of its point or
-    nothing. The sampler is seeded by the ticket: one seed for a whole worker would make two
-    workers, or a worker started again, propose the same points. Where fewer trials have ended
-    than the start has, as in a first large pack, the start goes on.
+    The trial can then be created with its whole point in one commit, so that other workers never
+    see a partial point. The sampler is seeded per ticket: with one seed per worker, two workers,
+    or a restarted worker, would propose the same points. If fewer than `sampler.startup` trials
+    have ended, as in a large first pack, the next Sobol point is returned.
     """
     seed = derive_seed(spec.study.seed, "sampler", ticket) % 2**32
-    space = {name: of for name, of in distributions(spec.space).items() if not of.single()}
-    modelled_study = _Modelled(study, space, seed)
-    if modelled_study.ended < spec.sampler.startup:
+    space = {
+        name: distribution
+        for name, distribution in distributions(spec.space).items()
+        if not distribution.single()
+    }
+    limited_study = _LimitedStudy(study, space, seed)
+    if limited_study.ended < spec.sampler.startup:
         return dict(start_point(spec, ticket))
-    sampler, unborn = _sampler(spec, seed), create_trial(state=TrialState.RUNNING)
-    seen = cast(optuna.Study, modelled_study)
-    joint = sampler.sample_relative(seen, unborn, space)
-    # Where no trial has a value to model, one by one.
+    sampler, new_trial = _sampler(spec, seed), create_trial(state=TrialState.RUNNING)
+    optuna_study = cast(optuna.Study, limited_study)
+    joint = sampler.sample_relative(optuna_study, new_trial, space)
+    # `joint` is empty if no trial has a value to model.
     proposed = {
-        name: joint[name] if joint else sampler.sample_independent(seen, unborn, name, of)
-        for name, of in space.items()
+        name: joint[name]
+        if joint
+        else sampler.sample_independent(optuna_study, new_trial, name, distribution)
+        for name, distribution in space.items()
     }
     single = from_unit(spec.space, dict.fromkeys(spec.space.dimensions, 0.0))
     return single | proposed
@@ -54,39 +65,35 @@ def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]
 
 def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
     if spec.sampler.name == "gp":
-        # It models what ran to the end alone, and cannot do without.
+        # GPSampler models only complete trials and needs at least one.
         return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=0)
 
 
-class _Modelled:
-    """A study's trials as they are modelled: read once, and no more than `MODELLED` of them.
+class _LimitedStudy:
+    """A view of a study with at most `MAX_MODELED_TRIALS` ended trials, which are read only once.
 
-    TPE reads all trials twice for each proposal, and its cost grows with them. It models the
-    best 25, however many there are, against the rest (Watanabe 2023, section 3.1), so of a long
-    study the best are kept and the rest are a sample that the ticket draws. Trials of others that
-    lack a dimension are left out: a Gaussian process cannot take them.
+    TPE reads all trials twice per proposal. It compares at most the best 25 trials with the rest
+    (Watanabe 2023, section 3.1). So for a long study, this view contains the best trials and a
+    random sample of the rest, seeded by the ticket. Trials that lack a dimension are left out,
+    because a Gaussian process cannot use them. `ended` is the number of complete and pruned trials.
     """
 
     def __init__(
         self, study: optuna.Study, space: Mapping[str, BaseDistribution], seed: int
     ) -> None:
         self._study = study
-        # Samplers write the point down on a trial that exists, for workers that would
-        # otherwise see its parameters one by one.
-        self._storage = _Unwritten()
+        # Samplers store attributes of the trial, which does not exist yet.
+        self._storage = _NullStorage()
         trials = study._get_trials(deepcopy=False, use_cache=True)
-        self._seen = modelled([t for t in trials if space.keys() <= t.params.keys()], seed)
+        usable = [trial for trial in trials if space.keys() <= trial.params.keys()]
+        self.ended = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in usable)
+        self._trials = trials_for_model(usable, seed)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
-
-    @property
-    def ended(self) -> int:
-        """How many trials have something to model."""
-        return len(self._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
     def _get_trials(
         self,
@@ -94,35 +101,37 @@ class _Modelled:
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        return [trial for trial in self._seen if states is None or trial.state in states]
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-class _Unwritten:
-    """A storage that keeps nothing."""
+class _NullStorage:
+    """A storage that discards writes."""
 
     def set_trial_system_attr(self, *_: Any) -> None:
         """Do nothing."""
 
 
-def modelled(trials: list[FrozenTrial], seed: int) -> list[FrozenTrial]:
-    """Return at most `MODELLED` ended trials, the best among them, and all that are running."""
+def trials_for_model(trials: list[FrozenTrial], seed: int) -> list[FrozenTrial]:
+    """Return all running trials and at most `MAX_MODELED_TRIALS` ended ones, with the best."""
     ended = [trial for trial in trials if trial.state.is_finished()]
-    if len(ended) <= MODELLED:
+    if len(ended) <= MAX_MODELED_TRIALS:
         return trials
     ended.sort(key=_rank)
     best, rest = ended[:_BEST], ended[_BEST:]
-    drawn = np.random.default_rng(seed).choice(len(rest), MODELLED - _BEST, replace=False)
-    kept = {trial.number for trial in (*best, *(rest[index] for index in drawn))}
-    return [t for t in trials if t.number in kept or not t.state.is_finished()]
+    sampled = np.random.default_rng(seed).choice(
+        len(rest), MAX_MODELED_TRIALS - _BEST, replace=False
+    )
+    selected = {trial.number for trial in (*best, *(rest[index] for index in sampled))}
+    return [t for t in trials if t.number in selected or not t.state.is_finished()]
 
 
 def _rank(trial: FrozenTrial) -> tuple[bool, float]:
-    """Return what sorts trials as TPE does: none that was stopped before one that was not."""
+    """Return a sort key that ranks trials as TPE does: complete trials before pruned ones."""
     return trial.state != TrialState.COMPLETE, math.inf if trial.value is None else trial.value
 
 
 def make_pruner(section: PrunerSection) -> BasePruner:
-    """Return the pruner, which decides at the steps 1 … `REPORTS`."""
+    """Return the pruner; its steps are 1 to `REPORTS`."""
     warmup = warmup_steps(section)
     common = {"n_startup_trials": section.startup, "n_warmup_steps": warmup}
     match section.name:
@@ -133,10 +142,13 @@ def make_pruner(section: PrunerSection) -> BasePruner:
         case "percentile":
             return PercentilePruner(section.percentile, **common)
         case "halving":
-            return Halving(warmup, section.reduction, section.startup, brackets=1)
+            halving = SuccessiveHalvingPruner(warmup, section.reduction)
+            return AfterStartup(halving, section.startup)
         case "hyperband":
-            brackets = len(rungs(warmup, section.reduction, last=REPORTS))
-            return Halving(warmup, section.reduction, section.startup, brackets)
+            return AfterStartup(
+                HyperbandPruner(warmup, max_resource=REPORTS, reduction_factor=section.reduction),
+                section.startup,
+            )
 
 
 def warmup_steps(section: PrunerSection) -> int:
@@ -144,69 +156,19 @@ def warmup_steps(section: PrunerSection) -> int:
     return max(1, round(section.warmup * REPORTS))
 
 
-def rungs(first: int, reduction: int, last: int) -> list[int]:
-    """Return the steps first · reduction^k up to the last."""
-    steps = list[int]()
-    while (step := first * reduction ** len(steps)) <= last:
-        steps.append(step)
-    return steps
+class AfterStartup(BasePruner):
+    """An Optuna pruner that prunes only after `startup` complete trials.
 
-
-class Halving(BasePruner):
-    """Asynchronous successive halving (Li et al. 2020), in as many brackets as Hyperband has.
-
-    It decides as Optuna's `SuccessiveHalvingPruner` and `HyperbandPruner` do: of those that come
-    to a rung, the best 1/`reduction` go on; bracket k has no rung before `first` · reduction^k.
-    Optuna writes what a trial had at a rung down as an attribute of it, a commit more; that is
-    its first report from there on, so it is read from the reports.
+    The wrapped pruner is called before that too, because it stores the values at each rung as
+    attributes of the trial.
     """
 
-    def __init__(self, first: int, reduction: int, startup: int, brackets: int) -> None:
-        self._reduction, self._startup = reduction, startup
-        self._rungs = [
-            rungs(first * reduction**bracket, reduction, REPORTS - 1) for bracket in range(brackets)
-        ]
-        # Hyperband's shares: each bracket has about as much training as another.
-        self._shares = [
-            math.ceil(brackets * reduction**left / (left + 1)) for left in reversed(range(brackets))
-        ]
+    def __init__(self, pruner: BasePruner, startup: int) -> None:
+        self._pruner, self._startup = pruner, startup
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Return whether a trial is to be pruned at its last report."""
-        trials = study.get_trials(deepcopy=False)
-        step = trial.last_step
-        complete = sum(other.state == TrialState.COMPLETE for other in trials)
-        if step is None or complete < self._startup:
+        """Return whether a trial should be pruned at its last report."""
+        if not self._pruner.prune(study, trial):
             return False
-        bracket = self._bracket(study, _number(trial, trials))
-        others = [
-            other
-            for other in trials
-            if other._trial_id != trial._trial_id and self._bracket(study, other.number) == bracket
-        ]
-        before = max((s for s in trial.intermediate_values if s < step), default=0)
-        new = [rung for rung in self._rungs[bracket] if before < rung <= step]
-        return any(self._falls(trial.intermediate_values[step], others, rung) for rung in new)
-
-    def _falls(self, value: float, others: list[FrozenTrial], rung: int) -> bool:
-        values = [_at_rung(other, rung) for other in others]
-        competing = sorted([value, *(v for v in values if v is not None)])
-        # The first few, too few for a share of them: the best alone goes on.
-        last = max(len(competing) // self._reduction, 1) - 1
-        return not value <= competing[last]
-
-    def _bracket(self, study: optuna.Study, number: int) -> int:
-        if len(self._rungs) == 1:
-            return 0
-        drawn = binascii.crc32(f"{study.study_name}_{number}".encode()) % sum(self._shares)
-        return next(k for k, upper in enumerate(accumulate(self._shares)) if drawn < upper)
-
-
-def _number(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
-    return next((t.number for t in trials if t._trial_id == trial._trial_id), trial.number)
-
-
-def _at_rung(trial: FrozenTrial, rung: int) -> float | None:
-    """Return the first report at a rung or past it."""
-    steps = [step for step in trial.intermediate_values if step >= rung]
-    return trial.intermediate_values[min(steps)] if steps else None
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return len(complete) >= self._startup

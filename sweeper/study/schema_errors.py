@@ -1,21 +1,24 @@
-"""What is wrong with a study file, in words: a line for each key, from the file's own schema."""
+"""Error messages for study files: one line per wrong key, written from the JSON Schema."""
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper.errors import SweeperError, nearest
+from sweeper import limits
+from sweeper.errors import SweeperError, suggestion
+from sweeper.study.json_schema import alternatives, resolve_ref
 
-# The tags of a dimension's two forms; in a location they are no keys of the file.
+# Tags of the two forms of a dimension. In pydantic's locations, they are not keys of the file.
 RANGE, CHOICES = "<range>", "<choices>"
 _LONGEST: Final = 60
 
 
 class KeyErrors(ValueError):
-    """What a check of several keys found: pairs of a key and what is wrong with it."""
+    """Errors of a validator that checks several keys: pairs of a key and a message."""
 
     def __init__(self, problems: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{key}: {text}" for key, text in problems))
@@ -23,8 +26,8 @@ class KeyErrors(ValueError):
 
 
 @contextmanager
-def found_in(origin: object) -> Iterator[None]:
-    """Name the file that an error came from, in each of its lines."""
+def prefix_errors(origin: object) -> Iterator[None]:
+    """Prefix each line of a `SweeperError` with its origin, for example a file."""
     try:
         yield
     except SweeperError as error:
@@ -32,10 +35,10 @@ def found_in(origin: object) -> Iterator[None]:
         raise SweeperError("\n".join(f"{origin}: {line}" for line in lines)) from error
 
 
-def by_key(error: SweeperError) -> list[tuple[str, str]]:
-    """Return each line of an error about a study as the key that it names ("" for none) and text.
+def errors_by_key(error: SweeperError) -> list[tuple[str, str]]:
+    """Split the lines of an error about a study into pairs of a key and a message.
 
-    Lines about a key begin with it, as `problems` and the loader write them.
+    A line about a key begins with it. The key is "" for other lines.
     """
     return [_split(line) for line in str(error).splitlines()]
 
@@ -50,19 +53,25 @@ _KEY: Final = re.compile(
 )
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """Yield a line for each wrong key: what was given, and what is allowed."""
+def error_lines(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """Yield one line per wrong key, with the value and what is allowed.
+
+    At most `limits.ERROR_LINES` keys get a line.
+    """
     schema = model.model_json_schema()
-    for item in error.errors():
+    errors = error.errors()
+    for item in errors[: limits.ERROR_LINES]:
         loc = tuple(part for part in item["loc"] if part not in (RANGE, CHOICES))
         if item["type"] == "too_short" and item["input"]:
-            continue  # its items are wrong, and each of them has a line of its own
+            continue  # caused by wrong items, which have their own lines
         for key, text in _texts(item, loc, schema):
             yield f"{key}: {text}" if key else text
+    if len(errors) > limits.ERROR_LINES:
+        yield f"and {len(errors) - limits.ERROR_LINES:,} more errors; fix these first"
 
 
-def shown(value: Any) -> str:
-    """Return a value as a study file would have it, cut where it is long."""
+def toml_value(value: Any) -> str:
+    """Return a value as text, in TOML notation where possible, truncated to 60 characters."""
     if isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, str | int | float | list | tuple | dict):
@@ -91,66 +100,71 @@ def _words(item: Mapping[str, Any], loc: tuple[Any, ...], schema: Any, cause: An
             return str(cause)
         case "extra_forbidden":
             allowed = _keys(schema, loc[:-1])
-            near = nearest(str(loc[-1]), allowed)
+            near = suggestion(str(loc[-1]), allowed)
             return f"unknown key{near}; allowed: {', '.join(allowed)}"
         case "missing":
-            return f"missing; give {_allowed(node, schema)}{_misspelt(item['input'], loc, schema)}"
+            hint = _misspelling(item["input"], loc, schema)
+            return f"missing; must be {_allowed(node, schema)}{hint}"
         case "string_pattern_mismatch":
-            return f"{shown(item['input'])}; allowed: {node['description']}"
+            pattern = str(node["description"]).partition(". ")[0]
+            return f"invalid value {toml_value(item['input'])}; allowed: {pattern}"
+        case "string_too_long":
+            return _too_long(item, "characters")
+        case "too_long":
+            return _too_long(item, "items")
+        case "greater_than_equal" | "less_than_equal":
+            required = _allowed(node, schema, every_bound=True)
+            return f"must be {required}, got {toml_value(item['input'])}"
         case _:
-            near = nearest(str(item["input"]), node.get("enum", ()))
-            return f"{shown(item['input'])}{near}; allowed: {_allowed(node, schema)}"
+            near = suggestion(str(item["input"]), node.get("enum", ()))
+            return f"must be {_allowed(node, schema)}, got {toml_value(item['input'])}{near}"
 
 
-def _misspelt(given: Any, loc: tuple[Any, ...], schema: Any) -> str:
+def _too_long(item: Mapping[str, Any], unit: str) -> str:
+    value, most = item["input"], item["ctx"]["max_length"]
+    return f"must have at most {most:,} {unit}, got {len(value):,}: {toml_value(value)}"
+
+
+def _misspelling(table: Any, loc: tuple[Any, ...], schema: Any) -> str:
     known = _keys(schema, loc[:-1])
-    others = [key for key in given if key not in known] if isinstance(given, dict) else []
-    near = nearest(str(loc[-1]), others).removeprefix(" (did you mean ").removesuffix("?)")
-    return f" (is {near} it, misspelt?)" if near else ""
+    others = [key for key in table if key not in known] if isinstance(table, dict) else []
+    near = suggestion(str(loc[-1]), others).removeprefix(" (did you mean ").removesuffix("?)")
+    return f" (is {near} a misspelling of it?)" if near else ""
 
 
 # ---- the schema --------------------------------------------------------------------------
 
 
 def _node(node: Any, loc: tuple[Any, ...], root: Any) -> Mapping[str, Any]:
-    """Return what the schema says of the key at a location; empty where it says nothing."""
-    forms = [_resolved(form, root) for form in _forms(_resolved(node, root))]
+    """Return the schema of the key at a location; empty if there is none."""
+    forms = alternatives(node, root)
     if not loc:
         return forms[0] if len(forms) == 1 else {"anyOf": forms}
     for form in forms:
-        below = form.get("items") if isinstance(loc[0], int) else _under(form, loc[0])
-        if isinstance(below, dict):
-            return _node(below, loc[1:], root)
+        child = form.get("items") if isinstance(loc[0], int) else _property(form, loc[0])
+        if isinstance(child, dict):
+            return _node(child, loc[1:], root)
     return {}
 
 
 def _keys(root: Any, loc: tuple[Any, ...]) -> list[str]:
-    """Return the keys that the table at a location may have."""
-    forms = _forms(_node(root, loc, root))
+    """Return the known keys of the table at a location."""
+    forms = alternatives(_node(root, loc, root), root)
     return [key for form in forms for key in form.get("properties", {})]
 
 
-def _under(form: Mapping[str, Any], key: str) -> Any:
+def _property(form: Mapping[str, Any], key: str) -> Any:
     return form.get("properties", {}).get(key, form.get("additionalProperties"))
 
 
-def _forms(node: Mapping[str, Any]) -> list[Any]:
-    forms = node.get("anyOf") or node.get("oneOf") or [node]
-    return [form for form in forms if form.get("type") != "null"]
+def _allowed(node: Mapping[str, Any], root: Any, *, every_bound: bool = False) -> str:
+    """Describe the values that a schema allows.
 
-
-def _resolved(node: Any, root: Any) -> Any:
-    while "$ref" in node:
-        rest = {key: value for key, value in node.items() if key != "$ref"}
-        node = {**root["$defs"][node["$ref"].rsplit("/", 1)[-1]], **rest}
-    return node
-
-
-def _allowed(node: Mapping[str, Any], root: Any) -> str:
-    """Return in words what a schema allows."""
+    Bounds of numbers that only keep them finite are left out, unless `every_bound` is set.
+    """
     if "enum" in node:
-        return ", ".join(map(str, node["enum"]))
-    forms = [_resolved(form, root) for form in _forms(node)]
+        return join_alternatives([str(value) for value in node["enum"]])
+    forms = alternatives(node, root)
     if len(forms) > 1:
         return " or ".join(dict.fromkeys(_allowed(form, root) for form in forms))
     match forms[0].get("type"):
@@ -158,34 +172,44 @@ def _allowed(node: Mapping[str, Any], root: Any) -> str:
             keys = list(forms[0].get("properties", {}))
             return f"a table {{ {', '.join(keys)} }}" if keys else "a table"
         case "array":
-            some = ", at least one" if forms[0].get("minItems") else ""
-            return f"a list of {_plural(_resolved(forms[0]['items'], root))}{some}"
+            kind = "a non-empty list" if forms[0].get("minItems") else "a list"
+            return f"{kind} of {_plural(resolve_ref(forms[0]['items'], root))}"
         case "integer":
-            return f"a whole number{_bounds(forms[0])}"
+            return f"an integer{_bounds(forms[0])}"
         case "number":
-            return f"a finite number{_bounds(forms[0])}"
+            below = math.inf if every_bound else limits.LARGEST_NUMBER
+            return f"a finite number{_bounds(forms[0], below)}"
         case "boolean":
             return "true or false"
         case _:
-            return "text in quotes"
+            return "a string"
 
 
 def _plural(node: Mapping[str, Any]) -> str:
     match node.get("type"):
         case "object":
-            return f"tables with {', '.join(node['properties'])}"
+            return f"tables {{ {', '.join(node['properties'])} }}"
         case "string":
-            return "texts in quotes"
+            return "strings"
         case _:
-            return "values: texts, numbers, true or false"
+            return "values (strings, numbers, true or false)"
 
 
-def _bounds(node: Mapping[str, Any]) -> str:
-    words = {
-        "minimum": "from",
-        "exclusiveMinimum": "above",
-        "maximum": "to",
-        "exclusiveMaximum": "below",
+def _bounds(node: Mapping[str, Any], below: float = math.inf) -> str:
+    """Return the bounds whose absolute value is less than `below`, as " from 1 to 9" or " > 0"."""
+    signs = {
+        "minimum": ">=",
+        "exclusiveMinimum": ">",
+        "maximum": "<=",
+        "exclusiveMaximum": "<",
     }
-    given = [f" {word} {node[key]:,}" for key, word in words.items() if key in node]
-    return ",".join(given) if any("above" in g or "below" in g for g in given) else "".join(given)
+    bounds = {key: node[key] for key in signs if key in node and abs(node[key]) < below}
+    if bounds.keys() == {"minimum", "maximum"}:
+        return f" from {bounds['minimum']:,} to {bounds['maximum']:,}"
+    return " and".join(f" {signs[key]} {bound:,}" for key, bound in bounds.items())
+
+
+def join_alternatives(words: Sequence[str]) -> str:
+    """Return alternatives as "a", "a or b" or "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last

@@ -1,4 +1,4 @@
-"""Points of the space: as Optuna models them, as people read them, as the unit cube."""
+"""Points of the search space and their conversions."""
 
 import math
 from collections.abc import Mapping
@@ -11,59 +11,57 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from sweeper.smoothing import SCHEDULES, Smoothing
+from sweeper.smoothing.names import BUILT_IN
 from sweeper.study.spec import Dimension, Range, Space
 
 Point = Mapping[str, Any]
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return Optuna's distribution of every dimension.
+    """Return the Optuna distribution of each dimension.
 
-    Every trial has all of them, whatever its schedule: a sampler models jointly only what
-    every trial has.
+    Every trial has all dimensions, even if its schedule ignores the rate, because a sampler
+    models only dimensions that all trials have jointly.
     """
     return {name: _distribution(dimension) for name, dimension in space.dimensions.items()}
 
 
-class Acting(NamedTuple):
-    """The smoothing of a point as people read it: what does not act is not there."""
+class EffectiveSmoothing(NamedTuple):
+    """The smoothing of a point without values that have no effect.
+
+    At epsilon 0 the schedule is "fixed". The rate is None if the schedule does not use it.
+    """
 
     epsilon: float
     schedule: str
     rate: float | None
 
 
-def acting(point: Point) -> Acting:
-    """Return what acts of a point's smoothing, also of a schedule whose file is not here."""
+def effective_smoothing(point: Point) -> EffectiveSmoothing:
+    """Return the effective smoothing of a point; custom schedules need not be loadable."""
     epsilon, schedule = float(point["epsilon"]), str(point["schedule"])
     if epsilon == 0:
-        return Acting(0.0, "fixed", None)
-    known = SCHEDULES.get(schedule)
-    # A schedule of one's own is a function of progress and rate.
+        return EffectiveSmoothing(0.0, "fixed", None)
+    known = BUILT_IN.get(schedule)
+    # A custom schedule is a function of progress and rate.
     uses_rate = known is None or known.uses_rate
-    return Acting(epsilon, schedule, float(point["rate"]) if uses_rate else None)
-
-
-def smoothing_of(point: Point) -> Smoothing:
-    """Return the smoothing of a point; its schedule has to be registered."""
-    return Smoothing(*acting(point))
+    return EffectiveSmoothing(epsilon, schedule, float(point["rate"]) if uses_rate else None)
 
 
 def hparams_of(point: Point) -> dict[str, Any]:
-    """Return the hyperparameters beside smoothing."""
+    """Return the hyperparameters of a point without those of smoothing."""
     return {
         key: value for key, value in point.items() if key not in ("epsilon", "schedule", "rate")
     }
 
 
 def canonical(point: Point) -> tuple[Any, ...]:
-    """Return what is equal for points that train the same."""
-    return (*acting(point), *sorted(hparams_of(point).items()))
+    """Return a key that is equal for points with the same training run."""
+    return (*effective_smoothing(point), *sorted(hparams_of(point).items()))
 
 
 def baseline_point(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ε = 0; its other values lie in the space, so that the sampler can learn from it."""
+    """Return the point of ε = 0; its other values are in the space, so that samplers can use it."""
     return {
         "epsilon": 0.0,
         "schedule": "fixed" if "fixed" in space.schedule else space.schedule[0],
@@ -72,10 +70,13 @@ def baseline_point(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete_point(point: Point, space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the point with what it leaves open: rate 1, the task's defaults, else the middle."""
-    open_to = {"rate": 1.0, **defaults}
+    """Fill in missing values of a point: rate 1, the task's defaults, else the middle of a range.
+
+    Defaults outside the space are moved into it.
+    """
+    preferred = {"rate": 1.0, **defaults}
     filled = {
-        name: _settled(open_to.get(name), dimension)
+        name: _default_value(preferred.get(name), dimension)
         for name, dimension in space.dimensions.items()
         if name not in ("epsilon", "schedule")
     }
@@ -83,12 +84,12 @@ def complete_point(point: Point, space: Space, defaults: Mapping[str, Any]) -> d
 
 
 def from_unit(space: Space, unit: Mapping[str, float]) -> dict[str, Any]:
-    """Map coordinates in [0, 1) to a point of the space, one coordinate a dimension."""
+    """Map coordinates in [0, 1), one per dimension, to a point of the space."""
     return {name: _scaled(dimension, unit[name]) for name, dimension in space.dimensions.items()}
 
 
 def grid_values(dimension: Dimension, points: int) -> list[Any]:
-    """Return a dimension's values on a grid: all choices, or evenly spaced with both ends."""
+    """Return the grid values of a dimension: all choices, or even steps from end to end."""
     if not isinstance(dimension, Range):
         return list(dimension)
     values = [_between(dimension, index / (points - 1)) for index in range(points)]
@@ -111,7 +112,7 @@ def _between(dimension: Range, share: float) -> float | int:
     return round(value) if dimension.integer else value
 
 
-def _settled(value: Any, dimension: Dimension) -> Any:
+def _default_value(value: Any, dimension: Dimension) -> Any:
     if not isinstance(dimension, Range):
         return value if value in dimension else dimension[0]
     if value is None:

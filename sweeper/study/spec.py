@@ -1,4 +1,4 @@
-"""The study file: what may stand in it, and what identifies a study."""
+"""The schema of study files, and what identifies a study."""
 
 import hashlib
 import json
@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -18,126 +17,175 @@ from pydantic import (
     model_validator,
 )
 
-from sweeper.errors import nearest
-from sweeper.smoothing import SCHEDULES
+from sweeper import limits
+from sweeper.errors import suggestion
+from sweeper.smoothing.names import BUILT_IN
 from sweeper.study.constraint import parse_constraint
-from sweeper.study.schema_errors import CHOICES, RANGE, KeyErrors, shown
+from sweeper.study.schema_errors import CHOICES, RANGE, KeyErrors, join_alternatives, toml_value
+from sweeper.study.script_keys import ScriptKeys, script_problems, space_problems, with_schedule
+from sweeper.study.section import FEW_KEYS, Reference, Section
 
 SMOOTHING_KEYS: Final = ("epsilon", "schedule", "rate")
 Metric = Literal["nll", "nll_calibrated"]
 
-# What a study is. The rest (budget, pruner, confirm) may change when it goes on.
+# The tables that identify a study. The others (budget, pruner, confirm) may change on resume.
 IDENTITY: Final = ("task", "space", "objective", "sampler", "first")
 
 
-class Section(BaseModel):
-    """A table of the study file: unknown keys are errors, and nothing changes once read."""
-
-    # strict: "3" and true are no numbers, as a reader of the file would say
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
-
-
-def _check_scalar(given: Any) -> Any:
-    number = isinstance(given, int | float) and math.isfinite(given)
-    if not number and not isinstance(given, str):
-        raise ValueError(f"{shown(given)}; allowed: text, a finite number, true or false")
-    return given
+def _check_plain_scalar(value: Any) -> Any:
+    if isinstance(value, int) and not -limits.LARGEST_INTEGER <= value <= limits.LARGEST_INTEGER:
+        raise ValueError(f"must fit in 64 bits, got {toml_value(value)}")
+    is_finite = isinstance(value, int | float) and math.isfinite(value)
+    if not is_finite and not isinstance(value, str):
+        raise ValueError(
+            f"must be a string, a finite number, true or false, got {toml_value(value)}"
+        )
+    return value
 
 
-Scalar = Annotated[bool | int | float | str, BeforeValidator(_check_scalar)]
+def _check_scalar(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > limits.CHOICE_LENGTH:
+        raise ValueError(
+            f"must have at most {limits.CHOICE_LENGTH} characters, got {toml_value(value)}"
+        )
+    if isinstance(value, float) and limits.LARGEST_NUMBER < abs(value) < math.inf:
+        raise ValueError(
+            f"must be from -{limits.LARGEST_NUMBER:g} to {limits.LARGEST_NUMBER:g}, got {value:g}"
+        )
+    return _check_plain_scalar(value)
 
 
-def _check_plain(given: Any, key: str = "") -> Any:
-    """Return what JSON can hold as it is: the database keeps it so for the workers."""
-    if isinstance(given, dict):
-        return {name: _check_plain(value, f"{key}.{name}") for name, value in given.items()}
-    if isinstance(given, list):
-        return [_check_plain(value, key) for value in given]
+Real = Annotated[float, Field(ge=-limits.LARGEST_NUMBER, le=limits.LARGEST_NUMBER)]
+Integer = Annotated[int, Field(ge=-limits.LARGEST_INTEGER, le=limits.LARGEST_INTEGER)]
+Choice = Annotated[str, Field(max_length=limits.CHOICE_LENGTH)]
+Scalar = Annotated[bool | Integer | Real | Choice, BeforeValidator(_check_scalar)]
+Seconds = Annotated[float, Field(gt=0, le=limits.SECONDS)]
+
+
+def _check_plain(value: Any, key: str = "") -> Any:
+    """Return the options; raises `ValueError` if JSON cannot store a value unchanged."""
+    if isinstance(value, dict):
+        return {name: _check_plain(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [_check_plain(item, key) for item in value]
     try:
-        return _check_scalar(given)
+        return _check_plain_scalar(value)
     except ValueError as error:
         raise ValueError(f"{key.removeprefix('.')}: {error}" if key else str(error)) from None
 
 
 class StudySection(Section):
-    """Who the study is."""
+    """Study name and seed."""
 
     name: Annotated[
         str,
         Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
-            description="Letters, digits, '.', '_' and '-', a letter or digit first, at most 100; "
-            "unique in the database, names results/NAME.",
+            max_length=limits.NAME_LENGTH,
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+            description="Letters, digits, '.', '_' and '-', starting with a letter or digit; at "
+            "most 100 characters. Unique in the database; output goes to results/NAME.",
         ),
     ]
-    # what numpy and torch both take
     seed: Annotated[
         int,
-        Field(ge=0, lt=2**32, description="Of the split, the training and the sampler."),
+        Field(ge=0, lt=limits.SEED_COUNT, description="Seed for data split, training and sampler."),
     ] = 0
 
 
-class TaskSection(Section):
-    """What is trained."""
+class TaskSection(ScriptKeys):
+    """The task to train: model, data and training settings."""
 
-    use: Annotated[str, Field(description="A ready task, or 'file.py:name' beside this file.")]
+    use: Annotated[
+        Reference,
+        Field(
+            description="A built-in task, 'file.py:name' relative to this file, or 'module:name'; "
+            "for a script, set program or command instead."
+        ),
+    ] = ""
     options: Annotated[
         dict[str, Any],
         BeforeValidator(_check_plain),
-        Field(description="Handed to the task: texts, numbers, true or false, lists, tables."),
-    ] = {}
-    threads: Annotated[int, Field(ge=1, description="CPU threads a worker trains with.")] = 1
-    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
+        Field(
+            description="Options of the task: strings, numbers, booleans, lists and tables.",
+            json_schema_extra=FEW_KEYS,
+        ),
+    ] = {}  # noqa: RUF012  (pydantic copies it)
+    threads: Annotated[
+        int, Field(ge=1, le=limits.CORES, description="CPU threads per training process.")
+    ] = 1
+    device: Annotated[
+        str,
+        Field(max_length=limits.DEVICE_LENGTH, description="Device: auto, cpu, cuda or cuda:N."),
+    ] = "auto"
+
+    @model_validator(mode="after")
+    def _one_task(self) -> "TaskSection":
+        problems = script_problems(self, self.use, self.options)
+        if problems:
+            raise KeyErrors(problems)
+        return self
 
 
 class Range(Section):
-    """A numeric dimension of the space, both ends included."""
+    """A numeric search range, including both ends."""
 
-    low: Annotated[float, Field(description="The lowest value.")]
-    high: Annotated[float, Field(description="The highest value.")]
-    log: Annotated[bool, Field(description="Search the logarithm.")] = False
-    integer: Annotated[bool, Field(description="Whole numbers only.")] = False
+    low: Annotated[Real, Field(description="Lowest value.")]
+    high: Annotated[Real, Field(description="Highest value.")]
+    log: Annotated[bool, Field(description="Sample on a log scale.")] = False
+    integer: Annotated[bool, Field(description="Integers only.")] = False
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Range":
+    def _check_order(self) -> "Range":
         if self.low >= self.high:
             raise ValueError(f"low = {self.low:g} and high = {self.high:g}; low must be below high")
         if self.log and self.low <= 0:
-            raise ValueError(f"low = {self.low:g} with log = true; a log range starts above 0")
+            raise ValueError(f"low = {self.low:g} with log = true; low must be > 0")
         if self.integer and not (self.low.is_integer() and self.high.is_integer()):
             raise ValueError(
                 f"low = {self.low:g} and high = {self.high:g} with integer = true; "
-                "both have to be whole numbers"
+                "both must be integers"
+            )
+        if self.integer and max(-self.low, self.high) > limits.LARGEST_EXACT_INTEGER:
+            raise ValueError(
+                f"low = {self.low:g} and high = {self.high:g} with integer = true; "
+                f"both must be from -{limits.LARGEST_EXACT_INTEGER:,} to "
+                f"{limits.LARGEST_EXACT_INTEGER:,}"
             )
         return self
 
     def contains(self, value: float) -> bool:
-        """Return whether the value lies in the range."""
-        whole = not self.integer or float(value).is_integer()
-        return whole and self.low <= value <= self.high
+        """Return whether the value is in the range, and an integer if the range has only these."""
+        allowed_type = not self.integer or float(value).is_integer()
+        return allowed_type and self.low <= value <= self.high
 
 
-def _check_distinct(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(given)) < len(given):  # 1, 1.0 and true are one to Python, and so to Optuna
-        raise ValueError(f"{shown(list(given))} names a choice twice")
-    return given
+def _check_distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
+    # 1, 1.0 and true are equal in Python, so Optuna cannot distinguish them.
+    for index, choice in enumerate(choices):
+        if choice in choices[:index]:
+            raise ValueError(
+                f"duplicate choice {toml_value(choice)} in {toml_value(list(choices))}"
+            )
+    return choices
 
 
 Choices = Annotated[
-    tuple[Scalar, ...], Field(strict=False, min_length=1), AfterValidator(_check_distinct)
+    tuple[Scalar, ...],
+    Field(strict=False, min_length=1, max_length=limits.CHOICES),
+    AfterValidator(_check_distinct),
 ]
 
 
-def _form(given: Any) -> str | None:
-    if isinstance(given, list | tuple):
+def _dimension_tag(value: Any) -> str | None:
+    if isinstance(value, list | tuple):
         return CHOICES
-    return RANGE if isinstance(given, dict | Range) else None
+    return RANGE if isinstance(value, dict | Range) else None
 
 
 Dimension = Annotated[
     Annotated[Range, Tag(RANGE)] | Annotated[Choices, Tag(CHOICES)],
     Discriminator(
-        _form,
+        _dimension_tag,
         custom_error_type="dimension",
         custom_error_message="a dimension",
     ),
@@ -145,68 +193,71 @@ Dimension = Annotated[
 
 
 class Space(Section):
-    """What is searched: epsilon, schedule, rate, and any hyperparameter that the task accepts."""
+    """The search space: epsilon, schedule, annealing rate and hyperparameters of the task."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra=FEW_KEYS)
     __pydantic_extra__: dict[str, Dimension] = Field(init=False)
 
-    epsilon: Annotated[Range, Field(description="Smoothing in the convention 'others'.")] = Range(
-        low=0.0, high=0.4
-    )
+    epsilon: Annotated[
+        Range, Field(description="Smoothing strength ε, in the convention 'others'.")
+    ] = Range(low=0.0, high=0.4)
     schedule: Annotated[
-        tuple[str, ...],
+        tuple[Reference, ...],
         Field(
             strict=False,
             min_length=1,
-            description=f"How epsilon changes: {', '.join(SCHEDULES)}, or 'file.py:function'.",
+            max_length=limits.CHOICES,
+            description=f"Schedules of ε: {', '.join(BUILT_IN)}, or 'file.py:function'.",
         ),
-    ] = tuple(SCHEDULES)
-    rate: Annotated[Range, Field(description="The annealing rate.")] = Range(
+    ] = tuple(BUILT_IN)
+    rate: Annotated[Range, Field(description="Annealing rate of the schedule.")] = Range(
         low=0.3, high=12.0, log=True
     )
 
     @field_validator("epsilon")
     @classmethod
-    def _epsilon(cls, given: Range) -> Range:
-        if given.log or given.integer:
-            raise ValueError("epsilon is searched linearly from 0; leave out log and integer")
-        if given.low != 0.0:
+    def _epsilon(cls, epsilon: Range) -> Range:
+        if epsilon.log or epsilon.integer:
             raise ValueError(
-                f"low = {given.low:g}; it must be 0, since every study tries epsilon = 0 first"
+                "epsilon is always sampled on a linear scale from 0; remove log and integer"
             )
-        if given.high > 1.0:
-            raise ValueError(f"high = {given.high:g}; epsilon lies in [0, 1]")
-        return given
+        if epsilon.low != 0.0:
+            raise ValueError(
+                f"low must be 0, because every study tries epsilon = 0 first; got {epsilon.low:g}"
+            )
+        if epsilon.high > 1.0:
+            raise ValueError(f"high must be <= 1, got {epsilon.high:g}")
+        return epsilon
 
     @field_validator("schedule")
     @classmethod
-    def _schedule(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for name in given:
-            if ":" not in name and name not in SCHEDULES:
+    def _schedule(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if ":" not in name and name not in BUILT_IN:
                 raise ValueError(
-                    f"{name!r} is no schedule{nearest(name, SCHEDULES)}; "
-                    f"allowed: {', '.join(SCHEDULES)}, or file.py:function"
+                    f"unknown schedule {name!r}{suggestion(name, BUILT_IN)}; "
+                    f"allowed: {', '.join(BUILT_IN)} or file.py:function"
                 )
-        if len(set(given)) < len(given):
-            raise ValueError(f"{list(given)} names a schedule twice")
-        return given
+            if names.count(name) > 1:
+                raise ValueError(f"duplicate schedule {name!r} in {list(names)}")
+        return names
 
     @field_validator("rate")
     @classmethod
-    def _rate(cls, given: Range) -> Range:
-        if given.low <= 0:
-            raise ValueError(f"low = {given.low:g}; a rate is above 0")
-        return given
+    def _rate(cls, rate: Range) -> Range:
+        if rate.low <= 0:
+            raise ValueError(f"low must be > 0, got {rate.low:g}")
+        return rate
 
     @property
     def extras(self) -> dict[str, Dimension]:
-        """The dimensions beside smoothing, which go to the task."""
-        # sorted, so that a study does not depend on the order of the lines in its file
+        """The hyperparameters of the task, without those of smoothing, sorted by name."""
+        # Sorted, so that the plan does not depend on the order of the lines in the file.
         return dict(sorted(self.__pydantic_extra__.items()))
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
-        """Every dimension by name, smoothing first."""
+        """All dimensions by name, those of smoothing first."""
         return {
             "epsilon": self.epsilon,
             "schedule": self.schedule,
@@ -216,159 +267,214 @@ class Space(Section):
 
 
 class ObjectiveSection(Section):
-    """What a trial is judged by, on the validation split; lower is better."""
+    """The metric that trials minimize on the validation split."""
 
     metric: Annotated[
         Metric,
-        Field(description="Unsmoothed NLL, or NLL after temperature scaling."),
+        Field(description="nll: unsmoothed NLL; nll_calibrated: NLL after temperature scaling."),
     ] = "nll"
 
 
-MOST_TRIALS: Final = 1_000_000
-
-
-def _check_pack(given: object) -> object:
-    if isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= MOST_TRIALS:
-        return given
-    if given in ("auto", "off"):
-        return given
+def _check_pack(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limits.TRIALS:
+        return value
+    if value in ("auto", "off"):
+        return value
     raise ValueError(
-        f"{shown(given)}; allowed: 'auto', 'off' or a whole number from 1 to budget.trials"
+        f"must be 'auto', 'off' or an integer from 1 to budget.trials, got {toml_value(value)}"
     )
 
 
-class Budget(Section):
-    """How much is spent."""
+class BudgetSection(Section):
+    """Limits of the search."""
 
-    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS, description="ε = 0 included.")] = 64
-    timeout: Annotated[float | None, Field(gt=0, description="Seconds a launch may take.")] = None
+    trials: Annotated[
+        int, Field(ge=1, le=limits.TRIALS, description="Number of trials, including ε = 0.")
+    ] = 64
+    timeout: Annotated[
+        Seconds | None, Field(description="Maximum duration of a launch, in seconds.")
+    ] = None
     trial_timeout: Annotated[
-        float | None,
-        Field(gt=0, description="Seconds that one trial may take; then it is recorded as failed."),
+        Seconds | None,
+        Field(description="Maximum duration of a trial, in seconds; a longer trial fails."),
     ] = None
     patience: Annotated[
-        int | None, Field(ge=1, description="Stop after so many trials without a better one.")
+        int | None,
+        Field(
+            ge=1,
+            le=limits.TRIALS,
+            description="Stop after this many trials in a row without improvement.",
+        ),
     ] = None
     pack: Annotated[
-        Literal["auto", "off"] | int,
+        Literal["auto", "off"] | Annotated[int, Field(ge=1, le=limits.TRIALS)],
         BeforeValidator(_check_pack),
         Field(
-            description="Trials that a worker trains in one step: a number, at most trials; "
-            "auto: what is quickest; off: one by one."
+            description="Trials that a worker trains in one vectorized step: a number up to "
+            "trials, auto (the fastest number) or off (one by one)."
         ),
     ] = "auto"
 
     @model_validator(mode="after")
-    def _pack_within_trials(self) -> "Budget":
+    def _pack_within_trials(self) -> "BudgetSection":
         if isinstance(self.pack, int) and self.pack > self.trials:
-            raise KeyErrors([("pack", f"{self.pack}; allowed: at most trials = {self.trials}")])
+            raise KeyErrors([("pack", f"must be at most trials = {self.trials}, got {self.pack}")])
         return self
 
 
 class SamplerSection(Section):
-    """How points are proposed."""
+    """The search algorithm."""
 
     name: Annotated[
-        Literal["tpe", "gp", "random", "grid", "qmc"], Field(description="Who proposes points.")
+        Literal["tpe", "gp", "random", "grid", "qmc"], Field(description="Search algorithm.")
     ] = "tpe"
     startup: Annotated[
-        int, Field(ge=0, description="tpe, gp: Sobol points before the model proposes.")
+        int,
+        Field(
+            ge=0,
+            le=limits.PLANNED_POINTS,
+            description="tpe, gp: number of Sobol points before the model is used.",
+        ),
     ] = 16
-    points: Annotated[int, Field(ge=2, description="grid: values of each range.")] = 5
+    points: Annotated[
+        int, Field(ge=2, le=limits.GRID_POINTS, description="grid: number of values per range.")
+    ] = 5
 
 
 class PrunerSection(Section):
-    """Which trials are stopped early; ε = 0 never is."""
+    """How unpromising trials are stopped early; ε = 0 is never pruned."""
 
     name: Annotated[
         Literal["none", "median", "percentile", "halving", "hyperband"],
-        Field(description="The rule of pruning."),
+        Field(description="Pruning rule."),
     ] = "median"
     percentile: Annotated[
-        float, Field(gt=0, lt=100, description="percentile: the best share that goes on.")
+        float,
+        Field(gt=0, lt=100, description="percentile: percentage of the trials that continue."),
     ] = 50.0
     reduction: Annotated[
-        int, Field(ge=2, description="halving, hyperband: of so many at a rung one goes on.")
+        int,
+        Field(
+            ge=2,
+            le=limits.REDUCTION_FACTOR,
+            description="halving, hyperband: reduction factor N; the best 1/N of the trials "
+            "continue at each rung.",
+        ),
     ] = 2
-    startup: Annotated[int, Field(ge=1, description="Finished trials before any is pruned.")] = 10
+    startup: Annotated[
+        int, Field(ge=1, le=limits.TRIALS, description="Finished trials before pruning starts.")
+    ] = 10
     warmup: Annotated[
-        float, Field(ge=0, lt=1, description="Share of the training that no trial is pruned in.")
+        float, Field(ge=0, lt=1, description="Fraction of training before pruning may start.")
     ] = 0.75
 
 
-def _check_constraint(given: str) -> str:
-    return parse_constraint(given).text
+def _check_constraint(text: str) -> str:
+    return parse_constraint(text).text
 
 
-class Confirm(Section):
-    """What is trained again after the search, on fresh seeds, for the verdict."""
+class ConfirmSection(Section):
+    """Retraining of selected candidates on fresh seeds after the search, for the verdict."""
 
-    enabled: Annotated[bool, Field(description="Confirm when the search has ended.")] = True
+    enabled: Annotated[bool, Field(description="Confirm the study when the search has ended.")] = (
+        True
+    )
     shortlist: Annotated[
-        int, Field(ge=1, le=20, description="Different answers that are trained again.")
+        int,
+        Field(
+            ge=1,
+            le=limits.SHORTLIST_SIZE,
+            description="Number of distinct candidates to retrain, including the pick.",
+        ),
     ] = 3
     replicates: Annotated[
-        int, Field(ge=2, le=1000, description="Fresh seeds, each shared by all that is compared.")
+        int,
+        Field(
+            ge=2,
+            le=limits.REPLICATES,
+            description="Number of fresh seeds; every candidate is trained on each of them.",
+        ),
     ] = 10
     choice: Annotated[
         Literal["best", "one_standard_error", "knee"],
         Field(
-            description="The pick: the lowest smoothed metric, the smallest ε within one standard "
-            "error of it, or the knee of NLL against error."
+            description="How the pick is selected: best (lowest smoothed metric), "
+            "one_standard_error (smallest ε within one standard error of the best) or knee (knee "
+            "of the trade-off between metric and error rate)."
         ),
     ] = "best"
     constraint: Annotated[
-        Annotated[str, AfterValidator(_check_constraint)] | None,
-        Field(description="What pick and shortlist keep to: 'accuracy >= baseline - 0.005'."),
+        Annotated[
+            str, Field(max_length=limits.CONSTRAINT_LENGTH), AfterValidator(_check_constraint)
+        ]
+        | None,
+        Field(description="Constraint on all candidates, as 'accuracy >= baseline - 0.005'."),
     ] = None
-    resplit: Annotated[
-        bool, Field(description="Redraw the splits for each seed (Nadeau and Bengio's variance).")
-    ] = False
+    resplit: Annotated[bool, Field(description="Redraw the data splits for each seed.")] = False
 
 
 class ResourcesSection(Section):
-    """What a worker is given by ray, slurm and kubernetes."""
+    """Resources of a worker with the executors ray, slurm and kubernetes."""
 
     cpus: Annotated[
-        int | None, Field(ge=1, le=4096, description="Cores; task.threads without it.")
+        int | None, Field(ge=1, le=limits.CORES, description="CPU cores; default: task.threads.")
     ] = None
     gpus: Annotated[
-        float, Field(ge=0, le=64, description="GPUs; ray alone shares one, as in 0.25.")
+        float,
+        Field(ge=0, le=limits.GPUS, description="GPUs; fractions, such as 0.25, only with ray."),
     ] = 0
     memory: Annotated[
-        float | None, Field(gt=0, description="GiB; what the engine gives without it.")
+        float | None,
+        Field(gt=0, le=limits.MEMORY_GIB, description="Memory per training process, in GiB."),
     ] = None
 
 
-class First(Section):
+class FirstPoint(Section):
     """A point to try right after ε = 0."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra=FEW_KEYS)
     __pydantic_extra__: dict[str, Scalar] = Field(init=False)
 
-    epsilon: Annotated[float, Field(ge=0, le=1, description="Within space.epsilon.")]
-    schedule: Annotated[str, Field(description="One of space.schedule.")] = "fixed"
-    rate: Annotated[float | None, Field(gt=0, description="Within space.rate; 1 without it.")] = (
-        None
-    )
+    epsilon: Annotated[float, Field(ge=0, le=1, description="A value within space.epsilon.")]
+    schedule: Annotated[Reference, Field(description="One of space.schedule.")] = "fixed"
+    rate: Annotated[
+        float | None,
+        Field(gt=0, le=limits.LARGEST_NUMBER, description="A value within space.rate; default: 1."),
+    ] = None
 
 
 class StudySpec(Section):
-    """A study file, read and checked."""
+    """The validated content of a study file."""
 
     study: StudySection
     task: TaskSection
     space: Space = Space()
     objective: ObjectiveSection = ObjectiveSection()
-    budget: Budget = Budget()
+    budget: BudgetSection = BudgetSection()
     sampler: SamplerSection = SamplerSection()
     pruner: PrunerSection = PrunerSection()
-    confirm: Confirm = Confirm()
+    confirm: ConfirmSection = ConfirmSection()
     resources: ResourcesSection = ResourcesSection()
     first: Annotated[
-        tuple[First, ...],
-        Field(strict=False, description="Points to try first, in this order, after ε = 0."),
+        tuple[FirstPoint, ...],
+        Field(
+            strict=False,
+            max_length=limits.FIRST_POINTS,
+            description="Points to try right after ε = 0, in this order.",
+        ),
     ] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schedule_of_script(cls, tables: Any) -> Any:
+        return with_schedule(tables)
+
+    @model_validator(mode="after")
+    def _script_in_space(self) -> "StudySpec":
+        problems = space_problems(self.task, self.space)
+        if problems:
+            raise KeyErrors(problems)
+        return self
 
     @model_validator(mode="after")
     def _first_in_space(self) -> "StudySpec":
@@ -382,29 +488,29 @@ class StudySpec(Section):
         return self
 
     def canonical_json(self) -> str:
-        """Return the spec as text that is equal for equal specs."""
+        """Return the spec as JSON with sorted keys."""
         return canonical_json(self.model_dump(mode="json"))
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of study files, in which a first point may come from an export."""
+    """Return the JSON Schema of study files, with `from` as an alternative in first points."""
     schema = StudySpec.model_json_schema()
-    first = schema["$defs"]["First"]
+    first = schema["$defs"]["FirstPoint"]
     first["properties"]["from"] = {
         "type": "string",
-        "description": "The best.json of a study, beside this file; other keys are laid over it.",
+        "maxLength": limits.REFERENCE_LENGTH,
+        "description": "Path of a best.json, relative to this file; other keys override it.",
     }
     first["anyOf"] = [{"required": first.pop("required")}, {"required": ["from"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def identity(spec: StudySpec, sources: Mapping[str, str]) -> dict[str, Any]:
-    """Return what makes a study the one it is; `sources` are the digests of the files it names."""
+def identity(spec: StudySpec) -> dict[str, Any]:
+    """Return the settings that identify a study; its code identifies it too."""
     dumped = spec.model_dump(mode="json")
     return {
         "study": {"seed": spec.study.seed},
         **{name: dumped[name] for name in IDENTITY},
-        "sources": dict(sources),
     }
 
 
@@ -419,7 +525,7 @@ def canonical_json(value: Any) -> str:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return words for each key whose value differs, as `key: theirs -> ours`."""
+    """Return `key: theirs -> ours` for each key whose value differs."""
     mine, stored = _flat(ours), _flat(theirs)
     return [
         _difference(key, stored, mine)
@@ -429,11 +535,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def _difference(key: str, stored: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    file = key.removeprefix("sources.")
-    if file != key and key in stored and key in mine:
-        return f"{file} is another file"
-    there, here = (shown(of[key]) if key in of else "nothing" for of in (stored, mine))
-    return f"{key}: {there} -> {here}"
+    old, new = (toml_value(side[key]) if key in side else "not set" for side in (stored, mine))
+    return f"{key}: {old} -> {new}"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -446,33 +549,38 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def _outside(first: First, space: Space) -> Iterator[tuple[str, str]]:
-    """Yield each key of a first point that lies outside the space, and why."""
+def _outside(first: FirstPoint, space: Space) -> Iterator[tuple[str, str]]:
+    """Yield each key of a first point that is outside the space, with an error message."""
     for key in ("epsilon", "rate"):
-        value, of = getattr(first, key), space.dimensions[key]
-        if value is not None and not _inside(value, of):
-            yield key, f"{value:g}; allowed: {_words(of)}, as space.{key} says"
+        value, searched = getattr(first, key), space.dimensions[key]
+        if value is not None and not _inside(value, searched):
+            yield key, _outside_message(f"{value:g}", key, searched)
     if first.schedule not in space.schedule:
-        near = nearest(first.schedule, space.schedule)
-        yield "schedule", f"{first.schedule!r}{near}; allowed: {', '.join(space.schedule)}"
+        near = suggestion(first.schedule, space.schedule)
+        allowed = join_alternatives(space.schedule)
+        yield "schedule", f"must be {allowed} (space.schedule), got {first.schedule!r}{near}"
     for name, value in first.__pydantic_extra__.items():
         dimension = space.extras.get(name)
         if dimension is None:
-            near = nearest(name, space.dimensions)
-            yield name, f"not searched{near}; add it to [space] or leave it out"
+            near = suggestion(name, space.dimensions)
+            yield name, f"is not a key of [space]{near}; add it there or remove it here"
         elif not _inside(value, dimension):
-            yield name, f"{shown(value)}; allowed: {_words(dimension)}, as space.{name} says"
+            yield name, _outside_message(toml_value(value), name, dimension)
+
+
+def _outside_message(value: str, key: str, dimension: Dimension) -> str:
+    return f"must be {_describe_bounds(dimension)} (space.{key}), got {value}"
 
 
 def _inside(value: Any, dimension: Dimension) -> bool:
     if not isinstance(dimension, Range):
         return value in dimension
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and dimension.contains(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and dimension.contains(value)
 
 
-def _words(dimension: Dimension) -> str:
+def _describe_bounds(dimension: Dimension) -> str:
     if not isinstance(dimension, Range):
-        return ", ".join(map(shown, dimension))
-    whole = "whole numbers from " if dimension.integer else ""
-    return f"{whole}{dimension.low:g} to {dimension.high:g}"
+        return join_alternatives([toml_value(choice) for choice in dimension])
+    kind = "an integer " if dimension.integer else ""
+    return f"{kind}from {dimension.low:g} to {dimension.high:g}"

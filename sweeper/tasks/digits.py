@@ -1,25 +1,28 @@
-"""Handwritten digits: 1,797 real images of 8x8 pixels, which scikit-learn carries."""
+"""The digits task: 1,797 images of handwritten digits (8x8 pixels) from scikit-learn."""
 
 import math
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sweeper.errors import nearest
-from sweeper.training.seeding import derive_seed
-from sweeper.training.task import Optimiser, Rows, Splits, Task
+from sweeper.errors import suggestion
+from sweeper.formatting import LABELS_AS_GIVEN
+from sweeper.training.seeds import derive_seed
+from sweeper.training.task import Optimizer, Rows, Splits, Task
 
 CLASSES = 10
 SIDE = 8
 BRIGHTEST = 16.0
-MOST_SHIFT = 2
+MAX_SHIFT = 2
+_FILE = "datasets/data/digits.csv.gz"
 Model = Literal["mlp", "cnn"]
 Numbers = NDArray[np.int64]
 
@@ -31,19 +34,19 @@ def digits(
     train_fraction: float = 1.0,
     model: Model = "mlp",
 ) -> Task:
-    """Return the digits task: 60 % of each class to train, 20 % to validate, 20 % to test.
+    """Return the digits task, split by class into 60% training, 20% validation and 20% test data.
 
-    `label_noise` in [0, 1] is the share of training labels that another class replaces, drawn
-    uniformly, `valid_noise` that of validation labels; test labels stay as they are.
-    `train_fraction` in (0, 1] is the share of the training rows that is kept, class by class.
-    Raises ValueError for others.
+    `label_noise` in [0, 1] is the fraction of training labels that are replaced by another class,
+    drawn uniformly; `valid_noise` is the same for validation labels. Test labels are not changed.
+    `train_fraction` in (0, 1] is the fraction of the training rows of each class that is used.
+    `model` is "mlp" or "cnn". Raises ValueError for other values.
     """
-    _check_share("label_noise", label_noise, "a number from 0 to 1", zero=True)
-    _check_share("valid_noise", valid_noise, "a number from 0 to 1", zero=True)
-    _check_share("train_fraction", train_fraction, "a number above 0, up to 1", zero=False)
+    _check_fraction("label_noise", label_noise, "a number in [0, 1]", zero=True)
+    _check_fraction("valid_noise", valid_noise, "a number in [0, 1]", zero=True)
+    _check_fraction("train_fraction", train_fraction, "a number in (0, 1]", zero=False)
     if model not in get_args(Model):
-        near = nearest(str(model), get_args(Model))
-        raise ValueError(f"model is {model!r}{near}; allowed: {', '.join(get_args(Model))}")
+        near = suggestion(str(model), get_args(Model))
+        raise ValueError(f"unknown model {model!r}{near}; allowed: {', '.join(get_args(Model))}")
     return Task(
         name="digits",
         classes=CLASSES,
@@ -54,7 +57,7 @@ def digits(
             valid_noise=valid_noise,
             train_fraction=train_fraction,
         ),
-        optimiser=Optimiser(lr=3e-3),
+        optimizer=Optimizer(lr=3e-3),
         epochs=40,
         batch_size=64,
         hparams={
@@ -68,14 +71,14 @@ def digits(
     )
 
 
-def _check_share(key: str, given: Any, allowed: str, *, zero: bool) -> None:
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not number or not 0 <= given <= 1 or (given == 0 and not zero):
-        raise ValueError(f"{key} is {given!r}; allowed: {allowed}")
+def _check_fraction(key: str, value: Any, allowed: str, *, zero: bool) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1 or (value == 0 and not zero):
+        raise ValueError(f"{key} must be {allowed}, got {value!r}")
 
 
 def mlp(hparams: Mapping[str, Any]) -> nn.Module:
-    """Return two hidden layers of `width` units, each followed by `dropout`."""
+    """Return an MLP with two hidden layers of `width` units, each followed by `dropout`."""
     width, dropout = int(hparams["width"]), float(hparams["dropout"])
     return nn.Sequential(
         nn.Linear(64, width),
@@ -89,7 +92,7 @@ def mlp(hparams: Mapping[str, Any]) -> nn.Module:
 
 
 def cnn(hparams: Mapping[str, Any]) -> nn.Module:
-    """Return two convolutions, of `width` and twice as many channels, and a linear layer."""
+    """Return a CNN with convolutions of `width` and 2·`width` channels and a linear layer."""
     width, dropout = int(hparams["width"]), float(hparams["dropout"])
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
@@ -107,41 +110,53 @@ def cnn(hparams: Mapping[str, Any]) -> nn.Module:
 def augment(inputs: Tensor, hparams: Mapping[str, Any]) -> Tensor:
     """Return images (N, 64) shifted by up to `shift` pixels, with Gaussian `noise` added.
 
-    `shift`, 0, 1 or 2, is the furthest that an image moves along each axis, every whole number of
-    pixels being as likely; what comes in is 0, as the background is. `noise` is a standard
-    deviation where images lie in [0, 1]; what leaves that range stays outside. Raises ValueError
-    for others.
+    Along each axis an image is shifted by an integer drawn uniformly from -`shift` to `shift`
+    (`shift` is 0, 1 or 2); new pixels are 0, like the background. `noise` is the standard
+    deviation for images in [0, 1]; the result is not clipped. Raises ValueError for other values.
     """
-    # A task made from this one may have other hyperparameters.
+    # `get`, because a task derived from this one may have other hyperparameters.
     shift, noise = hparams.get("shift", 0), hparams.get("noise", 0.0)
-    if shift not in range(MOST_SHIFT + 1):
+    if shift not in range(MAX_SHIFT + 1):
         raise ValueError(
-            f"shift is {shift!r}; allowed: {', '.join(map(str, range(MOST_SHIFT + 1)))} pixels "
-            "(integer = true in a range)"
+            f"shift is {shift!r}; allowed: {', '.join(map(str, range(MAX_SHIFT + 1)))} "
+            "(set integer = true in a range)"
         )
     if not 0 <= noise < math.inf:
-        raise ValueError(f"noise is {noise!r}; allowed: a finite number 0 or more")
+        raise ValueError(f"noise must be a finite number >= 0, got {noise!r}")
     if not shift and not noise:
         return inputs
-    # always drawn, and first: the same moves of a step whatever the noise, and the reverse
+    # Always drawn, and drawn first, so that the shifts do not depend on the noise and vice versa.
     where = torch.rand(2, len(inputs), 1, device=inputs.device)
-    moved = shifted(inputs, (where * (2 * shift + 1)).long(), int(shift)) if shift else inputs
+    moved = shift_images(inputs, (where * (2 * shift + 1)).long(), int(shift)) if shift else inputs
     return moved + noise * torch.randn_like(inputs) if noise else moved
 
 
-def shifted(inputs: Tensor, corner: Tensor, shift: int) -> Tensor:
-    """Return images (N, 64) cut from padded ones at `corner` (2, N, 1); `shift` is the middle."""
+def shift_images(inputs: Tensor, corner: Tensor, shift: int) -> Tensor:
+    """Return images (N, 64) cropped at `corner` (2, N, 1) after zero-padding by `shift` pixels."""
     padded = functional.pad(inputs.reshape(-1, SIDE, SIDE), (shift,) * 4)
     down, right = corner + torch.arange(SIDE, device=inputs.device)
     number = torch.arange(len(inputs), device=inputs.device)[:, None, None]
     return padded[number, down[:, :, None], right[:, None, :]].flatten(1)
 
 
+@cache
+def load_images() -> tuple[NDArray[np.float64], Numbers]:
+    """Return the images (1797, 64), from 0 to 16, and the labels (1797,) from scikit-learn's files.
+
+    scikit-learn is not imported, because that can take longer than a training run.
+    """
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise ImportError("the digits data set is part of scikit-learn; install scikit-learn")
+    rows = np.loadtxt(Path(spec.origin).parent / _FILE, delimiter=",")
+    return rows[:, :-1], rows[:, -1].astype(np.int64)
+
+
 def digits_splits(
     data_seed: int, *, label_noise: float, valid_noise: float, train_fraction: float
 ) -> Splits:
-    """Return the images in [0, 1], (N, 64), split by class with the given seed."""
-    images, labels = load_digits(return_X_y=True)
+    """Return the splits of the images (N, 64), scaled to [0, 1], for a seed."""
+    images, labels = load_images()
     rng = np.random.default_rng(derive_seed(data_seed, "split"))
     train, valid, test = split_by_class(labels, rng)
     train = _first_of_each_class(train, labels, train_fraction)
@@ -158,7 +173,7 @@ def digits_splits(
 
 
 def split_by_class(labels: Numbers, rng: np.random.Generator) -> tuple[Numbers, Numbers, Numbers]:
-    """Return the row numbers of 60, 20 and 20 % of each class, each part in random order."""
+    """Return the row numbers of 60%, 20% and 20% of each class, each split in random order."""
     parts: tuple[list[Numbers], ...] = ([], [], [])
     for label in range(CLASSES):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -170,7 +185,7 @@ def split_by_class(labels: Numbers, rng: np.random.Generator) -> tuple[Numbers, 
 
 
 def replace_labels(labels: Numbers, share: float, seed: int) -> Numbers:
-    """Return the labels with a share of them, to the nearest row, replaced by another class."""
+    """Return a copy with round(share · N) of the labels (N,) replaced by another class."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(labels))[: round(share * len(labels))]
     replaced = labels.copy()
@@ -181,8 +196,8 @@ def replace_labels(labels: Numbers, share: float, seed: int) -> Numbers:
 def _first_of_each_class(rows: Numbers, labels: Numbers, share: float) -> Numbers:
     keep = np.zeros(len(labels), dtype=bool)
     for label in range(CLASSES):
-        mine = rows[labels[rows] == label]
-        keep[mine[: max(1, round(share * len(mine)))]] = True
+        of_class = rows[labels[rows] == label]
+        keep[of_class[: max(1, round(share * len(of_class)))]] = True
     return rows[keep[rows]]
 
 
@@ -198,5 +213,5 @@ def _label_source(label_noise: float, valid_noise: float) -> dict[str, str]:
 
 def _source(noise: float) -> str:
     if not noise:
-        return "as in the data set"
-    return f"{100 * noise:.4g} % of labels replaced at random by another class"
+        return LABELS_AS_GIVEN
+    return f"{100 * noise:.4g}% of labels replaced by a random other class"

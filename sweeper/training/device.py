@@ -1,31 +1,31 @@
-"""Where a trial runs, and everything about that place which decides its result."""
+"""The device of a trial, and the environment that determines its result."""
 
 import os
 import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 import torch
 
 from sweeper.errors import SweeperError
+from sweeper.training.conversion import safe_exception_text
+from sweeper.training.versions import versions
 
-PACKAGES = ("sweeper", "torch", "numpy", "optuna")
 _CPUINFO = Path("/proc/cpuinfo")
 
-# MKL's products depend, in their last bits, on where in memory a matrix begins, and so on a
-# run's place among those trained with it, unless MKL is told otherwise before its first. It
-# costs no time.
+# By default the last bits of MKL's matrix products depend on the memory alignment, and so on the
+# position of a run in its pack. This setting avoids that at no cost. It must be set before MKL's
+# first product.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of a name: auto (CUDA when there), cpu, cuda, cuda:0, cuda:1, ...
+    """Return the device for a name: auto (CUDA if available), cpu, cuda, cuda:0, cuda:1, ...
 
-    Raises SweeperError for any other name and for a device that this machine lacks.
+    Raises SweeperError for any other name and for a device that does not exist on this machine.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -37,18 +37,20 @@ def pick_device(name: str = "auto") -> torch.device:
 def _cuda_index(name: str) -> int:
     kind, _, index = name.partition(":")
     if kind != "cuda" or not (name == "cuda" or (index.isascii() and index.isdigit())):
-        raise SweeperError(f"device is {name!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
+        raise SweeperError(
+            f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ..."
+        )
     count = torch.cuda.device_count()
     if int(index or 0) >= count:
         raise SweeperError(
-            f"device is {name!r}, but torch {torch.__version__} sees {count} CUDA devices here; "
-            "use auto or cpu, or a torch build and driver that see it"
+            f"device {name!r} is not available: torch {torch.__version__} finds {count} CUDA "
+            "devices; use auto or cpu, or install a torch build and driver that support the device"
         )
     return int(index or 0)
 
 
 def device_named(name: str) -> torch.device:
-    """Return a device that `environment` gives that name; what auto picks where there is none."""
+    """Return the device with a name from `environment`, or the device of "auto" if none has it."""
     if name == "cpu":
         return torch.device(name)
     devices = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
@@ -57,7 +59,7 @@ def device_named(name: str) -> torch.device:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Train on so many CPU threads in the block."""
+    """Set the number of torch's CPU threads for the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -67,14 +69,14 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that there is no memory left: Python's, torch's or CUDA's."""
-    # torch has no class of its own for the CPU's.
-    of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return of_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    """Return whether an error is an out-of-memory error of Python, torch or CUDA."""
+    # torch has no exception class for CPU memory.
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in safe_exception_text(error)
+    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def memory_at_hand(device: torch.device) -> str:
-    """Return how much memory is free now, in words; what a failed trial held is given back."""
+def free_memory(device: torch.device) -> str:
+    """Return a text with the free memory of a device; first release torch's cached CUDA memory."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(device)
@@ -88,10 +90,10 @@ def _gib(count: int) -> str:
 
 
 def environment(device: torch.device, folder: Path | None = None) -> dict[str, str]:
-    """Return what decides a result besides its seed, as text to store with a trial.
+    """Return what determines a result besides its seed, as text to store with a trial.
 
-    Package versions, processor, thread count and device; `commit` is the git commit of
-    `folder`, with -dirty for uncommitted changes, and absent without git or a checkout.
+    Contains package versions, processor, thread count and device. `commit` is the git commit of
+    `folder`, with -dirty for uncommitted changes; it is absent without git or a checkout.
     """
     commit = _commit(folder) if folder else None
     return {
@@ -103,17 +105,6 @@ def environment(device: torch.device, folder: Path | None = None) -> dict[str, s
         "device": _device_name(device),
         **({"commit": commit} if commit else {}),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a result."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # run from a checkout that is not installed
-    return found
 
 
 def _cpu_model() -> str:

@@ -1,8 +1,8 @@
-"""Dropout whose draw follows from the step's seed alone: one for all trials of a study.
+"""Dropout with random numbers that depend only on the seed of the step.
 
-torch's own draws a mask for its rate. Here a step draws one number in [0, 1) a unit and keeps
-the units whose number is at or above the rate, so trials of different rates share their luck,
-whether each is trained alone or many are trained in one step.
+torch's dropout draws a mask that depends on the dropout rate. Here each step draws one uniform
+number in [0, 1) per unit and keeps the units whose number is at or above the rate. So trials with
+different rates use common random numbers, whether they are trained alone or in a pack.
 """
 
 from collections import Counter
@@ -13,24 +13,24 @@ import torch
 from torch import Tensor, nn
 
 
-class Draws:
-    """What the dropout layers of a model, or of several in one step, draw from."""
+class DropoutDraws:
+    """The random numbers of the dropout layers of one model or of stacked models."""
 
     def __init__(self) -> None:
         self._seeds: Sequence[int] = ()
         self._calls = Counter[int]()
 
     def begin(self, seeds: Sequence[int]) -> None:
-        """Begin a step: with one seed, or with one for each of the stacked models."""
+        """Begin a step with one seed per model."""
         self._seeds = seeds
         self._calls.clear()
 
     def one(self, layer: int, like: Tensor) -> Tensor:
-        """Return a layer's draw for a model that is trained alone."""
+        """Return a layer's random numbers for a model that is trained alone; shaped like `like`."""
         return _uniform((self._seeds[0], layer, self._call(layer)), like)
 
     def stacked(self, layer: int, like: Tensor) -> Tensor:
-        """Return a layer's draws (T, N, ...) for stacked models; `like` is their input."""
+        """Return a layer's random numbers (T, N, ...) for stacked models with input `like`."""
         call = self._call(layer)
         drawn = {seed: _uniform((seed, layer, call), like[0]) for seed in set(self._seeds)}
         if len(drawn) == 1:
@@ -44,7 +44,7 @@ class Draws:
 
 
 def _uniform(parts: tuple[int, int, int], like: Tensor) -> Tensor:
-    # A generator a layer: what one of them draws does not depend on whether another does.
+    # One generator per layer, so that a layer's numbers do not depend on the other layers.
     seed, layer, call = parts
     generator = torch.Generator(like.device)
     generator.manual_seed((seed + (layer << 20) + call) % 2**63)
@@ -52,40 +52,40 @@ def _uniform(parts: tuple[int, int, int], like: Tensor) -> Tensor:
 
 
 class SharedDropout(nn.Module):
-    """Dropout with its rate `p` as a buffer, so that models of different rates are stacked."""
+    """Dropout with its rate `p` as a buffer, so that models with different rates can be stacked."""
 
     p: Tensor
 
-    def __init__(self, p: float, layer: int, draws: Draws) -> None:
+    def __init__(self, p: float, layer: int, draws: DropoutDraws) -> None:
         super().__init__()
         self.register_buffer("p", torch.tensor(p), persistent=False)
         self.layer, self.draws, self.acts = layer, draws, p > 0
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the inputs; in training, a share p of them as 0 and the rest scaled up."""
+        """Apply dropout in training mode; return the inputs unchanged in evaluation mode."""
         if not (self.training and self.acts):
             return inputs
         drawn: Tensor = _Draw.apply(inputs.detach(), self)  # type: ignore[no-untyped-call]
-        return _thinned(inputs, drawn, self.p)
+        return _apply_mask(inputs, drawn, self.p)
 
     def stacked(self, inputs: Tensor, rates: Tensor) -> Tensor:
-        """Return the same for stacked models, of the inputs (T, N, ...) and their rates."""
+        """Apply dropout to the inputs (T, N, ...) of stacked models with their `rates`."""
         if not (self.training and self.acts):
             return inputs
-        return _thinned(inputs, self.draws.stacked(self.layer, inputs), rates)
+        return _apply_mask(inputs, self.draws.stacked(self.layer, inputs), rates)
 
     def extra_repr(self) -> str:
-        """Return the rate, for `print(model)`."""
+        """Return the rate for `print(model)`."""
         return f"p={self.p.tolist()}"
 
 
-def _thinned(inputs: Tensor, drawn: Tensor, rates: Tensor) -> Tensor:
-    kept = (drawn >= rates).to(inputs.dtype)
-    return inputs * (kept / (1 - rates).to(inputs.dtype).clamp(min=1e-6))
+def _apply_mask(inputs: Tensor, drawn: Tensor, rates: Tensor) -> Tensor:
+    mask = (drawn >= rates).to(inputs.dtype)
+    return inputs * (mask / (1 - rates).to(inputs.dtype).clamp(min=1e-6))
 
 
 class _Draw(torch.autograd.Function):
-    """A layer's draw; `vmap` is how a function sees all of the stacked models at once."""
+    """Draws a layer's random numbers. Its `vmap` rule draws for all stacked models at once."""
 
     @staticmethod
     def forward(like: Tensor, layer: SharedDropout) -> Tensor:
@@ -104,12 +104,12 @@ class _Draw(torch.autograd.Function):
         return layer.draws.stacked(layer.layer, like.movedim(in_dims[0], 0)), 0
 
 
-def share_draws(model: nn.Module) -> Draws:
-    """Put a `SharedDropout` in the place of each `nn.Dropout` of a model; return their draws."""
-    draws, shared = Draws(), dict[nn.Module, SharedDropout]()
+def share_draws(model: nn.Module) -> DropoutDraws:
+    """Replace each `nn.Dropout` of a model by a `SharedDropout`; return their random numbers."""
+    draws, shared = DropoutDraws(), dict[nn.Module, SharedDropout]()
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):
-            if type(child) is not nn.Dropout:  # a subclass has a forward of its own
+            if type(child) is not nn.Dropout:  # a subclass may override forward
                 continue
             if child not in shared:
                 shared[child] = SharedDropout(child.p, len(shared), draws).train(child.training)

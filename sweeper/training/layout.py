@@ -1,4 +1,4 @@
-"""Where the parameters of a model lie in one flat tensor."""
+"""The layout of a model's parameters in one flat tensor."""
 
 import math
 from collections.abc import Mapping
@@ -8,15 +8,16 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-# Each model's weights begin at a cache line, so that their position in a pack decides nothing.
-_LINE: Final = 16
+# Parameters start at multiples of a cache line (16 float32), so that results do not depend on the
+# position of a model in its pack.
+_ALIGNMENT: Final = 16
 
 Named = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each trained parameter of a model lies in one flat row of numbers."""
+    """Names, shapes and offsets of the trained parameters in a flat row of `width` numbers."""
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
@@ -24,7 +25,7 @@ class Layout:
     width: int
 
     def parts(self, flat: Tensor) -> Named:
-        """Return the parameters as views of a row, (width,), or of stacked ones, (T, width)."""
+        """Return the parameters as views of a row (width,) or of stacked rows (T, width)."""
         return {
             name: flat[..., offset : offset + shape.numel()].view(*flat.shape[:-1], *shape)
             for name, shape, offset in zip(self.names, self.shapes, self.offsets, strict=True)
@@ -32,10 +33,10 @@ class Layout:
 
 
 def layout_of(parameters: Mapping[str, nn.Parameter]) -> Layout:
-    """Return where the parameters lie, each at a multiple of `_LINE` numbers."""
+    """Return a layout with each parameter at a multiple of `_ALIGNMENT` numbers."""
     offsets, width = list[int](), 0
     for parameter in parameters.values():
         offsets.append(width)
-        width += math.ceil(parameter.numel() / _LINE) * _LINE
+        width += math.ceil(parameter.numel() / _ALIGNMENT) * _ALIGNMENT
     shapes = tuple(parameter.shape for parameter in parameters.values())
     return Layout(tuple(parameters), shapes, tuple(offsets), width)

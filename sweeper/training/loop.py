@@ -1,4 +1,4 @@
-"""The ready training loop: from a declared task and one run to an evaluation every epoch."""
+"""The built-in training loop: trains a task and yields an evaluation after every epoch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from sweeper.errors import SweeperError
 from sweeper.smoothing import SmoothingLoss, to_others
 from sweeper.smoothing.conventions import UNIFORM
-from sweeper.training.dropout import Draws, share_draws
+from sweeper.training.dropout import DropoutDraws, share_draws
+from sweeper.training.random_state import restored_random_state, seed_global
 from sweeper.training.run import Evaluation, TrainingRun
-from sweeper.training.seeding import derive_seed, own_randomness, seed_global
-from sweeper.training.task import Optimiser, Rows, Splits, Task
-from sweeper.training.updates import Updates
+from sweeper.training.seeds import derive_seed
+from sweeper.training.task import Optimizer, Rows, Splits, Task
+from sweeper.training.updates import ModelOptimizer
 
-EVALUATION_ROWS = 1024  # rows a forward pass without gradients; bounds its memory
+EVALUATION_ROWS = 1024  # rows per forward pass without gradients; bounds the memory
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A training under way: everything that changes, beside the epoch's number.
+class TrainingState:
+    """The data, model, loss and optimizer state of a training run in progress.
 
-    Randomness is no part of it: every draw follows from (seed, epoch, step). `hparams` are the
-    model's, all of them.
+    It contains no random state: all random numbers are derived from (seed, epoch, step).
+    `hparams` contains all hyperparameters of the model.
     """
 
     run: TrainingRun
@@ -34,24 +35,24 @@ class Fit:
     test: Rows
     model: nn.Module
     loss: SmoothingLoss
-    updates: Updates
+    updates: ModelOptimizer
     hparams: Mapping[str, Any]
-    draws: Draws
+    draws: DropoutDraws
 
 
 def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
-    """Train a task once and yield its state on the validation split after every epoch.
+    """Train a task once and yield an evaluation on the validation split after every epoch.
 
-    Everything random follows from the run's two seeds: the same run gives the same logits to
-    the last bit, whatever else the process trains and from whichever epoch it goes on, and the
-    caller's random state is left alone. Raises SweeperError for hyperparameters or data that do
-    not fit the task.
+    All random numbers are derived from the two seeds of the run. The same run gives bitwise equal
+    logits, regardless of what else the process trains and of the epoch from which it resumes. The
+    global random state is restored. Raises SweeperError for hyperparameters or data that do not
+    match the task.
     """
-    with own_randomness(run.device):
+    with restored_random_state(run.device):
         settings, fit = start(task, run)
     done = 0 if run.state is None else restore(fit, run.state)
     for epoch in range(done, task.epochs):
-        with own_randomness(run.device):
+        with restored_random_state(run.device):
             train_loss, mean_epsilon = train_epoch(task, settings, fit, epoch)
             logits = predict(fit.model, fit.valid[0])
         check_logits(task, logits)
@@ -61,72 +62,81 @@ def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
             progress=(epoch + 1) / task.epochs,
             train_loss=train_loss,
             state=partial(state_of, fit, epoch + 1),
-            splits={"train": partial(ask, fit, fit.train), "test": partial(ask, fit, fit.test)},
+            splits={
+                "train": partial(predict_rows, fit, fit.train),
+                "test": partial(predict_rows, fit, fit.test),
+            },
             mean_epsilon=mean_epsilon,
         )
 
 
-def start(task: Task, run: TrainingRun) -> tuple[Optimiser, Fit]:
-    """Return the optimiser's settings and a training at its first step."""
+def start(task: Task, run: TrainingRun) -> tuple[Optimizer, TrainingState]:
+    """Return the optimizer settings and a training run at its first step."""
     settings, hparams = task.settings(run.hparams)
-    train_rows, valid_rows, test_rows = rows_on(task, run.data_seed, run.device)
-    model = fresh_model(task, hparams, run)
+    train_rows, valid_rows, test_rows = rows_on_device(task, run.data_seed, run.device)
+    model = new_model(task, hparams, run)
     draws = share_draws(model)
-    updates = Updates(settings, model.parameters())
+    updates = ModelOptimizer(settings, model.parameters())
     rows = train_rows, valid_rows, test_rows
-    return settings, Fit(run, *rows, model, run.loss(), updates, hparams, draws)
+    return settings, TrainingState(run, *rows, model, run.loss(), updates, hparams, draws)
 
 
-def fresh_model(task: Task, hparams: Mapping[str, Any], run: TrainingRun) -> nn.Module:
-    """Return a run's model at its start, on its device."""
+def new_model(task: Task, hparams: Mapping[str, Any], run: TrainingRun) -> nn.Module:
+    """Return the initialized model of a run on the device of the run."""
     seed_global(derive_seed(run.seed, "init"), run.device)
     return task.model(hparams).to(run.device)
 
 
-def state_of(fit: Fit, done: int) -> dict[str, Any]:
-    """Return all that changes in a training, after so many epochs; not copied."""
+def state_of(fit: TrainingState, done: int) -> dict[str, Any]:
+    """Return the state to save after `done` epochs; tensors are not copied."""
     return {
         "epochs": done,
         "model": fit.model.state_dict(),
-        "optimiser": {"state": fit.updates.history()},
+        "optimizer": {"state": fit.updates.history()},
     }
 
 
-def restore(fit: Fit, state: Mapping[str, Any]) -> int:
-    """Take a fresh training to a state that `state_of` gave; return the epochs behind it."""
+def restore(fit: TrainingState, state: Mapping[str, Any]) -> int:
+    """Load a state of `state_of` into a new training run; return the number of epochs done."""
     fit.model.load_state_dict(state["model"])
-    fit.updates.restore(state["optimiser"]["state"])
+    fit.updates.restore(state["optimizer"]["state"])
     return int(state["epochs"])
 
 
-@lru_cache(maxsize=4)  # the search's split, and a few that confirmation goes round
-def rows_on(task: Task, data_seed: int, device: torch.device) -> tuple[Rows, ...]:
-    """Return the rows of each of `SPLITS` on a device, loaded once a process."""
+@lru_cache(maxsize=4)  # the split of the search, and some of the splits of a confirmation
+def rows_on_device(task: Task, data_seed: int, device: torch.device) -> tuple[Rows, ...]:
+    """Return the rows of each of `SPLITS` on a device; cached per process."""
     splits = load_splits(task, data_seed)
     rows: tuple[Rows, ...] = (splits.train, splits.valid, splits.test)
     return tuple((inputs.to(device), labels.to(device)) for inputs, labels in rows)
 
 
 def load_splits(task: Task, data_seed: int) -> Splits:
-    """Return the task's data, checked.
+    """Return the data of a task.
 
-    Raises SweeperError for data that are no `Splits` or have other classes than the task.
+    Raises SweeperError if `task.data` does not return `Splits` with the classes of the task.
     """
     cpu = torch.device("cpu")
-    with own_randomness(cpu):
+    with restored_random_state(cpu):
         seed_global(derive_seed(data_seed, "data"), cpu)
         splits = task.data(data_seed)
     if not isinstance(splits, Splits) or splits.classes != task.classes:
-        given = splits.classes if isinstance(splits, Splits) else type(splits).__name__
+        returned = (
+            f"Splits with {splits.classes} classes"
+            if isinstance(splits, Splits)
+            else type(splits).__name__
+        )
         raise SweeperError(
-            f"task {task.name!r}: data({data_seed}) gave {given}; "
+            f"task {task.name!r}: data({data_seed}) returned {returned}; "
             f"allowed: Splits(train, valid, test, classes={task.classes})"
         )
     return splits
 
 
-def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> tuple[float, float]:
-    """Train one epoch (counted from 0); return the means over its rows of loss and epsilon.
+def train_epoch(
+    task: Task, settings: Optimizer, fit: TrainingState, epoch: int
+) -> tuple[float, float]:
+    """Train one epoch (counted from 0); return the mean loss and the mean epsilon over its rows.
 
     The epsilon is in the convention `others`.
     """
@@ -138,7 +148,7 @@ def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> tuple[
     fit.model.train()
     for step, (rows, seed, batch) in enumerate(zip(batches, seeds, inputs, strict=True)):
         progress = (epoch * len(batches) + step) / steps
-        seed_global(seed, fit.run.device)  # after the augmentation's draws
+        seed_global(seed, fit.run.device)  # after the augmentation, which seeds differently
         fit.draws.begin([seed])
         loss, epsilon = train_step(fit, settings, batch, fit.train[1][rows], progress)
         losses.append(loss)
@@ -146,36 +156,38 @@ def train_epoch(task: Task, settings: Optimiser, fit: Fit, epoch: int) -> tuple[
     sizes = torch.tensor([len(rows) for rows in batches], device=fit.run.device)
     mean_epsilon = weighted_mean(torch.stack(epsilons), sizes)
     loss_over_rows = weighted_mean(torch.stack(losses), sizes)
-    return loss_over_rows, in_others(mean_epsilon, task.classes, fit.run)
+    return loss_over_rows, epsilon_in_others(mean_epsilon, task.classes, fit.run)
 
 
 def weighted_mean(values: Tensor, sizes: Tensor) -> float:
-    """Return the mean over an epoch's rows of what each batch has as its mean."""
+    """Return the mean over all rows, from the means (B,) and the sizes (B,) of the batches."""
     return float((values * sizes).sum() / sizes.sum())
 
 
-def in_others(epsilon: float, classes: int, run: TrainingRun) -> float:
-    """Return a run's epsilon in the convention `others`."""
+def epsilon_in_others(epsilon: float, classes: int, run: TrainingRun) -> float:
+    """Convert an epsilon of a run to the convention `others`."""
     uniform = run.smoothing.convention == UNIFORM
     return to_others(epsilon, classes) if uniform else epsilon
 
 
-def epoch_batches(fit: Fit, epoch: int, batch_size: int) -> tuple[Tensor, ...]:
-    """Return the row numbers of an epoch's batches; the last one holds what is left over."""
+def epoch_batches(fit: TrainingState, epoch: int, batch_size: int) -> tuple[Tensor, ...]:
+    """Return the row numbers of each batch of an epoch; the last batch may be smaller."""
     order = batch_order(fit.run.seed, epoch, len(fit.train[1]))
     return torch.split(order.to(fit.run.device), batch_size)
 
 
 def batch_order(seed: int, epoch: int, rows: int) -> Tensor:
-    """Return the order of the rows in an epoch: a permutation of 0..rows-1, on the CPU."""
+    """Return the order of the rows in an epoch, a permutation of 0..rows-1, on the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(rows, generator=generator)
 
 
-def epoch_inputs(task: Task, fit: Fit, epoch: int, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    """Yield the inputs of each batch, augmented where the task says how.
+def epoch_inputs(
+    task: Task, fit: TrainingState, epoch: int, batches: tuple[Tensor, ...]
+) -> Iterator[Tensor]:
+    """Yield the inputs of each batch, augmented if the task has an augmentation.
 
-    Augmentation draws from seeds of its own: dropout masks are the same with it and without.
+    Augmentation uses separate seeds, so that it does not change the dropout masks.
     """
     if task.augment is None:
         yield from (fit.train[0][rows] for rows in batches)
@@ -187,16 +199,16 @@ def epoch_inputs(task: Task, fit: Fit, epoch: int, batches: tuple[Tensor, ...]) 
 
 
 def step_seeds(seed: int, purpose: str, epoch: int, steps: int) -> list[int]:
-    """Return the seeds of an epoch's steps: "steps", from which dropout draws, or "augment"."""
-    # drawn together: a derive_seed a step costs a digits trial 4 % of its time, this 1 %
+    """Return one seed per step of an epoch; `purpose` is "steps" (for dropout) or "augment"."""
+    # One derive_seed per step would take 4% of a digits trial's time; this takes 1%.
     generator = torch.Generator().manual_seed(derive_seed(seed, purpose, epoch))
     return torch.randint(2**62, (steps,), generator=generator).tolist()
 
 
 def train_step(
-    fit: Fit, settings: Optimiser, inputs: Tensor, labels: Tensor, progress: float
+    fit: TrainingState, settings: Optimizer, inputs: Tensor, labels: Tensor, progress: float
 ) -> tuple[Tensor, Tensor]:
-    """Make one step; return its loss and its mean epsilon, still on the device."""
+    """Make one optimizer step; return its loss and its mean epsilon as tensors on the device."""
     fit.loss.progress = progress
     logits = fit.model(inputs)
     epsilon = fit.loss.epsilon(logits, labels)
@@ -211,7 +223,7 @@ def train_step(
 
 @torch.no_grad()
 def add_l1(model: nn.Module, l1: float) -> None:
-    """Add l1·sign(w) to the gradients: of weights alone, as `Optimiser` says."""
+    """Add l1·sign(w) to the gradients of parameters with two or more dimensions."""
     for weight in model.parameters():
         if weight.ndim > 1 and weight.grad is not None:
             weight.grad.add_(weight.sign(), alpha=l1)
@@ -222,20 +234,20 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     model.eval()
     with torch.inference_mode():
         parts = [model(part) for part in torch.split(inputs, EVALUATION_ROWS)]
-    # joined outside, so that the caller gets ordinary tensors
+    # Concatenated outside of inference mode, so that the caller gets normal tensors.
     return torch.cat(parts)
 
 
-def ask(fit: Fit, rows: Rows) -> Rows:
-    """Return the model's logits (N, K) for rows, and their labels."""
-    with own_randomness(fit.run.device):
+def predict_rows(fit: TrainingState, rows: Rows) -> Rows:
+    """Return the model's logits (N, K) for rows, and the labels (N,)."""
+    with restored_random_state(fit.run.device):
         return predict(fit.model, rows[0]), rows[1]
 
 
 def check_logits(task: Task, logits: Tensor) -> None:
-    """Raise SweeperError unless there is one logit a class for every row."""
+    """Raise SweeperError unless the logits have shape (N, K) with one logit per class."""
     if logits.ndim != 2 or logits.shape[1] != task.classes:
         raise SweeperError(
-            f"task {task.name!r}: the model gives outputs of shape {tuple(logits.shape)}; "
-            f"allowed: (rows, {task.classes}), one logit a class"
+            f"task {task.name!r}: the model returned outputs of shape {tuple(logits.shape)}; "
+            f"allowed: (rows, {task.classes}), one logit per class"
         )

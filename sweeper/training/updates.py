@@ -1,7 +1,7 @@
-"""The steps of torch's optimisers: for the parameters of one model, or for many runs at once.
+"""Optimizer steps for the parameters of one model or of many runs at once.
 
-By torch's own kernels, not by its classes: the first step of one of those imports torch's
-compiler, which takes a second.
+This uses the functional kernels of torch's optimizers. The optimizer classes import torch's
+compiler at their first step, which takes a second.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,72 +13,70 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from sweeper.training.layout import Layout, Named
-from sweeper.training.task import Optimiser
+from sweeper.training.task import Optimizer
 
-# What is remembered of each parameter, by its number, as torch's optimisers write it.
+# The optimizer state of each parameter by its number, as in torch's `Optimizer.state_dict()`.
 History = Mapping[int, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What an optimiser remembers of a parameter, or of a row of them, and how many steps."""
+    """The optimizer state of a parameter or of a row of parameters: moments and step count."""
 
     rows: Named
     steps: Tensor
 
     def state(self) -> Named:
-        """Return the numbers under torch's names; not copied."""
+        """Return the tensors under torch's names; not copied."""
         return {**({"step": self.steps} if "exp_avg" in self.rows else {}), **self.rows}
 
     def take(self, state: Mapping[str, Tensor]) -> None:
-        """Take numbers that `state` gave."""
+        """Load tensors that `state` returned."""
         for key, row in self.rows.items():
             row.copy_(state[key])
         self.steps.copy_(state.get("step", torch.ones_like(self.steps)))
 
 
-def moments_of(settings: Optimiser, weights: Tensor) -> Moments:
-    """Return what is remembered of weights before their first step."""
-    rows = {key: torch.zeros_like(weights) for key in _remembered(settings)}
+def moments_of(settings: Optimizer, weights: Tensor) -> Moments:
+    """Return the optimizer state of `weights` before the first step."""
+    rows = {key: torch.zeros_like(weights) for key in _moment_names(settings)}
     return Moments(rows, torch.zeros((), device=weights.device))
 
 
-def _remembered(settings: Optimiser) -> tuple[str, ...]:
+def _moment_names(settings: Optimizer) -> tuple[str, ...]:
     if settings.name == "sgd":
         return ("momentum_buffer",) if settings.momentum else ()
     return ("exp_avg", "exp_avg_sq")
 
 
-class Updates:
-    """The steps of one model's parameters, by their gradients."""
-
-    def __init__(self, settings: Optimiser, parameters: Iterable[nn.Parameter]) -> None:
+class ModelOptimizer:
+    def __init__(self, settings: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
         self._settings = settings
         self._parameters = list(parameters)
-        # Of those that have made a step: what is frozen costs no memory.
+        # Created at the first step of a parameter, so that frozen parameters use no memory.
         self._moments = dict[int, Moments]()
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Set all gradients to None."""
         for parameter in self._parameters:
             parameter.grad = None
 
     def step(self, progress: float) -> None:
-        """Make a step, at a progress in [0, 1], for each parameter that has a gradient."""
-        numbers = [n for n, of in enumerate(self._parameters) if of.grad is not None]
-        update(
+        """Update the parameters that have a gradient; `progress` sets the learning rate."""
+        numbers = [n for n, p in enumerate(self._parameters) if p.grad is not None]
+        update_weights(
             replace(self._settings, lr=self._settings.lr_at(progress)),
             [self._parameters[number] for number in numbers],
-            [of.grad for of in self._parameters if of.grad is not None],
+            [p.grad for p in self._parameters if p.grad is not None],
             [self._moments_at(number) for number in numbers],
         )
 
     def history(self) -> History:
-        """Return what is remembered; not copied."""
-        return {number: of.state() for number, of in self._moments.items() if of.rows}
+        """Return the optimizer state; not copied."""
+        return {number: m.state() for number, m in self._moments.items() if m.rows}
 
     def restore(self, history: History) -> None:
-        """Take back what `history` gave."""
+        """Load an optimizer state that `history` returned."""
         for number, state in history.items():
             self._moments_at(number).take(state)
 
@@ -90,82 +88,84 @@ class Updates:
 
 
 def packed_history(moments: Moments, layout: Layout, names: Sequence[str]) -> History:
-    """Return what is remembered of the parameters in a row, each by its number among `names`."""
+    """Return the optimizer state of the parameters in a row, by their numbers in `names`."""
     if not (moments.steps and moments.rows):
         return {}
     parts = {key: layout.parts(row) for key, row in moments.rows.items()}
     return {
         names.index(name): Moments(
-            {key: of[name] for key, of in parts.items()}, moments.steps
+            {key: part[name] for key, part in parts.items()}, moments.steps
         ).state()
         for name in layout.names
     }
 
 
-def restored(moments: Moments, history: History, layout: Layout, names: Sequence[str]) -> Moments:
-    """Take what `packed_history` gave into a row."""
+def restore_history(
+    moments: Moments, history: History, layout: Layout, names: Sequence[str]
+) -> Moments:
+    """Load the result of `packed_history` into a row."""
     parts = {key: layout.parts(row) for key, row in moments.rows.items()}
     for name in layout.names:
         state = history.get(names.index(name))
         if state is not None:
-            Moments({key: of[name] for key, of in parts.items()}, moments.steps).take(state)
+            Moments({key: part[name] for key, part in parts.items()}, moments.steps).take(state)
     return moments
 
 
 @torch.no_grad()
-def update(
-    settings: Optimiser, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
+def update_weights(
+    settings: Optimizer, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
 ) -> None:
-    """Make one step for each of some weights, by equal settings; each is computed by itself."""
+    """Make one step for each tensor in `weights`, with the same settings but independently."""
     step = _sgd if settings.name == "sgd" else _adam
     step(settings, weights, gradients, moments)
 
 
 def _adam(
-    one: Optimiser, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
+    settings: Optimizer, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
 ) -> None:
     adam(
         weights,
         gradients,
-        [of.rows["exp_avg"] for of in moments],
-        [of.rows["exp_avg_sq"] for of in moments],
+        [m.rows["exp_avg"] for m in moments],
+        [m.rows["exp_avg_sq"] for m in moments],
         [],
-        [of.steps for of in moments],
+        [m.steps for m in moments],
         fused=True,
         amsgrad=False,
         beta1=0.9,
         beta2=0.999,
-        lr=one.lr,
-        weight_decay=one.weight_decay,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
         eps=1e-8,
         maximize=False,
-        decoupled_weight_decay=one.name == "adamw",
+        decoupled_weight_decay=settings.name == "adamw",
     )
 
 
 def _sgd(
-    one: Optimiser, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
+    settings: Optimizer, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
 ) -> None:
-    # Buffers of zeros make the first step the one that torch makes without buffers.
-    buffers: list[Tensor | None] = [of.rows.get("momentum_buffer") for of in moments]
+    # With zero-initialized buffers the first step equals torch's first step without buffers.
+    buffers: list[Tensor | None] = [m.rows.get("momentum_buffer") for m in moments]
     sgd(
         weights,
         gradients,
         buffers,
         fused=True,
-        weight_decay=one.weight_decay,
-        momentum=one.momentum,
-        lr=one.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        lr=settings.lr,
         dampening=0.0,
         nesterov=False,
         maximize=False,
     )
-    for of in moments:
-        of.steps.add_(1)
+    for m in moments:
+        m.steps.add_(1)
 
 
 def l1_mask(layout: Layout, like: Tensor) -> Tensor:
-    """Return 1 where a row holds a weight, of two dimensions or more, and 0 elsewhere."""
+    """Return a mask that is 1 for parameters with two or more dimensions and 0 elsewhere."""
     mask = torch.zeros_like(like)
     for part in layout.parts(mask).values():
         part.fill_(float(part.ndim > 1))

@@ -1,4 +1,4 @@
-"""A launch: starts workers, watches the study until it is finished, and cleans up behind them."""
+"""A launch: start workers, watch the study until it is finished, then stop the workers."""
 
 import logging
 import math
@@ -14,31 +14,30 @@ from sweeper.executors.base import Executor, Job, JobSpec, JobState, Resources
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord
 from sweeper.study.progress import Progress, read_progress
-from sweeper.worker.presence import free_dead
-from sweeper.worker.worker import Ended
+from sweeper.worker.served_studies import EndReason
+from sweeper.worker.worker_states import revoke_dead_leases
 
-POLL_SECONDS: Final = 0.5
-# Deaths a worker, without a trial ending in between, before a launch gives up. More than a
-# poison trial can kill: the study goes on after it.
+POLL_SECONDS: Final = 0.2
+# A launch gives up after this many deaths per worker without a finished trial in between. This is
+# more than one bad trial can cause, so that the study continues after such a trial.
 MAX_DEATHS: Final = 7
-# Before a dead worker is replaced.
+# Seconds before a dead worker is replaced.
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
-# A launch whose jobs still wait then says so.
+# Seconds after which a launch logs that its jobs are still queued.
 QUEUE_SECONDS: Final = 10.0
 
 OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class Launch:
-    """What a launch needs; `job` is how one of its workers is started."""
+class RunningLaunch:
+    """The settings of a launch; `job` starts one worker."""
 
-    writer: Store
-    reader: Store
+    store: Store
     record: StudyRecord
     trials: int
     workers: int
@@ -47,74 +46,97 @@ class Launch:
     deadline: float | None = None  # time.monotonic() seconds
 
     def start(self, count: int) -> Sequence[Job]:
-        """Start so many workers, for the time that is left."""
+        """Start `count` workers that stop at the deadline."""
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-        return self.executor.start(limited(self.job, left), count)
+        return self.executor.start(with_time_limit(self.job, left), count)
 
 
-def worker_job(
-    study: str, workers: int, results: Path, executor: Executor, resources: Resources, storage: str
-) -> JobSpec:
-    """Return how one of so many workers on a study is started.
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of a launch.
 
-    `results`, absolute, is where they keep their checkpoints; `storage` is the database in full.
+    `count` is the number of workers and `slots` the number of slots of each; with 0 slots a worker
+    trains in its own process. `results` is the absolute path of the folder for checkpoints.
+    `storage` is the database URL, including the password. `functions` is true if the study has a
+    user-defined training function, and `pickled` is its path if trainers cannot import it.
     """
-    command = [sys.executable, "-m", "sweeper", "worker", study, "--workers", str(workers)]
-    if executor.traits.files:
+
+    study: str
+    count: int
+    slots: int
+    results: Path
+    resources: Resources
+    storage: str
+    functions: bool
+    pickled: str = ""
+
+
+def worker_job(jobs: Jobs, executor: Executor) -> JobSpec:
+    """Return the job that starts one of the workers."""
+    study, results = jobs.study, jobs.results
+    command = [sys.executable, "-m", "sweeper", "worker", study, "--workers", str(jobs.count)]
+    command += ["--slots", str(jobs.slots)]
+    if executor.traits.shares_files:
         command += ["--results", str(results)]
-    # The URL has its password: a machine that has a file of it in its environment is not to look.
-    env = {"SWEEPER_STORAGE": storage, "SWEEPER_PASSWORD_FILE": ""}
-    return JobSpec(study, tuple(command), results / study / "logs", env, resources)
+    # The URL contains the password, so a password file named in the job's environment is ignored.
+    env = {"SWEEPER_STORAGE": jobs.storage, "SWEEPER_PASSWORD_FILE": ""}
+    if jobs.functions and executor.traits.name == "local":
+        env["SWEEPER_PREPARE"] = "1"
+    if jobs.pickled:
+        env["SWEEPER_PICKLED"] = jobs.pickled
+    return JobSpec(study, tuple(command), results / study / "logs", env, jobs.resources)
 
 
-def limited(job: JobSpec, seconds: float | None) -> JobSpec:
-    """Return the job of a worker that leaves after so many seconds, None for no limit."""
+def with_time_limit(job: JobSpec, seconds: float | None) -> JobSpec:
+    """Return the job with a time limit in seconds, None for no limit."""
     limit = () if seconds is None else ("--timeout", f"{seconds:.1f}")
     return replace(job, command=(*job.command, *limit))
 
 
-def run_launch(launch: Launch, on_progress: OnProgress) -> Ended:
-    """Run workers until the study is finished, the deadline passes or Ctrl-C is pressed.
+def run_launch(launch: RunningLaunch, on_progress: OnProgress) -> EndReason:
+    """Run workers until the study is finished or the deadline passes.
 
-    Raises `SweeperError` where workers refuse to work or keep dying.
+    Raises `SweeperError` if workers refuse to work or keep dying, and KeyboardInterrupt after
+    Ctrl-C. Running trials are released first.
     """
-    free_dead(launch.writer, launch.record)
+    revoke_dead_leases(launch.store, launch.record)
     jobs = list(launch.start(launch.workers))
     try:
         return _watch(launch, jobs, on_progress)
-    except KeyboardInterrupt:
-        return Ended.STOPPED
     finally:
         _end(launch, jobs, on_progress)
 
 
-def _watch(launch: Launch, jobs: list[Job], on_progress: OnProgress) -> Ended:
-    deaths = _Deaths(MAX_DEATHS * launch.workers)
-    silent_until = time.monotonic() + QUEUE_SECONDS
+def _watch(launch: RunningLaunch, jobs: list[Job], on_progress: OnProgress) -> EndReason:
+    deaths = _WorkerDeaths(MAX_DEATHS * launch.workers)
+    queue_check_at = time.monotonic() + QUEUE_SECONDS
     while True:
-        progress = read_progress(launch.reader, launch.record, launch.trials)
+        progress = read_progress(launch.store, launch.record, launch.trials)
         on_progress(progress)
         if launch.deadline is not None and time.monotonic() >= launch.deadline:
-            return Ended.STOPPED
+            return EndReason.STOPPED
         for job in [job for job in jobs if job.state() is JobState.FAILED]:
             jobs.remove(job)
             deaths.count(job, progress.ended + progress.confirmed)
-            free_dead(launch.writer, launch.record)
-        jobs.extend(_replaced(launch, jobs, deaths))
-        if time.monotonic() > silent_until and jobs:
-            silent_until = math.inf
+            revoke_dead_leases(launch.store, launch.record)
+        jobs.extend(_replace_dead(launch, jobs, deaths))
+        if time.monotonic() > queue_check_at and jobs:
+            queue_check_at = math.inf
             if all(job.state() is JobState.WAITING for job in jobs):
                 name = launch.executor.traits.name
-                _log.info("%s: its queue has not come to these jobs yet: %d", name, len(jobs))
+                _log.info("%s: %d jobs are still waiting in the queue", name, len(jobs))
         if not deaths.waiting and all(job.state() is JobState.SUCCEEDED for job in jobs):
-            return Ended.FINISHED
+            return EndReason.FINISHED
         time.sleep(POLL_SECONDS)
 
 
-def _replaced(launch: Launch, jobs: Sequence[Job], deaths: "_Deaths") -> Sequence[Job]:
-    """Start workers in place of dead ones; while others work, an engine may refuse to for a time.
+def _replace_dead(
+    launch: RunningLaunch, jobs: Sequence[Job], deaths: "_WorkerDeaths"
+) -> Sequence[Job]:
+    """Start workers in place of dead ones; return the new jobs.
 
-    Raises `SweeperError` where nobody is left.
+    If the executor fails, it is asked again later as long as other workers run. Raises
+    `SweeperError` if no worker is left.
     """
     count = deaths.replacements()
     if count == 0:
@@ -124,13 +146,16 @@ def _replaced(launch: Launch, jobs: Sequence[Job], deaths: "_Deaths") -> Sequenc
     except SweeperError as error:
         if all(job.state().ended for job in jobs):
             raise
-        _log.warning("%s; asking again", error)
+        _log.warning("%s; retrying", error)
         deaths.postpone(count)
         return []
 
 
-class _Deaths:
-    """Workers that died, each replaced after a pause that grows until a trial ends again."""
+class _WorkerDeaths:
+    """Count dead workers and schedule their replacements.
+
+    The pause before a replacement doubles with each death until a trial ends again.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -140,45 +165,48 @@ class _Deaths:
 
     @property
     def waiting(self) -> bool:
-        """Whether a worker is still to be replaced."""
+        """Whether a replacement is scheduled."""
         return bool(self._due)
 
     def count(self, job: Job, ended: int) -> None:
-        """Take note of a dead worker; raises where no other would fare better."""
+        """Record a dead worker; `ended` is the number of trials that have ended.
+
+        Raises `SweeperError` if a replacement would end in the same way.
+        """
         self._in_a_row = self._in_a_row + 1 if ended == self._ended else 1
         self._ended = ended
-        _check_worth(job, self._in_a_row, self._limit)
+        _check_replaceable(job, self._in_a_row, self._limit)
         pause = min(FIRST_PAUSE * 2 ** (self._in_a_row - 1), LONGEST_PAUSE)
         self._due.append(time.monotonic() + pause)
 
     def replacements(self) -> int:
-        """Return how many workers are to be started now."""
+        """Return the number of workers to start now."""
         now = time.monotonic()
-        still = [due for due in self._due if due > now]
-        count = len(self._due) - len(still)
-        self._due = still
+        later = [due for due in self._due if due > now]
+        count = len(self._due) - len(later)
+        self._due = later
         return count
 
     def postpone(self, count: int) -> None:
-        """Have so many started later, as they could not be now."""
+        """Schedule `count` replacements again, because they could not be started."""
         self._due += [time.monotonic() + LONGEST_PAUSE] * count
 
 
-def _check_worth(job: Job, in_a_row: int, limit: int) -> None:
-    """Raise where another worker would end like this one: it refused, or too many have died."""
-    said = job.log().strip()
-    refusal = said.rsplit("error: ", 1)
+def _check_replaceable(job: Job, in_a_row: int, limit: int) -> None:
+    """Raise `SweeperError` if this worker refused to work, or if too many have died."""
+    log = job.log().strip()
+    refusal = log.rsplit("error: ", 1)
     if len(refusal) == 2 and "Traceback" not in refusal[1]:
         raise SweeperError(refusal[1])
     if in_a_row > limit:
         raise SweeperError(
-            f"{in_a_row} workers died and no trial ended in between; the last one said: "
-            f"{said.splitlines()[-1] if said else 'nothing'}"
+            f"{in_a_row} workers died in a row and no trial ended in between; last line of the "
+            f"last worker's log: {log.splitlines()[-1] if log else '(empty)'}"
         )
 
 
-def _end(launch: Launch, jobs: Sequence[Job], on_progress: OnProgress) -> None:
-    """Let running trials go back to the queue; a second Ctrl-C ends them at once."""
+def _end(launch: RunningLaunch, jobs: Sequence[Job], on_progress: OnProgress) -> None:
+    """Stop all workers and release their trials; a second Ctrl-C kills the workers."""
     try:
         for job in jobs:
             job.cancel()
@@ -187,5 +215,5 @@ def _end(launch: Launch, jobs: Sequence[Job], on_progress: OnProgress) -> None:
     except KeyboardInterrupt:
         for job in jobs:
             job.kill()
-    free_dead(launch.writer, launch.record)
-    on_progress(read_progress(launch.reader, launch.record, launch.trials))
+    revoke_dead_leases(launch.store, launch.record)
+    on_progress(read_progress(launch.store, launch.record, launch.trials))

@@ -1,78 +1,163 @@
-"""A study opened for work in this process."""
+"""Open a study for work in this process."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import optuna
-import torch
 
+from sweeper.errors import SweeperError
+from sweeper.store.code import note_sources, read_revisions
+from sweeper.store.damage import check_intact
 from sweeper.store.database import Store
+from sweeper.store.records import read_environment, read_environment_value
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import laid_points
-from sweeper.study.load import StudyFile, stored_study
+from sweeper.store.tickets import planned_points
+from sweeper.study.load import StoredStudy, check_packages, read_stored
+from sweeper.study.sources import changed_code, check_sources
 from sweeper.study.space import Point, canonical
+from sweeper.study.spec import StudySpec
 from sweeper.study.trials import open_optuna_study
-from sweeper.training.device import environment, pick_device
-from sweeper.worker.leases import Pace
-from sweeper.worker.trial_files import TrialFiles, files_of
+from sweeper.training.messages import EVIDENCE, LABELS
+from sweeper.worker.epoch_durations import EpochDurations
+from sweeper.worker.trial_files import TrialFiles, claim_folder, files_of
+
+DIFFERENT_LABELS: Final = (
+    "the validation labels, or their order, differ from those of earlier trials of the study; "
+    "evaluate the same examples in the same order in every trial (with confirm.resplit: in every "
+    "trial with the same data seed)"
+)
+DIFFERENT_EVIDENCE: Final = (
+    "this trial delivered %s results, but earlier trials of the study delivered %s results; "
+    "deliver the same kind in every trial"
+)
 
 
-class Lowest:
-    """The lowest value that this process has found in a study: to ask them all costs a reading."""
+class BestSoFar:
+    """The lowest value that this process has seen in a study, kept to avoid database reads."""
 
     def __init__(self) -> None:
         self._value = math.inf
 
-    def improved_by(self, value: float) -> bool:
-        """Take note of a value; return whether there was none as low."""
+    def update(self, value: float) -> bool:
+        """Record a value; return whether it is lower than all values before."""
         improved = value < self._value
         self._value = min(value, self._value)
         return improved
 
 
-@dataclass(frozen=True)
-class OpenStudy:
-    """A study opened for work in this process."""
+@dataclass(eq=False)
+class Sources:
+    """The known source files of a study, with their SHA-256 digests.
+
+    `problem` is set when a file was imported that has changed since the launch.
+    """
 
     store: Store
     record: StudyRecord
-    file: StudyFile
+    folder: Path
+    known: Mapping[str, str]
+    problem: SweeperError | None = None
+
+    def record_imports(self, digests: Mapping[str, str]) -> bool:
+        """Record imported files and their digests; return False if a file has changed."""
+        if any(self.known.get(file) != digest for file, digest in digests.items()):
+            self.known = self.store.retry(lambda: note_sources(self.store, self.record, digests))
+        for file, digest in digests.items():
+            if self.known[file] != digest:
+                self.problem = changed_code(self.record.name, self.folder, file)
+        return self.problem is None
+
+
+@dataclass(frozen=True, eq=False)
+class OpenStudy:
+    """A study opened for work in this process; its code is not imported yet.
+
+    `folder` contains the files of the study. `arrays` is a folder in which training runs store
+    arrays for the worker.
+    """
+
+    store: Store
+    record: StudyRecord
+    stored: StoredStudy
+    folder: Path
+    sources: Sources
     optuna: optuna.Study
-    device: torch.device
-    environment: Mapping[str, str]
-    # Tickets whose point was laid into an earlier one too.
+    # Tickets whose planned configuration is that of an earlier ticket, too.
     repeated: frozenset[int]
     files: TrialFiles
-    pace: Pace = field(default_factory=Pace)
-    lowest: Lowest = field(default_factory=Lowest)
+    arrays: Path
+    durations: EpochDurations = field(default_factory=EpochDurations)
+    best_so_far: BestSoFar = field(default_factory=BestSoFar)
+    delivered: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> StudySpec:
+        """The settings of the study file."""
+        return self.stored.spec
+
+    def difference(self, environment: Mapping[str, str]) -> str:
+        """Return why a trial of a script is not comparable with earlier trials, "" if it is.
+
+        `environment` is that of its first report. Trials with different data seeds may have
+        different labels.
+        """
+        if not environment or not self.spec.task.is_script:
+            return ""
+        grade = environment.get(EVIDENCE, "scored")
+        if EVIDENCE not in self.delivered:
+            _, first = read_environment(self.store, self.record)
+            self.delivered[EVIDENCE] = first.get(EVIDENCE, "scored") if first else grade
+        if self.delivered[EVIDENCE] != grade:
+            return DIFFERENT_EVIDENCE % (grade, self.delivered[EVIDENCE])
+        for key, digest in environment.items():
+            if not key.startswith(LABELS.partition("{")[0]):
+                continue
+            if key not in self.delivered:
+                stored = read_environment_value(self.store, self.record, key)
+                self.delivered[key] = digest if stored is None else stored
+            if self.delivered[key] != digest:
+                return DIFFERENT_LABELS
+        return ""
+
+    def check_code(self) -> "OpenStudy":
+        """Return the study; raises `SweeperError` if its code has changed."""
+        if self.sources.problem is not None:
+            raise self.sources.problem
+        return self
 
 
 def open_for_work(
-    store: Store, record: StudyRecord, results: Path, folder: Path | None = None
+    store: Store, record: StudyRecord, results: Path, arrays: Path, folder: Path | None = None
 ) -> OpenStudy:
-    """Load the study's code as it was launched, and choose the device.
+    """Open a study to work on it.
 
-    `folder` is where its files lie here, if not where the launch read them. Raises
-    `SweeperError` where the code or the packages are others than those it was launched with.
+    `folder` contains its files on this machine, None for the folder of the launch. Raises
+    `SweeperError` if files or package versions differ from those at launch.
     """
-    file = stored_study(record.spec, folder or Path(record.folder))
-    device = pick_device(file.spec.task.device)
+    stored = read_stored(record)
+    check_intact(store, record)
+    folder = folder or Path(record.folder)
+    check_packages(record.name, stored.packages)
+    known = read_revisions(store, record)[-1].sources
+    check_sources(record.name, known, folder)
+    claim_folder(record, store.location, results)
     return OpenStudy(
         store,
         record,
-        file,
-        open_optuna_study(store, file.spec),
-        device,
-        environment(device, file.folder),
-        _repeated(laid_points(store, record)),
+        stored,
+        folder,
+        Sources(store, record, folder, known),
+        open_optuna_study(store, stored.spec),
+        _repeated_tickets(planned_points(store, record)),
         files_of(record, results),
+        arrays,
     )
 
 
-def _repeated(points: Mapping[int, Point]) -> frozenset[int]:
-    """Return the tickets whose configuration an earlier one has already."""
+def _repeated_tickets(points: Mapping[int, Point]) -> frozenset[int]:
+    """Return the tickets whose configuration is that of an earlier ticket."""
     first: dict[Any, int] = {}
     return frozenset(n for n, point in points.items() if first.setdefault(canonical(point), n) != n)

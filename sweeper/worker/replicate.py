@@ -1,58 +1,53 @@
-"""One training of a confirmation: no trial of Optuna's, its result in a table of its own."""
+"""A training run of a confirmation. It is not an Optuna trial; its result has its own table."""
 
-from sweeper.confirmation.design import Examined, assignment, examined
-from sweeper.store.database import Store
-from sweeper.store.records import Result, close_ticket, write_replicate
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.confirmation.design import assignment
+from sweeper.confirmation.examples import pack_examples
+from sweeper.store.records import Result, write_replicate
 from sweeper.store.tickets import Ticket
-from sweeper.study.objective import Epoch, Followed
-from sweeper.worker.leases import Vigil
+from sweeper.training.messages import Reply, Report
+from sweeper.worker.attempt import run_fields
 from sweeper.worker.open_study import OpenStudy
-from sweeper.worker.stopping import StopRequest
-from sweeper.worker.trial_files import Checkpoints
-from sweeper.worker.watched import Attempt, Course, replicate_run, result_of, train
 
 
-def run_replicate(
-    study: OpenStudy, ticket: Ticket, stop: StopRequest, vigil: Vigil
-) -> Followed[None]:
-    """Bring a claimed ticket of a confirmation to its end; raises as `run_ticket` does."""
-    checkpoints = Checkpoints(study.files, ticket)
-    attempt = Attempt(study, ticket, stop, vigil, checkpoints)
-    yield from _Replicate(attempt).run()
-    close_ticket(study.store, ticket)
-    checkpoints.discard()
+class ReplicateTrial:
+    """The training run of a confirmation ticket."""
 
+    def __init__(self, study: OpenStudy, ticket: Ticket) -> None:
+        self._study, self._ticket = study, ticket
+        self._arrays = study.arrays / f"{ticket.phase}-{ticket.number}-{ticket.claims}.npz"
 
-class _Replicate:
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self._found = Examined({}, {}, b"")
+    def begin(self) -> bool:
+        """Return True: every replicate is trained."""
+        return True
 
-    def run(self) -> Followed[None]:
-        attempt = self._attempt
-        if attempt.lost:
-            self._write(attempt.study.store, Result(failure=attempt.lost, cause="lost"))
-            return
-        course = Course(_never, _never, self._examine, self._failed)
-        study, one = attempt.study, assignment(attempt.ticket.point or {})
-        run = replicate_run(study.file.spec, one, study.device)
-        outcome = yield from train(attempt, run, course)
-        self._write(attempt.study.store, result_of(attempt.study, outcome))
+    @property
+    def number(self) -> int:
+        """The number of the training run in its confirmation."""
+        return self._ticket.number
 
-    def _examine(self, epoch: Epoch) -> None:
-        self._found = examined(epoch)
+    def start(self) -> Mapping[str, Any]:
+        """Return the configuration, the seeds and the file for the test examples."""
+        replicate = assignment(self._ticket.point or {})
+        seeds = {"seed": replicate.seed, "data_seed": replicate.data_seed}
+        run = run_fields(self._study.spec, replicate.point)
+        return {**run, **seeds, "arrays": str(self._arrays)}
 
-    def _failed(self, store: Store, result: Result) -> None:
-        self._found = Examined({}, {}, b"")
-        self._write(store, result)
-        close_ticket(store, self._attempt.ticket)
+    def on_report(self, _: Report) -> Reply:
+        """Return "continue": a training run of a confirmation is never pruned."""
+        return Reply()
 
-    def _write(self, store: Store, result: Result) -> None:
-        found = self._found
-        write_replicate(
-            store, self._attempt.ticket, result, found.scores, found.rows, found.examples
-        )
+    def write(self, state: str, last: Report | None, result: Result) -> None:
+        """Store the result with the scores of the other splits."""
+        splits = None if last is None or state != "complete" else last.replicate_result
+        examples = b"" if splits is None else pack_examples(Path(self._arrays))
+        scores, rows = ({}, {}) if splits is None else (splits["scores"], splits["rows"])
+        write_replicate(self._study.store, self._ticket, result, scores, rows, examples)
 
-
-def _never(_: object) -> bool:
-    return False
+    def on_close(self) -> None:
+        """Remove the file of the test examples and the folder of the run."""
+        self._arrays.unlink(missing_ok=True)
+        self._study.files.drop_directory(self._ticket.phase, self.number)

@@ -1,4 +1,4 @@
-"""Reasons to stop a worker: a signal, a launcher that is gone, a deadline."""
+"""Requests to stop a worker: a signal, a deadline, or the death of its launcher."""
 
 import math
 import os
@@ -9,12 +9,12 @@ from types import FrameType
 
 
 class StopRequest:
-    """Asked once after each epoch; once true it stays true.
+    """True once the worker should stop; it is checked after each report and twice a second.
 
-    The first SIGINT or SIGTERM lets the running trial go back to the queue; the second
-    ends the process at once. `own_process` says that the process is the worker's alone, which
-    may end it where nothing gentler helps; `grace` is how many seconds after the first signal it
-    has to be gone.
+    `deadline` is in `time.monotonic()` seconds, and `parent` the process id of the launcher. After
+    the first SIGINT or SIGTERM the worker releases its running trials; the second ends the process
+    at once. `grace` is the number of seconds that training processes have to reach their next
+    report before they are killed.
     """
 
     def __init__(
@@ -22,35 +22,33 @@ class StopRequest:
         *,
         deadline: float | None = None,
         parent: int | None = None,
-        own_process: bool = False,
         grace: float = math.inf,
     ) -> None:
         self._event = threading.Event()
         self._deadline = deadline
-        # A worker that its launch runs within its own process has no other to look after.
+        # A launch that runs its worker in its own process is not a parent process.
         self._parent = None if parent == os.getpid() else parent
-        self._grace = grace
-        self._asked = math.inf
-        self.own_process = own_process and parent != os.getpid()
-        self.signal: int | None = None  # the one that asked
+        self._requested_at = math.inf
+        self.grace = grace
+        self.signal: int | None = None  # the signal that requested the stop
 
     def __bool__(self) -> bool:
         late = self._deadline is not None and time.monotonic() >= self._deadline
         if late or self._orphaned():
-            self._event.set()
+            self._request()
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but no longer than until a stop is asked for; return whether it is."""
+        """Sleep until a stop is requested, at most `seconds`; return whether it was requested."""
         return self._event.wait(seconds) or bool(self)
 
     @property
     def overdue(self) -> bool:
-        """Whether the process should have ended by now."""
-        return self.own_process and time.monotonic() - self._asked > self._grace
+        """Whether the grace period of the training processes is over."""
+        return time.monotonic() - self._requested_at > self.grace
 
     def listen(self) -> None:
-        """Take over this process' SIGINT and SIGTERM, which only its main thread can."""
+        """Handle SIGINT and SIGTERM; no-op outside the main thread, where Python forbids it."""
         if threading.current_thread() is not threading.main_thread():
             return
         signal.signal(signal.SIGINT, self._on_signal)
@@ -59,9 +57,13 @@ class StopRequest:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._event.is_set():
             os._exit(128 + number)
-        self._asked, self.signal = time.monotonic(), number
+        self.signal = number
+        self._request()
+
+    def _request(self) -> None:
+        self._requested_at = min(self._requested_at, time.monotonic())
         self._event.set()
 
     def _orphaned(self) -> bool:
-        # A killed launcher must not leave workers that nobody sees.
+        # A killed launcher must not leave workers running unnoticed.
         return self._parent is not None and os.getppid() != self._parent

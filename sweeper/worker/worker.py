@@ -1,294 +1,418 @@
-"""A worker: claims tickets and runs their trials, of one study or of all, until told to leave."""
+"""The main loop of a worker: claim tickets of one or all studies and run their trials."""
 
 import gc
 import logging
+import selectors
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from sweeper.confirmation.design import finished, to_confirm
-from sweeper.errors import SweeperError
+from sweeper.confirmation.design import due_confirmation, finished
 from sweeper.store.confirmations import Confirmation
 from sweeper.store.database import Store
-from sweeper.store.studies import StudyRecord, get_study, studies_with_work
-from sweeper.store.tickets import SEARCH, LeaseLost, Ticket, claim, count_open, hand_back
-from sweeper.study.load import read_stored
-from sweeper.study.objective import train_alone
-from sweeper.study.patience import out_of_patience
-from sweeper.training.device import torch_threads
-from sweeper.worker.attempt import run_ticket
+from sweeper.store.records import fail_study
+from sweeper.store.studies import StudyRecord
+from sweeper.store.tickets import SEARCH, Ticket, claim, count_open
+from sweeper.study.patience import patience_exceeded
+from sweeper.study.space import baseline_point
+from sweeper.trainers.channel import Interrupted
+from sweeper.trainers.client import shared_zygote
+from sweeper.training.messages import Start
+from sweeper.worker.attempt import Attempt, run_fields
+from sweeper.worker.code import LoadedCode
 from sweeper.worker.identity import worker_name
-from sweeper.worker.leases import Leases, Vigil, renewed_leases
-from sweeper.worker.open_study import OpenStudy, open_for_work
-from sweeper.worker.packing import TicketPack, pack_size
-from sweeper.worker.presence import free_dead
-from sweeper.worker.replicate import run_replicate
+from sweeper.worker.leases import Leases, renewed_leases
+from sweeper.worker.open_study import OpenStudy
+from sweeper.worker.replicate import ReplicateTrial
+from sweeper.worker.resources import gpu_of
+from sweeper.worker.search import SearchTrial
+from sweeper.worker.served_studies import EndReason, ServedStudies, WorkerOptions
+from sweeper.worker.slots import SlotWork
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.watched import Stopped
+from sweeper.worker.trainer_slot import ProcessSlot, SlotSettings
 
-# Between two looks for a ticket while there is none.
+# Seconds between polls: for tickets while there are none, and for the state of running trials.
 IDLE_SECONDS: Final = 0.5
-# Between two looks at which studies there are and what has become of them, while there is work.
-REFRESH_SECONDS: Final = 5.0
-# Points that a model is asked for before the results of those before them are there, by all
-# workers together, and as a share of the budget: docs/search.md says what more would cost.
-MOST_ASKED: Final = 32
-ASKED_SHARE: Final = 1 / 8
+# If a wait takes this much longer than requested, the machine or its processes were suspended.
+SUSPENDED_SECONDS: Final = 5.0
+# Maximum number of sampled points whose results are pending, over all workers: absolute, and as a
+# fraction of the budget. docs/explanation/search.md describes the cost of more.
+MAX_SAMPLED: Final = 32
+SAMPLED_SHARE: Final = 1 / 8
+
+# A study fails after this many trials failed in the same way and none has finished.
+MAX_SAME_FAILURES: Final = 5
 
 _log = logging.getLogger(__name__)
 
-
-class Ended(Enum):
-    """Why a worker left."""
-
-    FINISHED = "the study is finished"
-    STOPPED = "it was asked to stop"
-    STUDY_STOPPED = "the study was stopped"
-    IDLE = "there was nothing to do"
-    ENOUGH = "it has run its trials"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a worker works on, with what, and when it leaves by itself.
-
-    `name` is a study, None for every running one; `results` the folder of checkpoints, which
-    workers may share; `folder` where task files lie on this machine, if not where the launch
-    read them; `idle` (seconds) and `trials` are limits, None for none; `workers` is how many
-    there are, as far as is known: a pack leaves the others their share.
-    """
-
-    name: str | None = None
-    results: Path = Path("results")
-    folder: Path | None = None
-    idle: float | None = None
-    trials: int | None = None
-    workers: int = 1
+T = TypeVar("T")
 
 
 def work(
     store: Store,
-    terms: Terms,
+    options: WorkerOptions,
     stop: StopRequest,
     on_finished: Callable[[str], None] | None = None,
-) -> Ended:
-    """Run trials until the terms are met or a stop is asked for.
+) -> EndReason:
+    """Run trials until a limit of the options is reached or a stop is requested.
 
-    `on_finished` is given the name of a study that this worker trained for and that is finished.
-    Raises `SweeperError` where the one study of the terms cannot be worked on here.
+    `on_finished` is called with the name of each finished study that this worker has trained for.
+    Raises `SweeperError` if the options name a study that cannot run on this machine.
     """
-    with renewed_leases(store, stop) as leases, _imports_unfrozen():
-        return _Worker(store, terms, stop, leases, on_finished).run()
+    with ExitStack() as stack:
+        leases = stack.enter_context(renewed_leases(store))
+        stack.enter_context(_unfrozen_imports())
+        if options.slots != 0:
+            stack.enter_context(shared_zygote(start=True))
+        arrays = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweeper-")))
+        worker = _Worker(store, options, stop, leases, arrays, on_finished)
+        stack.callback(worker.close)
+        return worker.run()
 
 
 class _Worker:
     def __init__(
         self,
         store: Store,
-        terms: Terms,
+        options: WorkerOptions,
         stop: StopRequest,
         leases: Leases,
+        arrays: Path,
         on_finished: Callable[[str], None] | None,
     ) -> None:
-        self._store, self._terms, self._stop, self._leases = store, terms, stop, leases
+        self._store, self._options, self._stop, self._leases = store, options, stop, leases
         self._on_finished = on_finished
         self._trained: dict[str, OpenStudy] = {}
-        self._name = worker_name()
-        self._studies = _Studies(store, terms)
+        self._studies = ServedStudies(store, options, arrays, stop)
+        self._name = worker_name(self._studies.slots)
         self._sizes: dict[StudyRecord, int] = {}
+        self._running = 0
         self._done = 0
         self._busy_until = time.monotonic()
+        # When to look for tickets again: for idle slots, and for packs with free places.
+        self._look_at = self._prepare_at = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._slots: list[ProcessSlot | None] = [None] * self._studies.slots
 
-    def run(self) -> Ended:
-        while not self._stop:
-            ended = self._worked() or self._idle()
-            if ended is not None:
-                return ended
-        return Ended.STOPPED
+    # ---- the loop ------------------------------------------------------------------------
 
-    def _worked(self) -> Ended | None:
-        """Run trials, of the oldest study first, until there is none to run."""
-        while not self._stop:
-            if self._done == self._terms.trials:
-                return Ended.ENOUGH
-            if not any(self._served(study) for study in self._studies.to_serve()):
-                return None
-        return Ended.STOPPED
+    def run(self) -> EndReason:
+        try:
+            while True:
+                busy = not self._stop and (self._find_work() or self._prepare_one())
+                if not (busy or self._running or self._finishing()):
+                    ended = EndReason.STOPPED if self._stop else self._end_reason()
+                    if ended is not None:
+                        return ended
+                self._wait(0.0 if busy else IDLE_SECONDS)
+        except KeyboardInterrupt:
+            for slot in self._open_slots():
+                slot.close()
+                slot.slot.release()
+            raise
 
-    def _served(self, study: OpenStudy) -> bool:
-        """Run a trial of the study, or those of a pack; return whether there was one."""
-        with torch_threads(study.file.spec.task.threads):
-            size = self._size(study)
-            return self._run_one(study) if size == 0 else self._run_pack(study, size)
+    def close(self) -> None:
+        """Stop all trainers."""
+        for slot in self._open_slots():
+            self._for_slot(slot, slot.close)
+        self._studies.close()
+        self._selector.close()
 
-    def _size(self, study: OpenStudy) -> int:
-        """Return how many trials of the study are trained in one step, 0 for one by itself."""
-        if study.record not in self._sizes:
-            self._sizes[study.record] = pack_size(study)
-        return self._sizes[study.record]
+    def _open_slots(self) -> list[ProcessSlot]:
+        return [slot for slot in self._slots if slot is not None]
 
-    def _run_one(self, study: OpenStudy) -> bool:
-        """Claim a ticket of the study and run it; return whether there was one."""
-        ticket = self._claimed(study)
-        if ticket is None:
+    def _find_work(self) -> bool:
+        """Claim tickets for all idle slots; return whether any was claimed."""
+        if self._studies.slots == 0:
+            return self._work_here()
+        if time.monotonic() < self._look_at:
             return False
-        vigil = Vigil(ticket, study.pace)
-        with self._leases.held(vigil):
-            self._attempt(study, ticket, vigil)
-        self._ended(study, ticket)
-        return True
+        idle = [n for n, slot in enumerate(self._slots) if slot is None or slot.idle]
+        any_started = False
+        # Slots with prepared trials first: the loop ends at the first slot without a ticket.
+        for number in sorted(idle, key=lambda number: not self._has_prepared(number)):
+            if not self._start_work(number):
+                self._look_at = time.monotonic() + IDLE_SECONDS
+                break
+            any_started = True
+        return any_started
 
-    def _run_pack(self, study: OpenStudy, size: int) -> bool:
-        """Claim tickets of the study and train them together; return whether there was one."""
-        return TicketPack(
-            study,
-            size,
-            partial(self._claimed, study),
-            partial(self._ended, study),
-            self._leases,
-            self._stop,
-        ).run()
+    def _has_prepared(self, number: int) -> bool:
+        slot = self._slots[number]
+        return slot is not None and slot.slot.has_prepared
 
-    def _ended(self, study: OpenStudy, ticket: Ticket) -> None:
+    def _prepare_one(self) -> bool:
+        """Prepare a trial for a pack with a free place; return whether one was prepared."""
+        if self._slots and time.monotonic() >= self._prepare_at:
+            if any(self._for_slot(slot, slot.prepare) for slot in self._open_slots()):
+                return True
+            self._prepare_at = time.monotonic() + IDLE_SECONDS
+        return False
+
+    def _finishing(self) -> bool:
+        """Return whether a trainer is about to exit, which frees its slot."""
+        return any(not slot.idle for slot in self._open_slots())
+
+    def _wait(self, seconds: float) -> None:
+        """Wait up to `seconds` for messages of trainers and handle them; then check for hangs."""
+        if not self._open_slots():
+            return
+        before = time.monotonic()
+        events = self._selector.select(seconds)
+        late = time.monotonic() - before - seconds
+        if late > SUSPENDED_SECONDS:
+            for slot in self._open_slots():
+                slot.exclude_suspension(late)
+        for key, _ in events:
+            slot, read = key.data
+            if slot in self._slots:
+                self._for_slot(slot, read)
+        for slot in self._open_slots():
+            if slot in self._slots:
+                self._for_slot(slot, slot.check)
+            if slot.closed and not slot.slot.attempts:
+                self._close(slot)
+
+    def _end_reason(self) -> EndReason | None:
+        """Return why the worker should stop; otherwise wait a moment and return None."""
+        if self._done == self._options.trials:
+            return EndReason.TRIAL_LIMIT
+        self._report_finished()
+        ended = self._studies.end_reason()
+        if ended is not None:
+            return ended
+        limit = self._options.idle
+        if limit is not None and time.monotonic() - self._busy_until >= limit:
+            return EndReason.IDLE
+        if not self._studies.revoke_dead_leases():
+            self._stop.wait(IDLE_SECONDS)
+        self._studies.refresh()
+        self._leave_finished_studies()
+        return None
+
+    def _leave_finished_studies(self) -> None:
+        """Stop the trainers and the servers of studies that are no longer served."""
+        served = self._studies.to_serve()
+        for slot in self._open_slots():
+            if slot.slot.study not in served:
+                self._close(slot)
+        self._studies.close_others()
+
+    # ---- studies that fail ---------------------------------------------------------------
+
+    def _for_slot(self, slot: ProcessSlot, work: Callable[[], T]) -> T | None:
+        """Call `work` for a slot; if it fails, stop serving the study and return None."""
+        with self._studies.guard(slot.slot.study.record):
+            return work()
+        self._leave(slot.slot.study.record)
+        return None
+
+    def _leave(self, record: StudyRecord) -> None:
+        """Close all slots of a study that can no longer be served."""
+        for slot in self._open_slots():
+            if slot.slot.study.record.id == record.id:
+                self._slots[self._slots.index(slot)] = None
+                slot.abandon()
+        self._trained.pop(record.name, None)
+        self._studies.close_others()
+
+    def _close(self, slot: ProcessSlot) -> None:
+        self._for_slot(slot, slot.close)
+        if slot in self._slots:
+            self._slots[self._slots.index(slot)] = None
+
+    # ---- slots ---------------------------------------------------------------------------
+
+    def _work_here(self) -> bool:
+        """Train in this process until no ticket can be claimed; return whether one was trained."""
+        from sweeper.worker.in_process import (
+            InProcessSlot,
+        )  # imported here because it imports torch
+
+        for study, code in self._served_studies():
+            size = self._size(study, code)
+            claim = partial(self._next_attempt, study)
+            slot = InProcessSlot(code, SlotWork(study, max(1, size), claim, self._on_attempt_end))
+            with self._studies.guard(study.record):
+                if slot.work(size):
+                    return True
+                continue
+            slot.slot.abandon()
+            self._leave(study.record)
+        return False
+
+    def _start_work(self, number: int) -> bool:
+        """Let a slot train for the oldest study with tickets; return False if there is none."""
+        for study, code in self._served_studies():
+            with self._studies.guard(study.record):
+                slot = self._slots[number]
+                if slot is None or slot.slot.study is not study or slot.code is not code:
+                    try:
+                        slot = self._slot(number, study, code)
+                    except Interrupted:
+                        return False
+                if slot.begin():
+                    return True
+                continue
+            self._leave(study.record)
+        return False
+
+    def _slot(self, number: int, study: OpenStudy, code: LoadedCode) -> ProcessSlot:
+        """Return a new slot for a study; close the slot that it replaces."""
+        before = self._slots[number]
+        if before is not None:
+            self._close(before)
+        make = partial(self._make_slot, number, study, code)
+        if study.record not in self._sizes:
+            self._sizes[study.record] = self._size(study, code, make)
+        slot = self._slots[number] = make(self._sizes[study.record])
+        return slot
+
+    def _make_slot(self, number: int, study: OpenStudy, code: LoadedCode, size: int) -> ProcessSlot:
+        name = f"trainer-{self._name.replace(':', '-')}-{number}"
+        gpu = gpu_of(number)
+        env = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        work = SlotWork(
+            study, max(1, size), partial(self._next_attempt, study), self._on_attempt_end
+        )
+        place = SlotSettings(name, env, self._selector, self._stop)
+        return ProcessSlot(code, size, place, work)
+
+    def _size(
+        self,
+        study: OpenStudy,
+        code: LoadedCode,
+        make: Callable[[int], ProcessSlot] | None = None,
+    ) -> int:
+        """Return the number of trials trained in one step, 0 to train each trial alone."""
+        spec, requested = study.spec, study.spec.budget.pack
+        if not code.facts.is_task or requested == "off":
+            return 0
+        if requested != "auto":
+            return requested
+        if code.program is not None and study.record in self._sizes:
+            return self._sizes[study.record]
+        point = baseline_point(spec.space, code.facts.defaults)
+        first = Start("size", **run_fields(spec, point), device=spec.task.device)
+        if code.program is not None:
+            size, reason = code.program.pack_size(first, spec.budget.trials)
+        else:
+            assert make is not None
+            slot = make(0)
+            try:
+                size, reason = slot.size(first, spec.budget.trials)
+            finally:
+                slot.close()
+        _log.info("%s", reason)
+        self._sizes[study.record] = size
+        return size
+
+    def _served_studies(self) -> Iterator[tuple[OpenStudy, LoadedCode]]:
+        """Yield the studies that this worker can work on, oldest first, with their code."""
+        for study in self._studies.to_serve():
+            code = self._studies.code(study)
+            if code is not None:
+                yield study, code
+
+    # ---- tickets -------------------------------------------------------------------------
+
+    def _on_attempt_end(self, attempt: Attempt) -> None:
+        self._leases.drop(attempt.ticket)
+        self._running -= 1
+        self._look_at = self._prepare_at = 0.0
+        if attempt.decided in ("released", "lost"):
+            return
+        study = attempt.study
         self._done += 1
         self._trained[study.record.name] = study
         self._busy_until = time.monotonic()
-        if ticket.phase == SEARCH:
-            self._to_confirm(study)  # now: this worker may leave, and be the last one
+        if attempt.decided == "failed":
+            self._fail_if_same_failure(study)
+        if attempt.ticket.phase == SEARCH:
+            # At once, because this may be the last worker and stop now.
+            self._due_confirmation(study)
 
-    def _claimed(self, study: OpenStudy, held: int = 0) -> Ticket | None:
+    def _next_attempt(self, study: OpenStudy, held: int) -> Attempt | None:
         """Claim a ticket of the search, or of the confirmation when the search has ended.
 
-        `held` are in this worker's pack already: another one is left to others where it is theirs.
+        `held` is the number of attempts in the slot. A slot claims no more than its share.
         """
-        if held and held + self._done == self._terms.trials:
+        if self._stop or self._done + self._running == self._options.trials:
             return None
-        store, record, budget = self._store, study.record, study.file.spec.budget
-        if not store.call(lambda: out_of_patience(study.optuna, budget.patience)):
+        ticket = self._ticket(study, held)
+        if ticket is None:
+            return None
+        self._running += 1
+        self._leases.hold(ticket)
+        record = SearchTrial if ticket.phase == SEARCH else ReplicateTrial
+        return Attempt(study, ticket, record(study, ticket), partial(self._stopping, study))
+
+    def _stopping(self, study: OpenStudy) -> bool:
+        changed = study.sources.problem is not None
+        return changed or bool(self._stop) or self._leases.interrupted(study.record.id)
+
+    def _ticket(self, study: OpenStudy, held: int) -> Ticket | None:
+        store, record, budget = self._store, study.record, study.spec.budget
+        if not patience_exceeded(store, record.name, budget.patience):
             ticket = self._claim(record, SEARCH, budget.trials, held)
             if ticket is not None:
                 return ticket
-        laid = self._to_confirm(study)
-        return None if laid is None else self._claim(record, laid.phase, laid.trainings, held)
+        confirmation = self._due_confirmation(study)
+        return (
+            None
+            if confirmation is None
+            else self._claim(record, confirmation.phase, confirmation.training_runs, held)
+        )
 
     def _claim(self, study: StudyRecord, phase: str, below: int, held: int) -> Ticket | None:
         take = partial(claim, self._store, study.id, self._name, below=below, phase=phase)
         if held == 0:
             return take()
-        workers = self._terms.workers
-        enough = (held + 1) * workers
+        slots = self._options.workers * max(1, self._studies.slots)
+        enough = (held + 1) * slots
         count = partial(count_open, self._store, study.id, below=below, phase=phase)
-        if workers == 1 or count(points="laid", most=enough) == enough:
-            ticket = take(points="laid", fresh=True)
+        if slots == 1 or count(points="planned", most=enough) == enough:
+            ticket = take(points="planned")
             if ticket is not None:
                 return ticket
-        may_ask = enough <= min(MOST_ASKED, ASKED_SHARE * below)
-        return take(points="asked", fresh=True) if may_ask else None
+        may_sample = enough <= min(MAX_SAMPLED, SAMPLED_SHARE * below)
+        return take(points="sampled") if may_sample else None
 
-    def _to_confirm(self, study: OpenStudy) -> Confirmation | None:
-        """Return the confirmation that is due, laid out now where nobody has."""
-        return to_confirm(self._store, study.record, study.file.spec, study.optuna)
+    def _due_confirmation(self, study: OpenStudy) -> Confirmation | None:
+        """Return the confirmation that is due; create it if no worker has created it yet."""
+        return due_confirmation(self._store, study.record, study.spec)
 
-    def _attempt(self, study: OpenStudy, ticket: Ticket, vigil: Vigil) -> None:
-        run = run_ticket if ticket.phase == SEARCH else run_replicate
-        try:
-            train_alone(study.file.task.trainer, run(study, ticket, self._stop, vigil))
-        except LeaseLost:
-            pass  # another worker has the ticket; its result is the one that counts
-        except Stopped:
-            hand_back(self._store, ticket)
-        except KeyboardInterrupt:
-            hand_back(self._store, ticket)
-            raise
+    def _fail_if_same_failure(self, study: OpenStudy) -> None:
+        """Fail a study early if its trials fail in the same way."""
+        name = study.record.name
+        if fail_study(self._store, study.record, MAX_SAME_FAILURES):
+            _log.warning(
+                "study %r has failed: %d trials failed in the same way and none has finished. "
+                "Fix the cause, then run the trials again with: sweeper retry %s",
+                name,
+                MAX_SAME_FAILURES,
+                name,
+            )
 
-    def _idle(self) -> Ended | None:
-        """Wait for a while for more to do; return why there will be nothing."""
-        self._say_finished()
-        ended = self._studies.over()
-        if ended is not None:
-            return ended
-        limit = self._terms.idle
-        if limit is not None and time.monotonic() - self._busy_until >= limit:
-            return Ended.IDLE
-        if not self._studies.free_dead():
-            self._stop.wait(IDLE_SECONDS)
-        self._studies.refresh()
-        return None
-
-    def _say_finished(self) -> None:
+    def _report_finished(self) -> None:
         if self._on_finished is None:
             return
         for name, study in list(self._trained.items()):
-            if finished(self._store, study.record, study.file.spec, study.optuna):
-                self._on_finished(name)
-                del self._trained[name]
-
-
-class _Studies:
-    """The studies that a worker serves, opened once and again when they have changed."""
-
-    def __init__(self, store: Store, terms: Terms) -> None:
-        self._store, self._terms = store, terms
-        self._opened: dict[StudyRecord, OpenStudy | None] = {}
-        self._looked = time.monotonic()
-        self._records: list[StudyRecord] = []
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Look which studies there are now."""
-        self._looked = time.monotonic()
-        name = self._terms.name
-        self._records = (
-            studies_with_work(self._store) if name is None else [get_study(self._store, name)]
-        )
-        self._opened = {
-            record: self._opened[record] if record in self._opened else self._open(record)
-            for record in self._records
-        }
-
-    def to_serve(self) -> list[OpenStudy]:
-        """Return the studies that this worker can work on, oldest first."""
-        if time.monotonic() - self._looked > REFRESH_SECONDS:
-            self.refresh()
-        return [study for study in self._opened.values() if study is not None]
-
-    def over(self) -> Ended | None:
-        """Return why there will be no more work on the one study that is served, if so."""
-        if self._terms.name is None:
-            return None
-        (study,) = self.to_serve()
-        if study.record.state == "stopped":
-            return Ended.STUDY_STOPPED
-        over = finished(self._store, study.record, study.file.spec, study.optuna)
-        return Ended.FINISHED if over else None
-
-    def free_dead(self) -> int:
-        """Free the leases of dead workers of this host; return how many."""
-        return sum(free_dead(self._store, record) for record in self._records)
-
-    def _open(self, record: StudyRecord) -> OpenStudy | None:
-        threads = read_stored(record.spec).spec.task.threads
-        try:
-            with torch_threads(threads):
-                study = open_for_work(self._store, record, self._terms.results, self._terms.folder)
-        except SweeperError as error:
-            if self._terms.name is not None:
-                raise
-            _log.warning("not served here: %s", error)
-            return None
-        # Full collections over all that is imported by now cost 3 % of a short trial.
-        gc.freeze()
-        return study
+            with self._studies.guard(study.record):
+                if finished(self._store, study.record, study.spec):
+                    self._on_finished(name)
+                    del self._trained[name]
+                continue
+            self._leave(study.record)
 
 
 @contextmanager
-def _imports_unfrozen() -> Iterator[None]:
-    # The process may be a notebook, which has to get its garbage collected again.
+def _unfrozen_imports() -> Iterator[None]:
+    # `gc.freeze` was called; a notebook needs normal garbage collection again.
     try:
         yield
     finally:

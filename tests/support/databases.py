@@ -3,8 +3,10 @@
 import getpass
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -12,11 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from sweeper.store.database import Store
+from sweeper.store.schema import PREFIX, VERSION_TABLE, metadata
 from tests.support.clusters import free_port
 
 
@@ -28,13 +34,26 @@ class Server:
         uri: str = server.get_uri()
         self.url = uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
-    def stop(self) -> None:
-        """Stop the server: every connection is cut."""
-        self._server.stop()
+    def stop(self, *, immediate: bool = False) -> None:
+        """Stop the server: every connection is cut. `immediate`: as in a crash."""
+        if immediate:
+            postmaster = psutil.Process(self._server.get_pid())
+            postmaster.send_signal(signal.SIGQUIT)
+            with suppress(psutil.NoSuchProcess):
+                postmaster.wait()
+        else:
+            self._server.stop()
 
     def start(self) -> None:
         """Start the server again, with its data as they were."""
-        self._server.ensure_postgres_running()
+        for _ in range(12):
+            try:
+                self._server.ensure_postgres_running()
+            except (subprocess.TimeoutExpired, AssertionError):  # it recovers
+                time.sleep(0.5)
+            else:
+                return
+        raise AssertionError("PostgreSQL does not start")
 
 
 @contextmanager
@@ -68,8 +87,8 @@ class MysqlServer:
             "pid-file": self._folder / "pid",
             "port": self._port,
             "bind-address": "127.0.0.1",
-            # It is killed by nobody, and need not survive a power cut.
-            "innodb-flush-log-at-trx-commit": 0,
+            # What was committed survives its end, however it ends, but no power cut.
+            "innodb-flush-log-at-trx-commit": 2,
             "innodb-doublewrite": 0,
             "innodb-flush-method": "nosync",
             "sync-frm": 0,
@@ -99,10 +118,10 @@ class MysqlServer:
                     break
         raise AssertionError((self._folder / "log").read_text())
 
-    def stop(self) -> None:
-        """Stop the server: every connection is cut."""
+    def stop(self, *, immediate: bool = False) -> None:
+        """Stop the server: every connection is cut. `immediate`: as in a crash."""
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGKILL if immediate else signal.SIGTERM)
             self._process.wait()
 
 
@@ -136,7 +155,8 @@ def running_mysql() -> Iterator[MysqlServer]:
 def empty_database(server: str, drop: str = "drop database {}") -> Iterator[str]:
     """Yield the URL of an empty database on a server."""
     name = f"test_{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    # The server may be restarted in between.
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
     with engine.connect() as connection:
         connection.execute(text(f"create database {name}"))
     yield make_url(server).set(database=name).render_as_string(hide_password=False)
@@ -145,7 +165,19 @@ def empty_database(server: str, drop: str = "drop database {}") -> Iterator[str]
     engine.dispose()
 
 
-def cut(store: Store) -> None:
+def differences_from_schema(store: Store) -> list[Any]:
+    """Return how our tables in a database differ from those of this version."""
+    options = {
+        "version_table": VERSION_TABLE,
+        "compare_type": True,
+        "include_name": lambda name, kind, _: kind != "table" or name.startswith(PREFIX),
+    }
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts=options)
+        return list(compare_metadata(context, metadata))
+
+
+def cut_connections(store: Store) -> None:
     """End every other connection to the store's database, as a failing network does."""
     engine = create_engine(store.url)
     with engine.connect() as connection:

@@ -7,5 +7,5 @@ from sweeper.store.database import open_writer
 if __name__ == "__main__":
     store = open_writer(sys.argv[1])
     print("ready", flush=True)
-    with store.exclusive():
+    with store.exclusive_lock():
         print("inside", flush=True)

@@ -1,12 +1,14 @@
 """Run commands in one process; print as JSON how each ended and which heavy packages it imported.
 
-`python -m tests.support.heavy_imports COMMAND …`, where a command is one argument: "status NAME".
+`python -m tests.support.heavy_imports COMMAND …`, where a command is one argument: "status NAME",
+or "import MODULE".
 """
 
 import json
 import shlex
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from io import StringIO
 from typing import Final
 
@@ -19,7 +21,11 @@ HEAVY: Final = frozenset(
 
 def run(command: str) -> tuple[int, list[str]]:
     """Run one command; return its exit status and the heavy packages that are imported after it."""
-    sys.argv = ["sweeper", *shlex.split(command)]
+    first, *rest = shlex.split(command)
+    if first == "import":
+        import_module(*rest)
+        return 0, sorted(HEAVY & sys.modules.keys())
+    sys.argv = ["sweeper", first, *rest]
     status = 0
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         try:

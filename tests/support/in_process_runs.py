@@ -6,11 +6,11 @@ import sweeper
 from sweeper.api import Study
 from sweeper.store.database import Store, open_writer
 from sweeper.store.studies import StudyRecord
-from sweeper.study.load import read_study
 from sweeper.study.registration import register
+from sweeper.worker.served_studies import EndReason, WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Ended, Terms
 from sweeper.worker.worker import work as work_on
+from tests.support.studies import read_here
 
 QUICK = """
 [study]
@@ -36,11 +36,11 @@ def run(study: Path, storage: str) -> Study:
 
 def registered(study: Path, storage: str) -> tuple[Store, StudyRecord]:
     store = open_writer(storage)
-    return store, register(store, read_study(study))
+    return store, register(store, read_here(study))
 
 
-def work(store: Store, record: StudyRecord, stop: StopRequest) -> Ended:
-    return work_on(store, Terms(record.name, Path(record.folder) / "results"), stop)
+def work(store: Store, record: StudyRecord, stop: StopRequest) -> EndReason:
+    return work_on(store, WorkerOptions(record.name, Path(record.folder) / "results"), stop)
 
 
 class StopAfter(StopRequest):

@@ -20,7 +20,6 @@ def say(*arguments: str) -> None:
 
 
 def end(status: str, *_: str) -> NoReturn:
-    """End with an exit status."""
     print(f"ends with {status}", flush=True)
     sys.exit(int(status))
 

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweeper.store.database import Store, open_writer
-from sweeper.study.load import StudyFile, read_study
+from sweeper.study.load import StudyFile
 from sweeper.study.registration import register
 from sweeper.study.spec import StudySection
-from sweeper.worker import trial_files
-from sweeper.worker.presence import free_dead
+from sweeper.training import checkpoints
+from sweeper.worker.served_studies import WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
+from sweeper.worker.worker import work
+from sweeper.worker.worker_states import revoke_dead_leases
+from tests.support.studies import read_here
 
 KILLED: Final = 9
 
@@ -44,7 +46,7 @@ class Fault:
 
 def before_each_commit(store: Store, fault: Fault) -> None:
     """Call `fault` before each commit of this process."""
-    dialect, run = store.engine.dialect, Store._run_on_own
+    dialect, run = store.engine.dialect, Store._run_on_driver
     commit = dialect.do_commit
 
     def commits(connection: Any) -> None:
@@ -56,7 +58,7 @@ def before_each_commit(store: Store, fault: Fault) -> None:
         return run(store, *args)
 
     dialect.do_commit = commits  # type: ignore[method-assign, assignment]
-    Store._run_on_own = runs  # type: ignore[method-assign, assignment]
+    Store._run_on_driver = runs  # type: ignore[method-assign, assignment]
 
 
 def in_a_child(work_on: Callable[[], None]) -> int:
@@ -73,7 +75,7 @@ def killed(storage: str, results: Path, study: StudyFile, commits: int) -> None:
     store = open_writer(storage)
     register(store, study)
     before_each_commit(store, Fault(commits))
-    work(store, Terms(study.name, results), StopRequest())
+    work(store, WorkerOptions(study.name, results), StopRequest())
     store.close()
 
 
@@ -81,8 +83,8 @@ def finished(storage: str, results: Path, studies: Sequence[StudyFile]) -> None:
     """Finish the studies, as launches of them would."""
     store = open_writer(storage)
     for study in studies:
-        free_dead(store, register(store, study))
-        work(store, Terms(study.name, results), StopRequest())
+        revoke_dead_leases(store, register(store, study))
+        work(store, WorkerOptions(study.name, results), StopRequest())
 
 
 def renamed(study: StudyFile, number: object, trace: str) -> StudyFile:
@@ -94,15 +96,15 @@ def renamed(study: StudyFile, number: object, trace: str) -> StudyFile:
 
 
 def main() -> None:
-    trial_files.SECONDS, trial_files.TIMES = 0.0, 0  # type: ignore[misc]  # checkpoint each epoch
+    checkpoints.SECONDS, checkpoints.TIMES = 0.0, 0  # checkpoint each epoch
     file, results, trace, storage = sys.argv[1:]
     # Imports and caches are filled once, for all children.
-    undisturbed = renamed(read_study(file), "never", trace)
+    undisturbed = renamed(read_here(file), "never", trace)
     killed(storage, Path(results), undisturbed, commits=sys.maxsize)
     studies, status = list[StudyFile](), KILLED
     while status == KILLED:  # a worker that ends by itself had no commit left
         commits = len(studies)
-        studies.append(renamed(read_study(file), commits, trace))
+        studies.append(renamed(read_here(file), commits, trace))
         status = in_a_child(partial(killed, storage, Path(results), studies[-1], commits))
         print(status, flush=True)
     assert in_a_child(partial(finished, storage, Path(results), studies)) == 0

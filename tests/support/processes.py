@@ -29,6 +29,11 @@ class Done(NamedTuple):
     err: str
 
     @property
+    def results(self) -> str:
+        """What stands on stdout after the first line of a launch, `checking STUDY`."""
+        return re.sub(r"\Achecking .*\n", "", self.out)
+
+    @property
     def json(self) -> Any:
         """What stands on stdout, which is JSON and nothing else."""
         return json.loads(self.out, parse_constant=_no_constant)
@@ -53,13 +58,15 @@ def run(*arguments: object) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
-def process(*arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+def process(
+    *arguments: object, timeout: float = 120, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
     """Run a command as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "sweeper", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
         **kwargs,
     )
@@ -84,6 +91,7 @@ def started_processes(storage: str, folder: Path) -> Iterator[StartSweeper]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # a signal to its process group is not for the tests
         )
         started.append(process)
         return process
@@ -96,13 +104,15 @@ def started_processes(storage: str, folder: Path) -> Iterator[StartSweeper]:
             process.stdout.close()
 
 
-ADDRESS = re.compile(r"sweeper: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n")
+ADDRESS = re.compile(r"sweeper: (http://127\.0\.0\.1:\d+/) \(Ctrl-C to stop\)\n")
 
 
 @contextmanager
-def serving(start: StartSweeper, *options: object, url: str) -> Iterator[tuple[Site, Any]]:
+def serving(
+    start: StartSweeper, *options: object, url: str, code: str = ""
+) -> Iterator[tuple[Site, Any]]:
     """Run the command; yield where it serves, and its process."""
-    process = start("serve", "--no-browser", "--port", 0, *options, url=url)
+    process = start("serve", "--no-browser", "--port", 0, *options, url=url, code=code)
     assert process.stdout is not None
     line = process.stdout.readline()
     found = ADDRESS.fullmatch(line)

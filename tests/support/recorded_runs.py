@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import sweeper
 from sweeper import Study
-from sweeper.api import Terms, run_worker
+from sweeper.api import WorkerOptions, run_worker
 
 STUDY: Final = Path(__file__).parent.parent / "recorded" / "digits.toml"
 NAME: Final = "recorded"
@@ -64,11 +64,11 @@ def interrupted(folder: Path) -> tuple[Study, int]:
         over = threading.Event()
         watch = threading.Thread(target=terminate_after, args=(study, stored, over))
         watch.start()
-        run_worker(Terms(NAME, folder), storage)
+        run_worker(WorkerOptions(NAME, folder), storage)
         over.set()
         watch.join()
         checkpoints += len(list(folder.glob("*/checkpoints/*.pt")))
-    run_worker(Terms(NAME, folder), storage)
+    run_worker(WorkerOptions(NAME, folder), storage)
     return study, checkpoints
 
 

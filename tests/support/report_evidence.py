@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Evidence, Replicate
-from sweeper.confirmation.shortlist import Candidate
 from sweeper.confirmation.verdict import verdict
 from sweeper.report import ReportInput
-from sweeper.study.spec import Confirm
+from sweeper.study.spec import ConfirmSection
 from tests.support.report_frames import make_report
 
 SEEDS, EXAMPLES = 6, 300
@@ -41,7 +41,11 @@ def make_evidence(
         for index, shift in enumerate((0.0, *shifts))
     ]
     fields: dict[str, Any] = {"number": 1, "metric": "nll", "labels": LABELS}
-    fields |= {"candidates": chosen, "replicates": replicates, "settings": Confirm(**settings)}
+    fields |= {
+        "candidates": chosen,
+        "replicates": replicates,
+        "settings": ConfirmSection(**settings),
+    }
     return Evidence(**fields | changes)
 
 

@@ -15,7 +15,7 @@ from tests.support.report_frames import FAILED, PRUNED, frame, make_report, make
 
 NAMES = ["response", "trade_off", "calibrated", "schedules", "history", "importance"]
 # Left out of a page without a confirmation, and of one without other hyperparameters.
-CONFIRMED = ["forest", "sides", "reliability"]
+CONFIRMED = ["forest", "scores", "reliability"]
 OTHERS = ["interaction"]
 HOSTILE = "<b>x</b><script>alert('x')</script></script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
@@ -75,14 +75,17 @@ ODD: dict[str, tuple[ReportInput, str]] = {
         make_report(only(FAILED, {})),
         "Lowest so far: ε = 0.10, fixed; the baseline, ε = 0, has not finished",
     ),
-    "one schedule": (make_report(make_trials().query("schedule == 'fixed'")), "Best found"),
+    "one schedule": (
+        make_report(make_trials().query("schedule == 'fixed'")),
+        "Lowest in the search: ε =",
+    ),
     "baseline wins": (
         make_report(only({"value": 0.01, "nll": 0.01}, {})),
-        "ε = 0 was best: no benefit found in this search",
+        "Lowest in the search: ε = 0",
     ),
     "classes unknown": (
         make_report(make_trials().assign(label_smoothing=math.nan), classes=None),
-        "Best found",
+        "Lowest in the search: ε =",
     ),
     "after scaling": (
         make_report(
@@ -90,14 +93,17 @@ ODD: dict[str, tuple[ReportInput, str]] = {
         ),
         "NLL after temperature scaling",
     ),
-    "own schedule": (make_report(renamed("slow.py:mine")), "Brought by this study: slow.py:mine"),
-    "odd values": (make_report(odd_values()), "no finite number"),
+    "own schedule": (
+        make_report(renamed("slow.py:mine")),
+        "Custom schedules of this study: slow.py:mine",
+    ),
+    "odd values": (make_report(odd_values()), "non-finite value"),
     "no epochs": (
         make_report(epochs=pd.DataFrame(columns=list(EPOCH_COLUMNS))),
-        "with stored epochs",
+        "with recorded epochs",
     ),
     "nothing known beside": (
         make_report(importance={}, facts={}, label_source={}),
-        "labels: source not stated",
+        "Validation split.",
     ),
 }

@@ -20,7 +20,7 @@ class World(NamedTuple):
 
 def world(folder: Path) -> World:
     copy_task(folder)
-    tested = STUDY.replace("quick.py:train", "quick.py:tested")
+    tested = STUDY.replace("quick.py:train", "quick.py:with_test_split")
     (folder / "quick.toml").write_text(f"{tested}[task.options]\nhelp = 4.0\n")
     storage = database(folder)
     study = sweeper.launch(folder / "quick.toml", workers=0, storage=storage, results=folder)

@@ -79,16 +79,20 @@ class Site(NamedTuple):
         return self.ask(path, headers=headers, **given)
 
 
-_running: list[service.Server] = []
+_running: list[service.HttpServer] = []
 
 
-def serve(storage: str, *, trusted: str = "", **given: Any) -> Site:
+def serve(
+    storage: str, *, trusted: str = "", limits: service.ClientLimits = service.LIMITS, **given: Any
+) -> Site:
     """Serve a database from a thread, on loopback, without sign-in unless told otherwise."""
     settings = service.Settings(
         **{"storage": storage, "hosts": LOCAL, "sign_in": False, "folders": (), **given}
     )
-    application = service.create_app(settings)
-    server = service.Server(application, 0, trusted=trusted, on_stop=application.stop)
+    application = service.create_app(settings, limits)
+    server = service.HttpServer(
+        application, 0, trusted=trusted, limits=limits, on_stop=application.stop
+    )
     threading.Thread(target=server.serve_on, daemon=True).start()
     _running.append(server)
     return Site(server.address)
@@ -105,7 +109,6 @@ def stopped_after() -> Iterator[None]:
 
 
 def database(folder: Path) -> str:
-    """Return the URL of a database in a folder."""
     return f"sqlite:///{folder}/sweeper.db"
 
 

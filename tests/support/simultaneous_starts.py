@@ -10,17 +10,19 @@ import sys
 from pathlib import Path
 
 from sweeper.store.database import open_writer
-from sweeper.study.load import StudyFile, read_study
+from sweeper.study.load import StudyFile
 from sweeper.study.registration import register
+from sweeper.worker.served_studies import WorkerOptions
 from sweeper.worker.stopping import StopRequest
-from sweeper.worker.worker import Terms, work
+from sweeper.worker.worker import work
+from tests.support.studies import read_here
 
 
 def work_once(study: StudyFile, results: Path, storage: str) -> None:
     """Register the study and run one trial of it."""
     store = open_writer(storage)
     record = register(store, study)
-    work(store, Terms(record.name, results, trials=1), StopRequest())
+    work(store, WorkerOptions(record.name, results, trials=1), StopRequest())
     store.close()
 
 
@@ -42,10 +44,11 @@ def start_at_once(study: StudyFile, results: Path, workers: int, storage: str) -
 
 def main() -> None:
     file, folder, count, first, *others = sys.argv[1:]
-    study, results, workers = read_study(file), Path(folder), int(count)
+    study, results, workers = read_here(file), Path(folder), int(count)
     work_once(study, results, first)  # fills the caches, so that the children start faster
-    for storage in others:
-        ends = start_at_once(study, results, workers, storage)
+    for number, storage in enumerate(others):
+        # A folder of results is one database's.
+        ends = start_at_once(study, results / str(number), workers, storage)
         assert ends == [0] * workers, (storage, ends)
 
 

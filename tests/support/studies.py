@@ -2,7 +2,10 @@
 
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from sweeper.study.code import inspect_here
+from sweeper.study.load import StudyFile, read_study
 
 TASKS: Final = Path(__file__).parent.parent / "tasks"
 STUDY = """
@@ -23,6 +26,11 @@ options = {{ trace = '{trace}' }}
 [budget]
 trials = {trials}
 """
+
+
+def read_here(reference: str | Path, **given: Any) -> StudyFile:
+    """Read a study file and load its code in this process: a process of its own takes seconds."""
+    return read_study(reference, inspect=inspect_here, **given)
 
 
 def steps(trace: Path) -> list[tuple[float, int]]:

@@ -6,7 +6,7 @@ import torch
 
 import sweeper.api  # noqa: F401
 from sweeper.smoothing import Smoothing
-from sweeper.training import Optimiser, Splits, Task, TrainingRun, train
+from sweeper.training import Optimizer, Splits, Task, TrainingRun, train
 from sweeper.training.packed.pack import train_packed
 
 
@@ -17,7 +17,7 @@ def main() -> None:
         2,
         lambda _: torch.nn.Linear(2, 2),
         lambda _: Splits(rows, rows, rows, 2),
-        Optimiser(),
+        Optimizer(),
         epochs=1,
         batch_size=2,
     )

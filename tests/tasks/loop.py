@@ -14,3 +14,7 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
 
 def train_two(run: TrainingRun, other: Any) -> Iterator[None]:
     yield None
+
+
+async def train_async(run: TrainingRun) -> None:
+    """Cannot be a training loop."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeper.training import Optimiser, Splits, Task
+from sweeper.training import Optimizer, Splits, Task
 
 
 def data(seed: int) -> Splits:
@@ -22,7 +22,7 @@ def make(*, width: int = 8, depth: int = 1) -> Task:
     def model(hparams: Any) -> nn.Module:
         return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
 
-    return Task("own", 2, model, data, Optimiser(lr=0.1), epochs=2, batch_size=16)
+    return Task("own", 2, model, data, Optimizer(lr=0.1), epochs=2, batch_size=16)
 
 
 def needs(*, path: str, width: int = 1) -> None: ...

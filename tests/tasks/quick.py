@@ -39,18 +39,18 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
 
 
 def diverge(run: TrainingRun) -> Iterator[Evaluation]:
-    """Diverges at large epsilon, raises at middling ones."""
+    """Diverge at large epsilons and raise an exception at medium ones."""
     for evaluation in train(run):
         if run.smoothing.epsilon > 0.3:
             yield Evaluation(evaluation.logits * math.nan, evaluation.labels, evaluation.progress)
         elif run.smoothing.epsilon > 0.2:
-            raise RuntimeError("no luck with this one")
+            raise RuntimeError("this trial fails on purpose")
         else:
             yield evaluation
 
 
 def resumable(run: TrainingRun) -> Iterator[Evaluation]:
-    """Goes on from its state; leaves a line per epoch that it trains."""
+    """Resume from the state; append a line to a file per trained epoch."""
     options = run.options
     state: Mapping[str, Any] = run.state or {"epoch": 0, "model": {"sum": torch.zeros(1)}}
     for epoch, evaluation in enumerate(train(run), start=1):
@@ -71,10 +71,10 @@ def _constant(state: Mapping[str, Any]) -> Any:
     return lambda: state
 
 
-def tested(run: TrainingRun) -> Iterator[Evaluation]:
-    """Gives a test split too; each seed has some luck, and `help` says what ε does."""
-    if run.seed in run.options.get("unlucky", []) and run.smoothing.epsilon > 0:
-        raise RuntimeError("no luck with this seed")
+def with_test_split(run: TrainingRun) -> Iterator[Evaluation]:
+    """Report a test split too. Scores depend on the seed; `help` is the effect of ε."""
+    if run.seed in run.options.get("failing_seeds", []) and run.smoothing.epsilon > 0:
+        raise RuntimeError("this seed fails on purpose")
     luck: float = 0.2 * torch.randn((), generator=torch.Generator().manual_seed(run.seed)).item()
     gain: float = run.options.get("help", 0.0) * min(run.smoothing.epsilon, 0.1)
 
@@ -94,7 +94,7 @@ def tested(run: TrainingRun) -> Iterator[Evaluation]:
 
 
 def slow(run: TrainingRun) -> Iterator[Evaluation]:
-    """Takes long enough to be killed in the middle; leaves a line per started trial."""
+    """Train slowly, to be killed midway; append a line to a file per started trial."""
     with Path(run.options["trace"]).open("a") as trace:
         trace.write(f"{run.smoothing.epsilon}\n")
     for evaluation in train(run):
@@ -102,15 +102,15 @@ def slow(run: TrainingRun) -> Iterator[Evaluation]:
         yield evaluation
 
 
-def deadly(run: TrainingRun) -> Iterator[Evaluation]:
-    """Ends its process at epsilon 0."""
+def exits_at_epsilon_0(run: TrainingRun) -> Iterator[Evaluation]:
+    """Exit the process at epsilon 0."""
     if run.smoothing.epsilon == 0:
         os._exit(9)
     yield from slow(run)
 
 
-def trouble(run: TrainingRun) -> Iterator[Evaluation]:
-    """Hangs in its second epoch at epsilon 0, unless somebody has been here before."""
+def hangs_once(run: TrainingRun) -> Iterator[Evaluation]:
+    """Hang in the second epoch at epsilon 0, on the first attempt only."""
     first = run.smoothing.epsilon == 0 and not run.state
     once = Path(run.options["trace"] + ".once")
     for number, evaluation in enumerate(resumable(run), start=1):
@@ -121,16 +121,16 @@ def trouble(run: TrainingRun) -> Iterator[Evaluation]:
         yield evaluation
 
 
-def greedy(run: TrainingRun) -> Iterator[Evaluation]:
-    """Asks for more memory than there is."""
+def allocates_too_much(run: TrainingRun) -> Iterator[Evaluation]:
+    """Allocate more memory than is available."""
     for evaluation in train(run):
         if run.smoothing.epsilon == 0:
             torch.empty(1 << 50)
         yield evaluation
 
 
-def drawn(run: TrainingRun) -> Iterator[Evaluation]:
-    """Draws, from its third epoch on, what does not follow from the seed."""
+def nondeterministic(run: TrainingRun) -> Iterator[Evaluation]:
+    """Use random numbers that do not depend on the seed, from the third epoch on."""
     for number, evaluation in enumerate(train(run), start=1):
         logits = evaluation.logits
         if number > 2:
@@ -139,30 +139,30 @@ def drawn(run: TrainingRun) -> Iterator[Evaluation]:
         yield dataclasses.replace(evaluation, logits=logits)
 
 
-def counting(run: TrainingRun) -> Iterator[Evaluation]:
-    """Reports how many threads it trains with; has a training loss at first."""
+def reports_threads(run: TrainingRun) -> Iterator[Evaluation]:
+    """Report the number of threads as a metric, and a training loss at first."""
     for number, evaluation in enumerate(train(run)):
         extra = {"threads": torch.get_num_threads(), "nothing": math.inf}
         loss = 1.0 if number < 4 else math.nan
         yield dataclasses.replace(evaluation, train_loss=loss, extra=extra)
 
 
-def timed(run: TrainingRun) -> Iterator[Evaluation]:
-    """Yields a metric that is never the same."""
+def random_metric(run: TrainingRun) -> Iterator[Evaluation]:
+    """Report a metric that differs in every run."""
     for evaluation in train(run):
         yield dataclasses.replace(evaluation, extra={"luck": random.random()})
 
 
-def fragile(run: TrainingRun) -> Iterator[Evaluation]:
-    """Raises in its third epoch for as long as there is a file."""
+def fails_while_file_exists(run: TrainingRun) -> Iterator[Evaluation]:
+    """Raise an exception in the third epoch while a file exists."""
     for number, evaluation in enumerate(train(run), start=1):
         if number == 3 and Path(run.options["trace"]).exists():
             raise RuntimeError("there is a file")
         yield evaluation
 
 
-def unkept(run: TrainingRun) -> Iterator[Evaluation]:
-    """Has a state that cannot be written."""
+def unsavable_state(run: TrainingRun) -> Iterator[Evaluation]:
+    """Report a state that cannot be saved."""
     for evaluation in train(run):
         yield dataclasses.replace(evaluation, state=lambda: {"model": {1, 2}})
 
@@ -171,12 +171,12 @@ def broken(run: TrainingRun) -> Iterator[Evaluation]:
     """Raises in its first epoch."""
     for evaluation in train(run):
         if evaluation.progress > 0:
-            raise RuntimeError("no such luck")
+            raise RuntimeError("broken on purpose")
         yield evaluation
 
 
-def jealous(run: TrainingRun) -> Iterator[Evaluation]:
-    """Raises if it is asked for its test split."""
+def rejects_test_split(run: TrainingRun) -> Iterator[Evaluation]:
+    """Raise an exception if the test split is requested."""
 
     def refuse() -> tuple[Tensor, Tensor]:
         raise RuntimeError("asked")

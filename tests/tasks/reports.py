@@ -1,16 +1,19 @@
 """Training loops that report unusual values, each by the name of what is unusual."""
 
 import dataclasses
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from sweeper import Evaluation, TrainingRun
+from sweeper import Evaluation, TrainingRun, TrialReleased
 
 LABELS = torch.arange(30) % 3
 Change = Callable[[Evaluation, int], dict[str, Any]]
@@ -82,6 +85,21 @@ def short(run: TrainingRun) -> Iterator[Evaluation]:
 def probabilities(run: TrainingRun) -> Iterator[Evaluation]:
     """Softmax outputs in place of logits."""
     return report(run, lambda usual, epoch: {"logits": usual.logits.softmax(1)})
+
+
+def first_of_many(run: TrainingRun) -> Iterator[Evaluation]:
+    """Softmax outputs in one report; then the user stops the launch."""
+    yield from islice(probabilities(run), 1)
+    raise KeyboardInterrupt
+
+
+def constant(run: TrainingRun) -> Iterator[Evaluation]:
+    """Never sets the progress of the loss."""
+    model, loss = nn.Linear(3, 3), run.loss()
+    for epoch in range(1, 5):
+        logits = model(one_hot(LABELS, 3).float())
+        loss(logits, LABELS).backward()
+        yield Evaluation(logits, LABELS, epoch / 4)
 
 
 def bad_extra(run: TrainingRun) -> Iterator[Evaluation]:
@@ -162,6 +180,77 @@ def array_state(run: TrainingRun) -> Iterator[Evaluation]:
 
 def uncallable_state(run: TrainingRun) -> Iterator[Evaluation]:
     return report(run, lambda usual, epoch: {"state": {"epoch": epoch}})
+
+
+def bad_split(run: TrainingRun) -> Iterator[Evaluation]:
+    """A split with a number for a name."""
+    return report(run, lambda usual, epoch: {"splits": {1: lambda: None}})
+
+
+def uncallable_split(run: TrainingRun) -> Iterator[Evaluation]:
+    """A split that is no function."""
+    return report(run, lambda usual, epoch: {"splits": {"test": (usual.logits, usual.labels)}})
+
+
+def nested(run: TrainingRun) -> Iterator[Evaluation]:
+    """A state that reports."""
+
+    def state() -> dict[str, Any]:
+        run.report(torch.eye(3)[LABELS], LABELS, progress=0.2)
+        return {}
+
+    return with_state(run, state)
+
+
+def usual_then(error: Exception) -> Iterator[Evaluation]:
+    """Report once, and raise."""
+    yield Evaluation(torch.eye(3)[LABELS], LABELS, 0.5)
+    raise error
+
+
+def long_error(run: TrainingRun) -> Iterator[Evaluation]:
+    """An exception with a text of 5 MB in one line."""
+    yield from usual_then(RuntimeError("begin " + "x" * 5_000_000 + " end"))
+
+
+class Silent(RuntimeError):
+    """An exception without a text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text today")
+
+
+def silent_error(run: TrainingRun) -> Iterator[Evaluation]:
+    """An exception whose text cannot be had."""
+    yield from usual_then(Silent())
+
+
+def threads(run: TrainingRun) -> None:
+    """Reports from several threads, and from one after the end."""
+
+    def reports(first: int) -> None:
+        for step in range(10):
+            progress = (first + 2 * step + 1) / 21
+            run.report(torch.eye(3)[LABELS], LABELS, progress=progress)
+
+    workers = [threading.Thread(target=reports, args=(first,)) for first in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    run.report(torch.eye(3)[LABELS], LABELS, progress=1)
+
+
+LATE = list[TrainingRun]()
+
+
+def late(run: TrainingRun) -> Iterator[Evaluation]:
+    """A run that is used to report after its end, by the next trial."""
+    for earlier in LATE:
+        with pytest.raises(TrialReleased, match="has ended"):
+            earlier.report(torch.eye(3)[LABELS], LABELS, progress=0.9)
+    LATE.append(run)
+    return report(run, lambda usual, epoch: {})
 
 
 def odd_text(run: TrainingRun) -> Iterator[Evaluation]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sweeper.training import Optimiser, Splits, Task
+from sweeper.training import Optimizer, Splits, Task
 
 
 class Branching(nn.Module):
@@ -33,5 +33,5 @@ def data(seed: int) -> Splits:
 
 
 small = Task(
-    "small", 4, model, data, Optimiser(lr=0.02), epochs=6, batch_size=20, hparams={"width": 8}
+    "small", 4, model, data, Optimizer(lr=0.02), epochs=6, batch_size=20, hparams={"width": 8}
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sweeper import Optimiser, Splits, Task
+from sweeper import Optimizer, Splits, Task
 
 SOURCE = {"train": "here", "valid": "here", "test": "here"}
 
@@ -52,7 +52,7 @@ def make(
         classes=classes,
         model=model,
         data=data,
-        optimiser=Optimiser(),
+        optimizer=Optimizer(),
         epochs=2,
         batch_size=4,
         label_source=SOURCE,

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeper.training import Optimiser, Splits, Task
+from sweeper.training import Optimizer, Splits, Task
 
 
 def small_cnn() -> Task:
     """Return the task."""
-    return Task("images", 10, model, images, Optimiser(lr=1e-3), epochs=10, batch_size=128)
+    return Task("images", 10, model, images, Optimizer(lr=1e-3), epochs=10, batch_size=128)
 
 
 def model(hparams: Mapping[str, Any]) -> nn.Module:

@@ -1,5 +1,6 @@
 """A task without training: logits in closed form, with noise that depends on the seed."""
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -18,9 +19,17 @@ def train(run: TrainingRun) -> Iterator[Evaluation]:
     epochs = run.options.get("epochs", 4)
     for epoch in range(1, epochs + 1):
         progress = epoch / epochs
+        use_cpu(run.options.get("work", 0.0))
         own = margin(run.smoothing, progress) * functional.one_hot(labels, CLASSES)
         print(f"epoch {epoch}: learning rate {1 - progress:.3f}, train loss {2 - progress:.4f}")
         yield Evaluation(noise + own, labels, progress, train_loss=2 - progress)
+
+
+def use_cpu(seconds: float) -> None:
+    """Keep one core busy for so many seconds of CPU time."""
+    matrix, until = torch.eye(128), time.thread_time() + seconds
+    while time.thread_time() < until:
+        matrix = matrix @ matrix
 
 
 def margin(smoothing: Smoothing, progress: float) -> float:

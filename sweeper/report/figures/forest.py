@@ -1,4 +1,4 @@
-"""Each confirmed candidate's test metric against ε = 0, with its interval: the test and others."""
+"""The test metric of each confirmed candidate compared with ε = 0, with its interval."""
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -6,18 +6,18 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from sweeper.confirmation.evidence import MEANS, Comparison, Evidence
-from sweeper.confirmation.shortlist import Candidate
-from sweeper.confirmation.verdict import METRICS
-from sweeper.report import wording
-from sweeper.report.figures import style
+from sweeper import formatting as fmt
+from sweeper.confirmation.candidate import Candidate
+from sweeper.confirmation.evidence import Comparison, Evidence
+from sweeper.metrics import METRICS
+from sweeper.report.figures.kit import markers, style
 from sweeper.report.report_input import Floats
 from sweeper.study.space import hparams_of
 from sweeper.study.spec import Metric
 
 
-class Compared(NamedTuple):
-    """A candidate against ε = 0 on the test split; `seeds` (n,) are the differences of each."""
+class ForestRow(NamedTuple):
+    """A candidate compared with ε = 0 on the test split; `seeds` (n,): the difference per seed."""
 
     role: str
     label: str
@@ -26,15 +26,15 @@ class Compared(NamedTuple):
 
     @property
     def tested(self) -> bool:
-        """Whether this is what the verdict is about, and no description."""
+        """Whether this is the pre-specified comparison, which the verdict is based on."""
         return self.role == "pick"
 
 
 class Forest(NamedTuple):
-    """The candidates, the pick first; `limits` are where the axis is cut, lowest and highest."""
+    """The candidates, the pick first; `limits` are the lower and upper end of the axis."""
 
     metric: Metric
-    rows: tuple[Compared, ...]
+    rows: tuple[ForestRow, ...]
     examples: int
     resplit: bool
     limits: tuple[float, float]
@@ -46,32 +46,37 @@ class Forest(NamedTuple):
 
 
 def forest_data(evidence: Evidence | None) -> Forest:
-    """Return the paired differences in the study's metric, of candidates with two pairs or more."""
+    """Return the paired differences in the study's metric.
+
+    Candidates with fewer than two pairs are left out.
+    """
     if evidence is None:
         return Forest("nll", (), 0, False, (0.0, 0.0))
     others = [i for i in range(1, len(evidence.candidates)) if i != evidence.pick]
-    found = (_compared(evidence, index) for index in (evidence.pick, *others))
-    rows = tuple(row for row in found if row is not None)
-    examples = next((r.rows.get("test", 0) for r in evidence.done[0].values()), 0)
+    compared = (_comparison_row(evidence, index) for index in (evidence.pick, *others))
+    rows = tuple(row for row in compared if row is not None)
+    examples = next(
+        (r.rows.get("test", 0) for r in evidence.replicates_by_candidate[0].values()), 0
+    )
     return Forest(evidence.metric, rows, examples, evidence.settings.resplit, _limits(rows))
 
 
 def forest_figure(data: Forest) -> go.Figure:
-    """Draw a row a candidate: its interval, its mean and its seeds, against a line at 0."""
+    """Draw one row per candidate: interval, mean and seeds, with a line at 0."""
     height = 130 + 62 * max(len(data.rows), 1)
     figure = go.Figure(layout=style.layout(height, {**_NARROW, "height": height + 40}))
     figure.add_traces(list(_traces(data)))
     low, high = data.limits
     margin = 0.04 * (high - low)
-    title = f"difference in test {METRICS[data.metric]} from ε = 0 (nats; below 0 is better)"
+    title = f"difference in test {METRICS[data.metric].label} from ε = 0 (nats; below 0 is better)"
     figure.update_xaxes(
         title=title, range=(low - margin, high + margin), domain=[0, 0.74], zeroline=False
     )
-    places = list(range(len(data.rows)))
+    positions = list(range(len(data.rows)))
     figure.update_yaxes(
-        tickvals=places,
+        tickvals=positions,
         ticktext=[row.label for row in data.rows],
-        range=(len(places) - 0.4, -0.6),
+        range=(len(positions) - 0.4, -0.6),
         showgrid=False,
     )
     figure.update_layout(annotations=list(_numbers(data)))
@@ -79,16 +84,18 @@ def forest_figure(data: Forest) -> go.Figure:
 
 
 def forest_notes(data: Forest) -> tuple[str, ...]:
-    """Say what is a test and what is not, what the interval holds and what the dots are."""
-    noise = "the splits and the seeds" if data.resplit else "the seeds and the test examples"
+    """Return sentences that explain the intervals and the dots."""
+    sources = "split and seed" if data.resplit else "seed and test-set"
     pairs = "on the same split" if data.resplit else "on the same test examples"
     notes = [
-        f"Bars: 95 % intervals, which hold the noise of {noise}. The pick's is the one test; the "
-        "faint ones only describe: of several intervals one may well miss.",
-        f"Small dots: one seed each, the candidate minus ε = 0 from the same seed {pairs}.",
+        f"Bars: 95% CIs. They include {sources} variation and are not corrected for multiple "
+        "comparisons. Only the pick is a pre-specified comparison; the other rows are descriptive.",
+        f"Small dots: one seed each, the candidate minus ε = 0 with the same seed {pairs}.",
     ]
     if any(_beyond(data, row) for row in data.rows):
-        notes.append("Arrows: the interval goes on beyond the plot; its numbers are whole.")
+        notes.append(
+            "Arrows: the interval extends beyond the plot; the numbers give its full extent."
+        )
     return tuple(notes)
 
 
@@ -100,41 +107,39 @@ _FARTHEST: Final = 8.0
 _NAME_LENGTH: Final = 18
 
 
-def _compared(evidence: Evidence, index: int) -> Compared | None:
+def _comparison_row(evidence: Evidence, index: int) -> ForestRow | None:
     comparison = evidence.compare(index, evidence.metric)
     if comparison is None:
         return None
     candidate = evidence.candidates[index]
-    name = MEANS[evidence.metric]
-    pairs = evidence.pairs(index)
-    seeds = np.array([a.examples[name].mean() - b.examples[name].mean() for a, b in pairs])
-    return Compared(candidate.role, _label(candidate), comparison, seeds)
+    scores = [
+        [evidence.score(r, "test", evidence.metric) for r in p] for p in evidence.pairs(index)
+    ]
+    values, base = np.array(scores, dtype=float).T
+    return ForestRow(candidate.role, _label(candidate), comparison, values - base)
 
 
 def _label(candidate: Candidate) -> str:
     point = candidate.point
     schedule = style.plain(point["schedule"], _NAME_LENGTH)
-    # A fixed schedule has none; a study's own need not be known where its report is written.
-    rate = [] if schedule == "fixed" else [f"rate {wording.figure(point['rate'])}"]
-    extras = [f"{key} {_short(value)}" for key, value in hparams_of(point).items()]
+    # A fixed schedule has no annealing rate. Custom schedules may be unknown here, so the rate of
+    # any other schedule is shown.
+    rate = [] if schedule == "fixed" else [f"rate {fmt.two_figures(point['rate'])}"]
+    extras = [f"{key} {fmt.setting(value)}" for key, value in hparams_of(point).items()]
     second = style.plain(" · ".join([_ROLES[candidate.role], *rate, *extras]), 2 * _NAME_LENGTH)
-    return f"ε = {wording.epsilon(point['epsilon'])}, {schedule}<br><i>{second}</i>"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"ε = {fmt.epsilon(point['epsilon'])}, {schedule}<br><i>{second}</i>"
 
 
 _ROLES: Final = {
     "baseline": "ε = 0",
-    "pick": "the pick",
+    "pick": "pick",
     "runner-up": "runner-up",
     "default": "common default",
 }
 
 
-def _limits(rows: tuple[Compared, ...]) -> tuple[float, float]:
-    """Return ends that hold the pick whole, and others unless they are many times as far."""
+def _limits(rows: tuple[ForestRow, ...]) -> tuple[float, float]:
+    """Return an axis with the whole interval of the pick, and the others up to a multiple of it."""
     if not rows:
         return 0.0, 0.0
     ends = [_ends(row) for row in rows]
@@ -143,50 +148,53 @@ def _limits(rows: tuple[Compared, ...]) -> tuple[float, float]:
     return max(min(low, 0.0), -farthest), min(max(high, 0.0), farthest)
 
 
-def _ends(row: Compared) -> tuple[float, float]:
+def _ends(row: ForestRow) -> tuple[float, float]:
     difference = row.comparison.difference
     return min(difference.low, row.seeds.min()), max(difference.high, row.seeds.max())
 
 
-def _beyond(data: Forest, row: Compared) -> bool:
+def _beyond(data: Forest, row: ForestRow) -> bool:
     difference = row.comparison.difference
     return difference.low < data.limits[0] or difference.high > data.limits[1]
 
 
 def _traces(data: Forest) -> Iterator[go.Scatter]:
     yield _zero(data)
-    for place, row in enumerate(data.rows):
+    for position, row in enumerate(data.rows):
         strong = row.tested or row.role == "baseline"
-        colour = style.INK if strong else style.FAINT
-        yield _seeds(data, place, row, colour)
-        yield _bar(data, place, row, {"color": colour, "width": 3 if strong else 2})
-        yield _mean(data, place, row, {"color": colour, "size": 11 if strong else 9})
-    yield style.entry("the pick: the test", {"color": style.INK, "size": 11, **_SQUARE}, "")
+        color = style.INK if strong else style.FAINT
+        yield _seeds(data, position, row, color)
+        yield _bar(data, position, row, {"color": color, "width": 3 if strong else 2})
+        yield _mean(data, position, row, {"color": color, "size": 11 if strong else 9})
+    yield markers.legend_entry(
+        "pick (pre-specified comparison)", {"color": style.INK, "size": 11, **_SQUARE}, ""
+    )
     if len(data.rows) > 1:
-        yield style.entry("described only", {"color": style.FAINT, "size": 9, **_SQUARE}, "")
-    yield style.entry("one seed", {"color": style.FAINT, **_DOT}, "")
+        yield markers.legend_entry("descriptive", {"color": style.FAINT, "size": 9, **_SQUARE}, "")
+    yield markers.legend_entry("one seed", {"color": style.FAINT, **_DOT}, "")
 
 
 _SQUARE: Final = {"symbol": "square"}
 _DOT: Final = {"symbol": "circle", "size": 5}
 
 
-def _seeds(data: Forest, place: int, row: Compared, colour: str) -> go.Scatter:
+def _seeds(data: Forest, position: int, row: ForestRow, color: str) -> go.Scatter:
     inside = row.seeds[(row.seeds >= data.limits[0]) & (row.seeds <= data.limits[1])]
-    below = [place + 0.24] * len(inside)
-    texts = [f"one seed: {wording.signed(value, 4)} nats" for value in inside]
-    marker = {"color": colour, "opacity": 0.55, **_DOT}
-    return style.dots(inside, below, texts, marker=marker, showlegend=False)
+    below = [position + 0.24] * len(inside)
+    decimals = fmt.interval_decimals(row.comparison.difference)
+    texts = [f"one seed: {fmt.signed(value, decimals)} nats" for value in inside]
+    marker = {"color": color, "opacity": 0.55, **_DOT}
+    return markers.dots(inside, below, texts, marker=marker, showlegend=False)
 
 
-def _bar(data: Forest, place: int, row: Compared, line: dict[str, Any]) -> go.Scatter:
+def _bar(data: Forest, position: int, row: ForestRow, line: dict[str, Any]) -> go.Scatter:
     difference = row.comparison.difference
     ends = np.clip([difference.low, difference.high], *data.limits)
     cut = [difference.low < data.limits[0], difference.high > data.limits[1]]
     symbols = ["triangle-left" if cut[0] else "line-ns", "triangle-right" if cut[1] else "line-ns"]
     return go.Scatter(
         x=ends,
-        y=[place, place],
+        y=[position, position],
         mode="lines+markers",
         line=line,
         marker={"symbol": symbols, "size": 10, "line": line, "color": line["color"]},
@@ -195,32 +203,32 @@ def _bar(data: Forest, place: int, row: Compared, line: dict[str, Any]) -> go.Sc
     )
 
 
-def _mean(data: Forest, place: int, row: Compared, marker: dict[str, Any]) -> go.Scatter:
-    found = row.comparison
+def _mean(data: Forest, position: int, row: ForestRow, marker: dict[str, Any]) -> go.Scatter:
+    comparison = row.comparison
     text = (
-        f"<b>{row.label}</b><br>{wording.difference(found.difference)} nats<br>"
-        f"test {METRICS[data.metric]} {wording.nll(found.mean)}, "
-        f"at ε = 0 {wording.nll(found.baseline)}"
+        f"<b>{row.label}</b><br>{fmt.difference(comparison.difference)} nats<br>"
+        f"test {METRICS[data.metric].label} {fmt.nll(comparison.mean)}, "
+        f"at ε = 0 {fmt.nll(comparison.baseline)}"
     )
-    at = np.clip(found.difference.estimate, *data.limits)
-    return style.dots([at], [place], [text], marker={**marker, **_SQUARE}, showlegend=False)
+    x = np.clip(comparison.difference.estimate, *data.limits)
+    return markers.dots([x], [position], [text], marker={**marker, **_SQUARE}, showlegend=False)
 
 
 def _zero(data: Forest) -> go.Scatter:
     line = {"color": style.INK, "width": 1.5, "dash": "dash"}
-    ends = [-0.6, len(data.rows) - 0.4]
-    return go.Scatter(x=[0, 0], y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    ends = np.array([-0.6, len(data.rows) - 0.4])
+    return markers.line(np.zeros(2), ends, line)
 
 
 def _numbers(data: Forest) -> Iterator[dict[str, Any]]:
-    for place, row in enumerate(data.rows):
-        text = wording.difference(row.comparison.difference).replace(" (", "<br>(")
+    for position, row in enumerate(data.rows):
+        text = fmt.difference(row.comparison.difference).replace(" (", "<br>(")
         yield {
             "text": f"<b>{text}</b>" if row.tested else text,
             "x": 1,
             "xref": "paper",
             "xanchor": "right",
-            "y": place,
+            "y": position,
             "align": "right",
             "showarrow": False,
         }

@@ -1,21 +1,32 @@
-"""How the search went, trial by trial, and the best that it had at each moment."""
+"""Search progress: the value of each trial and the best value so far."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sweeper.report import wording
-from sweeper.report.figures import scales, style
-from sweeper.report.figures.response import Points
-from sweeper.report.report_input import Floats, Metric, by_schedule, finished, pruned, usable
+from sweeper import formatting as fmt
+from sweeper.metrics import validation_axis
+from sweeper.report.figures.kit import axes, markers, style
+from sweeper.report.figures.kit.markers import Points, points
+from sweeper.report.report_input import (
+    Floats,
+    Metric,
+    by_schedule,
+    finished_trials,
+    pruned_trials,
+    with_finite_value,
+)
 from sweeper.study import results
 
 
 class History(NamedTuple):
-    """Trials by number, and the best so far (N,) at `number` (N,); schedule "" is ε = 0."""
+    """Trials by number, and the best value so far (N,) at `number` (N,); schedule "" is ε = 0.
+
+    `limit` is where the axis is cut, None for nowhere.
+    """
 
     metric: Metric
     groups: tuple[Points, ...]
@@ -27,99 +38,85 @@ class History(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """Whether no trial has finished."""
         return not self.number.size
 
 
 def history_data(trials: pd.DataFrame, metric: Metric) -> History:
-    """Return each trial's value in the order of trial numbers, and the running minimum."""
-    done = finished(trials).sort_values("number")
-    base = results.baseline(usable(trials))
+    """Return the value of each trial in order of trial numbers, and the running minimum."""
+    done = finished_trials(trials).sort_values("number")
+    base = results.baseline(with_finite_value(trials))
     values = done["value"].to_numpy(float)
-    stopped = _points("pruned", pruned(trials if metric == "nll" else trials[:0]), "nll")
+    stopped = points(
+        "pruned", pruned_trials(trials if metric == "nll" else trials[:0]), "number", "nll"
+    )
     groups = {"": done[done["epsilon"] == 0], **by_schedule(done)}
     return History(
         metric=metric,
-        groups=tuple(_points(*group, "value") for group in groups.items() if len(group[1])),
+        groups=tuple(
+            points(name, rows, "number", "value") for name, rows in groups.items() if len(rows)
+        ),
         pruned=stopped,
         number=done["number"].to_numpy(float),
         best=np.minimum.accumulate(values),
         baseline=None if base is None else float(base["value"]),
-        limit=scales.upper_limit(
+        limit=axes.upper_limit(
             values, shown=() if base is None else (float(base["value"]),), beside=stopped.y
         ),
     )
 
 
 def history_figure(data: History) -> go.Figure:
-    """Draw every trial, and the best so far as a staircase."""
+    """Draw every trial, and the best value so far as a staircase."""
     figure = go.Figure(layout=style.layout(400, {"height": 540}))
     figure.add_traces([*_pruned_traces(data), *_traces(data), _staircase(data)])
     values = np.concatenate([np.empty(0), data.pruned.y, *(group.y for group in data.groups)])
     figure.update_xaxes(title="trial number")
     figure.update_yaxes(
-        title=wording.METRICS[data.metric] + " (nats)", range=scales.axis_range(values, data.limit)
+        title=validation_axis(data.metric), range=axes.axis_range(values, data.limit)
     )
     if data.baseline is not None:
-        figure.update_layout(shapes=[style.dashed(data.baseline)])
+        figure.update_layout(shapes=[markers.baseline_line(data.baseline)])
     return figure
 
 
 def history_notes(data: History) -> tuple[str, ...]:
-    """Say when the best was found."""
+    """Return sentences about when the best trial was found."""
     if data.empty:
         return ()
-    found = int(data.number[int(np.argmin(data.best))])
-    after = int((data.number > found).sum())
-    since = f"the {wording.counted(after, 'trial')} finished since did not beat it"
-    notes = [f"The best was trial {found}; {since if after else 'none has finished since'}."]
-    notes += ["Faint: pruned trials, at the last NLL seen."] if len(data.pruned.x) else []
+    best = int(data.number[int(np.argmin(data.best))])
+    later = int((data.number > best).sum())
+    since = f"{fmt.count_noun(later, 'later trial')} finished without a lower value"
+    notes = [f"Lowest: trial {best}; {since if later else 'no later trial has finished'}."]
+    notes += ["Faint: pruned trials, at their last NLL."] if len(data.pruned.x) else []
     return tuple(notes)
-
-
-def _points(schedule: str, rows: pd.DataFrame, column: str) -> Points:
-    x, y = rows["number"].to_numpy(float), rows[column].to_numpy(float)
-    return Points(schedule, x, y, style.hovers(rows))
 
 
 def _traces(data: History) -> Iterator[go.Scatter]:
     styles = style.styles(group.schedule for group in data.groups if group.schedule)
     for group in data.groups:
         if group.schedule:
-            chosen = styles[group.schedule]
-            marker = {"color": chosen.colour, "symbol": chosen.symbol, "size": 8}
+            marker, name = (
+                markers.schedule_marker(styles[group.schedule]),
+                style.label(group.schedule),
+            )
         else:
-            marker = style.baseline_marker()
-        yield _markers(group, data.limit, marker, group.schedule)
-        yield style.entry(
-            style.label(group.schedule) or style.baseline_name(group.y[0]), marker, group.schedule
-        )
+            marker, name = markers.baseline_marker(), markers.baseline_name(min(group.y))
+        yield markers.clipped_dots(group, data.limit, marker, group.schedule)
+        yield markers.legend_entry(name, marker, group.schedule)
 
 
 def _pruned_traces(data: History) -> Iterator[go.Scatter]:
     if not len(data.pruned.x):
         return
     marker = {"color": style.FAINT, "symbol": "circle-open", "size": 7, "opacity": 0.6}
-    yield _markers(data.pruned, data.limit, marker, "pruned")
-    yield style.entry("pruned", marker, "pruned", legendrank=2000)
-
-
-def _markers(points: Points, limit: float | None, marker: dict[str, Any], group: str) -> go.Scatter:
-    drawn = {**marker, "symbol": style.symbols(points.y, limit, marker["symbol"])}
-    y = scales.clipped(points.y, limit)
-    shown = {"legendgroup": group, "showlegend": False}
-    return style.dots(points.x, y, points.texts, marker=drawn, **shown)
+    yield markers.clipped_dots(data.pruned, data.limit, marker, "pruned")
+    yield markers.legend_entry("pruned", marker, "pruned", legendrank=2000)
 
 
 def _staircase(data: History) -> go.Scatter:
-    # A stair has corners alone: where the best changed, and both ends.
+    # The corners are enough: where the best value changed, and both ends.
     corner = np.append(True, np.diff(data.best) != 0)
     corner[-1] = True
-    return go.Scatter(
-        x=data.number[corner],
-        y=data.best[corner],
-        mode="lines",
-        line={"color": style.INK, "width": 2, "shape": "hv"},
-        name="best so far",
-        hoverinfo="skip",
-    )
+    line = {"color": style.INK, "width": 2, "shape": "hv"}
+    x, y = data.number[corner], data.best[corner]
+    return markers.line(x, y, line, name="best so far", showlegend=True)

@@ -1,4 +1,4 @@
-"""The figures by name, as pages and notebooks ask for them."""
+"""The figures by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
@@ -6,8 +6,6 @@ from typing import Any, Final, NamedTuple, Protocol
 import plotly.graph_objects as go
 
 from sweeper.confirmation.evidence import Split
-from sweeper.report import wording
-from sweeper.report.figures import style
 from sweeper.report.figures.calibrated import calibrated_data, calibrated_figure, calibrated_notes
 from sweeper.report.figures.forest import forest_data, forest_figure, forest_notes
 from sweeper.report.figures.history import history_data, history_figure, history_notes
@@ -17,6 +15,7 @@ from sweeper.report.figures.interaction import (
     interaction_figure,
     interaction_notes,
 )
+from sweeper.report.figures.kit import captions, markers, style
 from sweeper.report.figures.reliability import (
     reliability_data,
     reliability_figure,
@@ -25,21 +24,19 @@ from sweeper.report.figures.reliability import (
 from sweeper.report.figures.response import response_data, response_figure, response_notes
 from sweeper.report.figures.schedules import schedules_data, schedules_figure, schedules_notes
 from sweeper.report.figures.trade_off import trade_off_data, trade_off_figure, trade_off_notes
-from sweeper.report.report_input import ReportInput, prepared
+from sweeper.report.report_input import ReportInput, prepare
 
 
 class Data(Protocol):
-    """What a figure is drawn from."""
-
     @property
     def empty(self) -> bool:
         """Whether there is nothing to draw."""
 
 
-class Recipe(NamedTuple):
-    """How a figure is made: arithmetic, drawing, words, and the split that its numbers are of.
+class FigureDefinition(NamedTuple):
+    """The functions that compute, draw and describe a figure, and the split of its numbers.
 
-    `scaled`: some of them are with temperatures, which are the validation split's.
+    `scaled`: some numbers use temperatures, which are fitted on the validation split.
     """
 
     data: Callable[[ReportInput], Any]
@@ -49,47 +46,53 @@ class Recipe(NamedTuple):
     scaled: bool = False
 
 
-class Drawing(NamedTuple):
-    """A figure, or None where there is nothing to draw, and sentences computed from its data."""
+class FigureWithNotes(NamedTuple):
+    """A figure, or None without data, and sentences computed from its data."""
 
     figure: go.Figure | None
     notes: tuple[str, ...]
 
 
-FIGURES: Final[Mapping[str, Recipe]] = {
-    "forest": Recipe(
+FIGURES: Final[Mapping[str, FigureDefinition]] = {
+    "forest": FigureDefinition(
         lambda report: forest_data(report.confirmed), forest_figure, forest_notes, "test"
     ),
-    "response": Recipe(
-        lambda report: response_data(report.trials, report.metric, report.space, report.confirmed),
+    "response": FigureDefinition(
+        lambda report: response_data(
+            report.trials, report.metric, report.space, report.confirmed, report.recommended
+        ),
         response_figure,
         response_notes,
     ),
-    "reliability": Recipe(
+    "reliability": FigureDefinition(
         lambda report: reliability_data(report.confirmed),
         reliability_figure,
         reliability_notes,
         "test",
         scaled=True,
     ),
-    "trade_off": Recipe(
-        lambda report: trade_off_data(report.trials), trade_off_figure, trade_off_notes
+    "trade_off": FigureDefinition(
+        lambda report: trade_off_data(
+            report.trials, None if report.recommended is None else report.recommended.trial
+        ),
+        trade_off_figure,
+        trade_off_notes,
     ),
-    "calibrated": Recipe(
+    "calibrated": FigureDefinition(
         lambda report: calibrated_data(report.trials), calibrated_figure, calibrated_notes
     ),
-    "schedules": Recipe(
+    "schedules": FigureDefinition(
         lambda report: schedules_data(report.trials, report.epochs),
         schedules_figure,
         schedules_notes,
     ),
-    "history": Recipe(
+    "history": FigureDefinition(
         lambda report: history_data(report.trials, report.metric), history_figure, history_notes
     ),
-    "importance": Recipe(
+    "importance": FigureDefinition(
         lambda report: importance_data(report.importance), importance_figure, importance_notes
     ),
-    "interaction": Recipe(
+    "interaction": FigureDefinition(
         lambda report: interaction_data(report.trials, report.metric),
         interaction_figure,
         interaction_notes,
@@ -97,20 +100,28 @@ FIGURES: Final[Mapping[str, Recipe]] = {
 }
 
 
-def figures(report: ReportInput) -> dict[str, go.Figure]:
-    """Return every figure of a study by name, for notebooks; an empty one says so."""
-    ready = prepared(report)
-    return {name: draw(name, ready).figure or style.empty() for name in FIGURES}
+class Figures(dict[str, go.Figure]):
+    """Figures by name, which a notebook displays one below the other."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        for figure in self.values():
+            display(figure)
 
 
-def draw(name: str, report: ReportInput) -> Drawing:
-    """Return one figure of a prepared report with the words computed for it."""
+def figures(report: ReportInput) -> Figures:
+    """Return all figures of a study by name; a figure without data says "No data yet"."""
+    report = prepare(report)
+    return Figures({name: draw(name, report).figure or style.empty() for name in FIGURES})
+
+
+def draw(name: str, report: ReportInput) -> FigureWithNotes:
+    """Return one figure of a prepared report with its notes."""
     recipe = FIGURES[name]
     data: Data = recipe.data(report)
     if data.empty:
-        return Drawing(None, ())
+        return FigureWithNotes(None, ())
     figure, notes = recipe.figure(data), recipe.notes(data)
-    if out := style.left_out(figure):
-        covered = f"{wording.counted(out, 'marker')} of this figure would lie on others"
-        notes = (*notes, f"{covered}: not drawn, and counted in everything else.")
-    return Drawing(figure, notes)
+    overlapping = captions.overlap_note(markers.left_out(figure))
+    return FigureWithNotes(figure, (*notes, overlapping) if overlapping else notes)

@@ -1,22 +1,20 @@
-"""Is confidence accuracy? Of ε = 0 and of the pick, before and after temperature scaling."""
+"""Reliability diagrams of ε = 0 and the pick, before and after temperature scaling."""
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
-import torch
 
-from sweeper.confirmation.evidence import Evidence, Replicate
-from sweeper.confirmation.verdict import describe
-from sweeper.report import wording
-from sweeper.report.figures import style
+from sweeper import formatting as fmt
+from sweeper.confirmation.evidence import CONFIDENCE_VALUES, Evidence
+from sweeper.confirmation.verdict import describe_smoothing
+from sweeper.report.figures.kit import axes, markers, style
 from sweeper.report.report_input import Floats
-from sweeper.scoring import reliability
 
 
 class Diagram(NamedTuple):
-    """The bins that hold examples, (B,) each; `ece` is the mean of each seed's own."""
+    """The non-empty bins, (B,) each; `ece` in [0, 1] is the mean over seeds."""
 
     confidence: Floats
     accuracy: Floats
@@ -24,175 +22,150 @@ class Diagram(NamedTuple):
     ece: float
 
 
-class Panel(NamedTuple):
-    """One candidate, with its probabilities as they are and after temperature scaling."""
+class DiagramPanel(NamedTuple):
+    """One candidate, with raw probabilities and after temperature scaling."""
 
     title: str
     raw: Diagram
     scaled: Diagram
 
 
-class Reliabilities(NamedTuple):
-    """ε = 0 and the pick, of `seeds` models on the same `examples`, pooled."""
+class ReliabilityDiagrams(NamedTuple):
+    """ε = 0 and the pick, each pooled over `seeds` models and `examples` test examples."""
 
-    panels: tuple[Panel, ...]
+    panels: tuple[DiagramPanel, ...]
     seeds: int
     examples: int
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to compare."""
+        """Whether there are fewer than two pairs of seeds, or no confidences."""
         return not self.panels
 
 
-def reliability_data(evidence: Evidence | None) -> Reliabilities:
-    """Return the diagrams of the test examples pooled over the pairs of seeds."""
+def reliability_data(evidence: Evidence | None) -> ReliabilityDiagrams:
+    """Return the diagrams on the test split, pooled over the pairs of seeds."""
     pairs = [] if evidence is None else evidence.pairs(evidence.pick)
-    if evidence is None or len(pairs) < 2:
-        return Reliabilities((), 0, 0)
-    base = _panel(evidence, 0, "ε = 0", [base for _, base in pairs])
-    name = style.plain(describe(evidence.candidates[evidence.pick]), 60)
-    pick = _panel(evidence, evidence.pick, name, [mine for mine, _ in pairs])
-    return Reliabilities((base, pick), len(pairs), len(pairs[0][0].examples["correct"]))
+    if evidence is None or len(pairs) < 2 or not len(evidence.reliability(0, "confidence").samples):
+        return ReliabilityDiagrams((), 0, 0)
+    base = _panel(evidence, 0, "ε = 0")
+    name = style.plain(describe_smoothing(evidence.candidates[evidence.pick]), 60)
+    pick = _panel(evidence, evidence.pick, name)
+    return ReliabilityDiagrams((base, pick), len(pairs), pairs[0][0].rows["test"])
 
 
-def reliability_figure(data: Reliabilities) -> go.Figure:
-    """Draw accuracy over confidence, a marker a bin as large as the bin, beside the diagonal."""
+def reliability_figure(data: ReliabilityDiagrams) -> go.Figure:
+    """Draw accuracy against confidence, one marker per bin with its area as the bin's count."""
     figure = go.Figure(layout=style.layout(460, _NARROW))
     most = max((d.samples.max() for p in data.panels for d in (p.raw, p.scaled)), default=1.0)
-    for panel, axes in zip(data.panels, _AXES, strict=False):
-        figure.add_traces([_diagonal(axes), *_traces(panel, axes, most)])
+    for panel, plot in zip(data.panels, axes.BOTH, strict=False):
+        figure.add_traces([_diagonal(plot), *_traces(panel, plot, most)])
     figure.update_layout(_WIDE, annotations=list(_titles(data)))
     return figure
 
 
-def reliability_notes(data: Reliabilities) -> tuple[str, ...]:
-    """Say what a marker is, and what the titles' numbers are."""
+def reliability_notes(data: ReliabilityDiagrams) -> tuple[str, ...]:
+    """Return a sentence that explains the markers and the ECE in the titles."""
     return (
-        f"Each marker is one of 15 equal bins of confidence, pooled over {data.seeds} seeds and "
-        f"{data.examples:,} test examples; its area is the number of predictions in it, so that a "
-        "small one is little more than chance. Below the diagonal the models are too sure, above "
-        "it too cautious. The ECE in a title is the mean of each seed's own.",
+        f"Each marker is one of 15 equal-width confidence bins, pooled over {data.seeds} seeds and "
+        f"{data.examples:,} test examples. Its area is the number of predictions in the bin, so "
+        "small markers are noisy. Below the diagonal the models are overconfident, above it "
+        "underconfident. The ECE in each title is the mean over seeds.",
     )
 
 
-_AXES: Final = ({"xaxis": "x", "yaxis": "y"}, {"xaxis": "x2", "yaxis": "y2"})
 _UNIT: Final = {"range": [-0.03, 1.08]}
-_X: Final = {"title": {"text": "confidence"}, **_UNIT}
-_Y: Final = {"title": {"text": "accuracy (test)"}, **_UNIT}
-_WIDE: Final = {
-    "xaxis": {**_X, "domain": [0, 0.45]},
-    "xaxis2": {**_X, "domain": [0.55, 1], "anchor": "y2"},
-    "yaxis": _Y,
-    "yaxis2": {**_Y, "anchor": "x2"},
-    "legend": {"y": 1.12},
-    "margin": {"t": 24},
+_PLOT: Final = {
+    "xaxis": {"title": {"text": "confidence"}, **_UNIT},
+    "yaxis": {"title": {"text": "accuracy (test)"}, **_UNIT},
 }
-_NARROW: Final = {
-    "height": 860,
-    "xaxis": {"domain": [0, 1]},
-    "xaxis2": {"domain": [0, 1]},
-    "yaxis": {"domain": [0.57, 1]},
-    "yaxis2": {"domain": [0, 0.41]},
-    "legend": {"y": 1.06},
-}
+_PLOTS, _STACKED = axes.side_by_side(_PLOT, _PLOT, gap=0.14)
+_WIDE: Final = {**_PLOTS, "legend": {"y": 1.12}, "margin": {"t": 24}}
+_NARROW: Final = {**_STACKED, "legend": {"y": 1.06}}
 _LARGEST: Final = 30.0
 
 
-def _panel(evidence: Evidence, index: int, title: str, replicates: list[Replicate]) -> Panel:
+def _panel(evidence: Evidence, index: int, title: str) -> DiagramPanel:
     raw, scaled = (
-        _diagram(evidence, index, replicates, score, confidence)
-        for score, confidence in (
-            ("ece", "confidence"),
-            ("ece_calibrated", "confidence_calibrated"),
-        )
+        _diagram(evidence, index, score, confidence)
+        for score, confidence in zip(("ece", "ece_calibrated"), CONFIDENCE_VALUES, strict=True)
     )
-    return Panel(title, raw, scaled)
+    return DiagramPanel(title, raw, scaled)
 
 
-def _diagram(
-    evidence: Evidence, index: int, replicates: list[Replicate], score: str, confidence: str
-) -> Diagram:
-    values, correct = (
-        torch.from_numpy(np.concatenate([r.examples[name] for r in replicates]))
-        for name in (confidence, "correct")
-    )
-    bins = reliability(values, correct > 0.5)
-    held = (bins.samples > 0).numpy()
-    found = evidence.compare(evidence.pick, score)
-    ece = float("nan") if found is None else found.baseline if index == 0 else found.mean
-    columns = (bins.confidence, bins.accuracy, bins.samples.double())
-    drawn = [np.asarray(column, dtype=float)[held] for column in columns]
-    return Diagram(drawn[0], drawn[1], drawn[2], ece)
+def _diagram(evidence: Evidence, index: int, score: str, confidence: str) -> Diagram:
+    comparison = evidence.compare(evidence.pick, score)
+    ece = float("nan")
+    if comparison is not None:
+        ece = comparison.baseline if index == 0 else comparison.mean
+    return Diagram(*evidence.reliability(index, confidence), ece)
 
 
-def _traces(panel: Panel, axes: dict[str, str], most: float) -> Iterator[go.Scatter]:
-    first = axes["xaxis"] == "x"
-    for diagram, look_of in ((panel.raw, _RAW), (panel.scaled, _SCALED)):
+def _traces(panel: DiagramPanel, plot: dict[str, str], most: float) -> Iterator[go.Scatter]:
+    first = plot["xaxis"] == "x"
+    for diagram, kind in ((panel.raw, _RAW), (panel.scaled, _SCALED)):
         marker = {
-            **look_of.marker,
+            **kind.marker,
             "size": diagram.samples,
             "sizemode": "area",
             "sizeref": most / _LARGEST**2,
             "sizemin": 4,
         }
-        group = {"legendgroup": look_of.name, "showlegend": False}
-        yield style.dots(
+        group = {"legendgroup": kind.name, "showlegend": False}
+        yield markers.dots(
             diagram.confidence,
             diagram.accuracy,
             [_text(diagram, i) for i in range(len(diagram.samples))],
             marker=marker,
-            # The largest, near (1, 1), would lose its edge.
+            # The largest marker, near (1, 1), would be cut off.
             cliponaxis=False,
             **group,
-            **axes,
-        ).update(mode="lines+markers", line=look_of.line)
+            **plot,
+        ).update(mode="lines+markers", line=kind.line)
         if first:
-            yield style.entry(look_of.name, {**look_of.marker, "size": 10}, look_of.name)
+            yield markers.legend_entry(kind.name, {**kind.marker, "size": 10}, kind.name)
 
 
-class _Look(NamedTuple):
+class _TraceStyle(NamedTuple):
     name: str
     marker: dict[str, Any]
     line: dict[str, Any]
 
 
-_RAW: Final = _Look(
-    "as the model gives it",
+_RAW: Final = _TraceStyle(
+    "raw probabilities",
     {"color": style.INK, "symbol": "circle"},
     {"color": style.FAINT, "width": 1},
 )
-_SCALED: Final = _Look(
+_SCALED: Final = _TraceStyle(
     "after temperature scaling",
     {"color": style.FAINT, "symbol": "diamond-open", "line": {"width": 2}},
     {"color": style.FAINT, "width": 1, "dash": "dot"},
 )
 
 
-def _diagonal(axes: dict[str, str]) -> go.Scatter:
-    line = {"color": style.FAINT, "width": 1, "dash": "dash"}
-    return go.Scatter(
-        x=[0, 1], y=[0, 1], mode="lines", line=line, hoverinfo="skip", showlegend=False, **axes
-    )
+def _diagonal(plot: dict[str, str]) -> go.Scatter:
+    ends = np.array([0.0, 1.0])
+    return markers.line(ends, ends, {"color": style.FAINT, "width": 1, "dash": "dash"}, **plot)
 
 
 def _text(diagram: Diagram, index: int) -> str:
     return (
-        f"confidence {wording.percent(diagram.confidence[index])}<br>"
-        f"accuracy {wording.percent(diagram.accuracy[index])}<br>"
-        f"{wording.counted(int(diagram.samples[index]), 'prediction')}"
+        f"confidence {fmt.percent(diagram.confidence[index])}<br>"
+        f"accuracy {fmt.percent(diagram.accuracy[index])}<br>"
+        f"{fmt.count_noun(int(diagram.samples[index]), 'prediction')}"
     )
 
 
-def _titles(data: Reliabilities) -> Iterator[dict[str, Any]]:
-    for panel, axes in zip(data.panels, _AXES, strict=False):
-        raw, scaled = wording.percent(panel.raw.ece), wording.percent(panel.scaled.ece)
+def _titles(data: ReliabilityDiagrams) -> Iterator[dict[str, Any]]:
+    for panel, plot in zip(data.panels, axes.BOTH, strict=False):
+        raw, scaled = fmt.percent(panel.raw.ece), fmt.percent(panel.scaled.ece)
         yield {
             "text": f"<b>{panel.title}</b><br>ECE {raw}, after scaling {scaled}",
             "x": 0,
             "y": 1,
-            "xref": f"{axes['xaxis']} domain",
-            "yref": f"{axes['yaxis']} domain",
+            "xref": f"{plot['xaxis']} domain",
+            "yref": f"{plot['yaxis']} domain",
             "xanchor": "left",
             "yanchor": "bottom",
             "align": "left",

@@ -3,7 +3,7 @@
   const themes = JSON.parse(document.getElementById("themes").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 640px)");
-  const paper = 660; // pixels that a sheet of A4 holds between its margins
+  const paper = 660; // width in pixels of A4 paper between the margins
   const config = { responsive: true, displayModeBar: false, displaylogo: false };
 
   const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
@@ -16,21 +16,21 @@
     return merged;
   }
 
-  function coloured(text, night) {
+  function colored(text, night) {
     if (!night) return text;
-    return Object.entries(themes.colours).reduce(
+    return Object.entries(themes.colors).reduce(
       (result, [day, other]) => result.replaceAll(`"${day}"`, `"${other}"`), text);
   }
 
   function draw(plot, printing) {
     const night = dark.matches && !printing;
     const small = narrow.matches && !printing;
-    const figure = JSON.parse(coloured(plot.nextElementSibling.textContent, night));
+    const figure = JSON.parse(colored(plot.nextElementSibling.textContent, night));
     let layout = { ...figure.layout, template: night ? themes.dark : themes.light };
     if (small) layout = merge(layout, { ...layout.meta.narrow, dragmode: false, margin: merge({ l: 50, r: 6 }, layout.meta.narrow.margin ?? {}) });
     if (printing) layout.width = paper;
     plot.style.minHeight = `${layout.height}px`;
-    Plotly.purge(plot); // drawn afresh: a change of layout leaves parts of the old one behind
+    Plotly.purge(plot); // Plotly.react leaves parts of the old layout behind
     return Plotly.newPlot(plot, figure.data, layout, config);
   }
 
@@ -47,7 +47,7 @@
     const sign = ascending ? 1 : -1;
     return (left, right) => {
       const [a, b] = [left.keys[column], right.keys[column]];
-      if (a === null || b === null) return (a === null) - (b === null); // missing ones last
+      if (a === null || b === null) return (a === null) - (b === null); // missing values last
       const order = typeof a === "number" ? (a > b) - (a < b) : a.localeCompare(b);
       return sign * order || left.position - right.position;
     };
@@ -101,10 +101,29 @@
     headers.forEach((header, column) =>
       header.querySelector("button").addEventListener("click", () => sort(column)));
     [text, state, schedule].forEach((control) => control.addEventListener("input", filter));
-    filter(); // a browser may bring back what was typed before a reload
+    filter(); // browsers may restore the form fields after a reload
   }
 
-  // What is put into the page later says so, and is drawn as well.
+  // Pages without HTTPS have no navigator.clipboard; there, the selected text is copied.
+  async function copied(code) {
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      return true;
+    } catch {
+      getSelection().selectAllChildren(code);
+      return document.execCommand("copy");
+    }
+  }
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.("button.copy");
+    if (!button) return;
+    const snippet = button.parentElement;
+    const done = await copied(snippet.querySelector("code"));
+    snippet.querySelector(".copied").textContent = done ? "Copied" : "Press Ctrl+C to copy the selected text";
+  });
+
+  // service.js dispatches this event after it has inserted HTML.
   document.addEventListener("sweeper:added", (event) => {
     event.target.querySelectorAll(".plot").forEach((plot) => draw(plot, false));
   });

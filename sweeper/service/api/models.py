@@ -1,28 +1,37 @@
-"""What the JSON API answers with: the shapes that its OpenAPI promises."""
+"""The request and response models of the JSON API."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sweeper.service.study_reader import Snapshot
+from sweeper import limits
+from sweeper.service.study_reader import StudyStatus
 
-State = Literal["finished", "running", "unfinished", "paused", "stopped"]
+State = Literal["finished", "running", "unfinished", "paused", "stopped", "failed", "damaged"]
 
 
-class Answer(BaseModel):
-    """What every answer is: nothing in it that is not promised."""
+class ResponseModel(BaseModel):
+    """The base of all responses: fields that are not declared are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class StudyAnswer(Answer):
-    """How far a study is; `best` and `baseline` are values of its metric, lower is better."""
+class SmoothingResponse(ResponseModel):
+    """A configuration; the rate is null if its schedule does not use one."""
+
+    epsilon: float
+    schedule: str
+    rate: float | None
+
+
+class StudyResponse(ResponseModel):
+    """The progress of a study; `best` and `baseline` are values of its metric, lower is better."""
 
     name: str
     state: State
     metric: Literal["nll", "nll_calibrated"]
     created: float = Field(description="Seconds since 1970, UTC.")
-    trials: int = Field(description="The budget, ε = 0 included.")
+    trials: int = Field(description="The budget, including ε = 0.")
     ended: int
     complete: int
     pruned: int
@@ -30,47 +39,57 @@ class StudyAnswer(Answer):
     running: int
     waiting: int
     retried: int
-    best: float | None
+    recommended: SmoothingResponse | None = Field(
+        description="The configuration to use; null without a verdict."
+    )
+    best: float | None = Field(description="The lowest value of the search; it is optimistic.")
     baseline: float | None
-    confirming: int = Field(description="Trainings that the confirmation has.")
-    confirmed: int = Field(description="How many of them have ended.")
-    workers: int = Field(description="Processes that hold a trial now.")
+    confirming: int = Field(description="Training runs of the confirmation.")
+    confirmed: int = Field(description="Training runs of the confirmation that have ended.")
+    workers: int = Field(description="Processes that currently run a trial.")
+    problem: str = Field(description="Why a damaged study cannot be used; empty otherwise.")
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> "StudyAnswer":
-        """Return the answer for a study."""
-        return cls(**snapshot.to_dict())
+    def from_status(cls, status: StudyStatus) -> "StudyResponse":
+        """Return the response for a study."""
+        return cls(**status.to_dict())
 
 
-class StudiesAnswer(Answer):
-    """A part of the studies, newest first; `total` counts all that were asked for."""
+class StudiesResponse(ResponseModel):
+    """A page of studies, newest first; `total` counts all that match the search."""
 
-    studies: list[StudyAnswer]
+    studies: list[StudyResponse]
     total: int
     offset: int
 
 
-class Launch(BaseModel):
-    """A study to launch: as the text of a study file, or as its tables."""
+class LaunchRequest(BaseModel):
+    """A study to launch: the text of a study file (`toml`) or its tables (`spec`)."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"oneOf": [{"required": ["toml"]}, {"required": ["spec"]}]},
     )
 
-    toml: str = Field("", description="A study file's text.", max_length=500_000)
+    toml: str = Field(
+        "", description="The text of a study file.", max_length=limits.STUDY_FILE_LENGTH
+    )
     spec: dict[str, Any] = Field(
-        {}, description="A study file's tables, as /v1/schema describes them."
+        {},
+        description="The tables of a study file; /v1/schema describes them.",
+        max_length=limits.KEYS_PER_TABLE,
     )
 
 
-class TrialAnswer(Answer):
-    """One trial; scores are of the validation split, null where there are none."""
+class TrialResponse(ResponseModel):
+    """One trial; scores are on the validation split, null if missing."""
 
     number: int
-    state: Literal["complete", "pruned", "failed", "running"]
+    state: Literal["complete", "pruned", "failed", "running", "waiting"]
     epsilon: float
-    label_smoothing: float | None = Field(description="The same in torch's convention.")
+    label_smoothing: float | None = Field(
+        description="The equivalent label_smoothing of torch; null unless the schedule is fixed."
+    )
     schedule: str
     rate: float | None
     value: float | None
@@ -85,17 +104,18 @@ class TrialAnswer(Answer):
     failure: str
     cause: str
     notes: str
+    code: int = Field(description="The revision of the code of the study, starting at 1.")
 
 
-class TrialsAnswer(Answer):
-    """A part of a study's trials; `total` counts all that were asked for."""
+class TrialsResponse(ResponseModel):
+    """A page of trials; `total` counts all that match the filters."""
 
-    trials: list[TrialAnswer]
+    trials: list[TrialResponse]
     total: int
     offset: int
 
 
-class EpochAnswer(Answer):
+class EpochResponse(ResponseModel):
     """One evaluation of a trial."""
 
     epoch: int
@@ -109,49 +129,50 @@ class EpochAnswer(Answer):
     ece: float | None
 
 
-class TrialDetail(Answer):
-    """One trial with its evaluations, what it printed, and the whole of its failure."""
+class TrialDetail(ResponseModel):
+    """One trial with its evaluations, output and full failure message."""
 
-    trial: TrialAnswer
-    evaluations: list[EpochAnswer]
+    trial: TrialResponse
+    evaluations: list[EpochResponse]
     log: str
     failure: str
     environment: dict[str, str]
 
 
-class Compared(Answer):
-    """A score of a candidate on the test split, beside ε = 0 on the same seeds."""
+class ComparisonResponse(ResponseModel):
+    """A score of a candidate on the test split, compared with ε = 0 on the same seeds."""
 
     mean: float
     difference: float
-    low: float = Field(description="The 95 % interval of the difference.")
-    high: float
+    low: float = Field(description="Lower end of the 95% CI of the difference.")
+    high: float = Field(description="Upper end of the 95% CI of the difference.")
 
 
-class CandidateAnswer(Answer):
-    """A configuration that was trained again on fresh seeds."""
+class CandidateResponse(ResponseModel):
+    """A configuration that was retrained on fresh seeds."""
 
     role: str
     trial: int | None
     epsilon: float
     schedule: str
     rate: float | None
-    scores: dict[str, Compared]
+    scores: dict[str, ComparisonResponse]
 
 
-class ScoresAnswer(Answer):
-    """What was found: the best trial of each schedule, and what the confirmation compared."""
+class ScoresResponse(ResponseModel):
+    """The best trial of each schedule, the verdict, and the candidates of the confirmation."""
 
-    search: list[TrialAnswer]
+    search: list[TrialResponse]
     verdict: dict[str, Any] | None
-    candidates: list[CandidateAnswer]
+    candidates: list[CandidateResponse]
 
 
-class WorkerAnswer(Answer):
-    """A worker that holds a trial; `stale` where its lease has run out."""
+class WorkerResponse(ResponseModel):
+    """A trial that a worker runs; `stale` is true if its lease has expired."""
 
     host: str
     pid: int
+    slots: int
     phase: str
     trial: int | None
     attempt: int
@@ -159,29 +180,29 @@ class WorkerAnswer(Answer):
     stale: bool
 
 
-class WorkersAnswer(Answer):
-    """The workers at a study."""
+class WorkersResponse(ResponseModel):
+    """The workers of a study."""
 
-    workers: list[WorkerAnswer]
+    workers: list[WorkerResponse]
 
 
-class SessionAnswer(Answer):
-    """Who is signed in; without sign-in everybody is an operator without a name."""
+class SessionResponse(ResponseModel):
+    """The signed-in account; without sign-in, everybody is an operator with an empty name."""
 
     name: str
     role: Literal["viewer", "operator"]
 
 
-class HealthAnswer(Answer):
-    """Whether the service can do its work."""
+class HealthResponse(ResponseModel):
+    """Whether the service and its database are available."""
 
     status: Literal["ok", "unavailable"]
     version: str
-    detail: str = Field(description="Why not; empty where all is well.")
+    detail: str = Field(description="The problem; empty if there is none.")
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it; `errors` are the lines that belong to a key of the study."""
+    """An error as in RFC 9457; `errors` lists the messages about keys of the study."""
 
     type: str
     title: str

@@ -1,87 +1,94 @@
-"""The JSON API: what the pages show and do, for programs."""
+"""The routes of the JSON API."""
 
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-from sweeper import api
+from sweeper import api, limits
 from sweeper.api import Study
-from sweeper.confirmation.evidence import COMPARED, Evidence
+from sweeper.confirmation.evidence import COMPARED_SCORES, Evidence
 from sweeper.errors import SweeperError
+from sweeper.export import document_of
 from sweeper.export import render as render_export
 from sweeper.report import render as render_report
 from sweeper.service.api.metrics import metrics_text
 from sweeper.service.api.models import (
-    CandidateAnswer,
-    Compared,
-    HealthAnswer,
-    Launch,
+    CandidateResponse,
+    ComparisonResponse,
+    HealthResponse,
+    LaunchRequest,
     Problem,
-    ScoresAnswer,
-    SessionAnswer,
-    StudiesAnswer,
-    StudyAnswer,
+    ScoresResponse,
+    SessionResponse,
+    StudiesResponse,
+    StudyResponse,
     TrialDetail,
-    TrialsAnswer,
-    WorkerAnswer,
-    WorkersAnswer,
+    TrialsResponse,
+    WorkerResponse,
+    WorkersResponse,
 )
-from sweeper.service.api.serialize import trial_answers, trial_detail
-from sweeper.service.dependencies import LibraryOf, SettingsOf, SnapshotOf, StudyOf
+from sweeper.service.api.serialize import trial_detail, trial_responses
+from sweeper.service.dependencies import (
+    Reference,
+    SettingsDep,
+    StatusDep,
+    StudyDep,
+    StudyReaderDep,
+    Word,
+)
 from sweeper.service.problem_details import PROBLEM_JSON
 from sweeper.service.settings import root_of
-from sweeper.service.study_reader import Library, version_of
+from sweeper.service.study_reader import StudyReader
+from sweeper.snapshot import StudySnapshot
 from sweeper.study.load import parse_toml
 from sweeper.study.results import baseline, best_by_schedule
-from sweeper.study.space import acting
+from sweeper.study.space import effective_smoothing
 from sweeper.study.spec import json_schema
-
-LARGEST_PAGE: Final = 500
-# What an SQL integer holds.
-_MOST: Final = 2**31 - 1
+from sweeper.version import __version__
 
 _PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": words, "content": {PROBLEM_JSON: {"schema": _PROBLEM}}}
     for status, words in {
-        400: "The body cannot be read.",
-        401: "No token, or none of this service.",
-        403: "The token only reads.",
-        404: "There is no such study or trial.",
-        409: "It does not go with the state of the study.",
+        400: "The body cannot be parsed.",
+        401: "Missing or invalid token.",
+        403: "The token is read-only.",
+        404: "The study or trial does not exist.",
+        409: "The state of the study does not allow this.",
         413: "The request is too large.",
-        422: "A wrong value.",
-        429: "Too many failures to sign in.",
-        503: "The database does not serve.",
+        422: "Invalid value.",
+        429: "Too many failed sign-ins or open requests.",
+        503: "The database is unavailable.",
     }.items()
 }
 router = APIRouter(prefix="/v1", responses=_PROBLEMS)
 
 
-Offset = Annotated[int, Query(ge=0, le=_MOST, description="How many to leave out.")]
-Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="How many at most.")]
+Offset = Annotated[
+    int, Query(ge=0, le=limits.LARGEST_SQL_INTEGER, description="Number of items to skip.")
+]
+Limit = Annotated[int, Query(ge=1, le=limits.PAGE_SIZE, description="Maximum number of items.")]
 
 
 @router.get("/health")
-def health(request: Request, response: Response, of: LibraryOf) -> HealthAnswer:
-    """Say whether the service and its database work; 503 where they do not."""
-    problem = of.problem()
+def health(request: Request, response: Response, studies: StudyReaderDep) -> HealthResponse:
+    """Return the health of the service; 503 if its database is unavailable."""
+    problem = studies.problem()
     response.status_code = 503 if problem else 200
-    # Whoever has not signed in learns that something is wrong, and not what.
-    told = problem if request.state.identity.account is not None else bool(problem) * "database"
-    return HealthAnswer(
-        status="unavailable" if problem else "ok", version=version("sweeper"), detail=told
+    # With sign-in this path is open to everybody, so only accounts see the message.
+    detail = problem if request.state.identity.account is not None else bool(problem) * "database"
+    return HealthResponse(
+        status="unavailable" if problem else "ok", version=__version__, detail=detail
     )
 
 
 @router.get("/session")
-def session(request: Request) -> SessionAnswer:
-    """Return who is signed in; a proxy that keeps answers asks this before it gives one."""
+def session(request: Request) -> SessionResponse:
+    """Return who is signed in; a caching proxy calls this to authorize a cached response."""
     account = request.state.identity.account
-    return SessionAnswer(name=account.name, role=account.role)
+    return SessionResponse(name=account.name, role=account.role)
 
 
 @router.get("/schema")
@@ -92,84 +99,106 @@ def schema() -> dict[str, Any]:
 
 @router.get("/studies")
 def studies(
-    of: LibraryOf,
-    search: Annotated[str, Query(max_length=255, description="What names contain.")] = "",
+    studies: StudyReaderDep,
+    search: Annotated[Word, Query(description="Only names that contain this text.")] = "",
     offset: Offset = 0,
     limit: Limit = 50,
-) -> StudiesAnswer:
+) -> StudiesResponse:
     """Return studies, newest first."""
-    found, total = of.page(search, offset, limit)
-    return StudiesAnswer(
-        studies=[StudyAnswer.of(snapshot) for snapshot in found], total=total, offset=offset
+    page, total = studies.page(search, offset, limit)
+    return StudiesResponse(
+        studies=[StudyResponse.from_status(status) for status in page], total=total, offset=offset
     )
 
 
 @router.post("/studies", status_code=201)
 def launch(
-    request: Request, body: Launch, of: LibraryOf, told: SettingsOf, response: Response
-) -> StudyAnswer:
-    """Launch a study, or let it go on; workers at the database take it up.
+    request: Request,
+    body: LaunchRequest,
+    studies: StudyReaderDep,
+    settings: SettingsDep,
+    response: Response,
+) -> StudyResponse:
+    """Launch a study or continue it; workers connected to the database run it.
 
-    It may name only ready tasks and files of the server's own folders.
+    Its task must be a built-in task or a file in a folder of the server.
     """
     if len(body.model_fields_set) != 1:
-        raise SweeperError("give one of toml (a study file's text) and spec (its tables)")
+        raise SweeperError("body: give either toml (the text of a study file) or spec (its tables)")
     tables = parse_toml(body.toml) if "toml" in body.model_fields_set else body.spec
-    study = api.submit(tables, told.folders, storage=of.storage)
-    of.forget(study.name)
+    study = api.submit(tables, settings.folders, storage=studies.storage)
+    studies.forget(study.name)
     response.headers["Location"] = f"{root_of(request.scope)}/v1/studies/{study.name}"
-    return StudyAnswer.of(of.snapshot(study.name))
+    return StudyResponse.from_status(studies.status(study.name))
 
 
 @router.get("/studies/{name}")
-async def study(snapshot: SnapshotOf) -> StudyAnswer:
-    """Return how far a study is."""
-    return StudyAnswer.of(snapshot)
+async def study(status: StatusDep) -> StudyResponse:
+    """Return the progress of a study."""
+    return StudyResponse.from_status(status)
 
 
 @router.delete("/studies/{name}", status_code=204)
-def delete(of: LibraryOf, one: StudyOf) -> None:
-    """Remove a study with all that it found."""
-    api.delete(one.name, of.storage)
-    of.forget(one.name)
+def delete(studies: StudyReaderDep, study: StudyDep) -> None:
+    """Delete a study with all its results."""
+    api.delete(study.name, studies.storage)
+    studies.forget(study.name)
 
 
 @router.post("/studies/{name}/pause")
-def pause(of: LibraryOf, one: StudyOf) -> StudyAnswer:
-    """Let a study rest: its workers wait; 409 where it is finished."""
-    return _after(api.pause, of, one)
+def pause(studies: StudyReaderDep, study: StudyDep) -> StudyResponse:
+    """Pause a study: its workers wait; 409 if it is finished."""
+    return _after(api.pause, studies, study)
 
 
 @router.post("/studies/{name}/resume")
-def resume(of: LibraryOf, one: StudyOf) -> StudyAnswer:
-    """Let a study go on that was paused or stopped; 409 where it is finished."""
-    return _after(api.resume, of, one)
+def resume(studies: StudyReaderDep, study: StudyDep) -> StudyResponse:
+    """Resume a paused or stopped study; 409 if it is finished."""
+    return _after(api.resume, studies, study)
 
 
 @router.post("/studies/{name}/stop")
-def stop(of: LibraryOf, one: StudyOf) -> StudyAnswer:
-    """End a study early: its workers leave; 409 where it is finished."""
-    return _after(api.stop, of, one)
+def stop(studies: StudyReaderDep, study: StudyDep) -> StudyResponse:
+    """Stop a study: its workers exit; 409 if it is finished."""
+    return _after(api.stop, studies, study)
 
 
-def _after(act: Callable[[str, str], None], of: Library, one: Study) -> StudyAnswer:
-    act(one.name, of.storage)
-    of.forget(one.name)
-    return StudyAnswer.of(of.snapshot(one.name))
+@router.post("/studies/{name}/confirm")
+def confirm(studies: StudyReaderDep, study: StudyDep) -> StudyResponse:
+    """Start the confirmation on fresh seeds; 409 if the search has not ended or has no result.
+
+    Workers connected to the database run it.
+    """
+    return _after(api.request_confirmation, studies, study)
+
+
+@router.post("/studies/{name}/retry")
+def retry(studies: StudyReaderDep, study: StudyDep) -> StudyResponse:
+    """Run failed and lost trials of a study again; 409 if there are none.
+
+    Each keeps its number, configuration and seeds. Workers connected to the database run them.
+    """
+    return _after(api.reopen, studies, study)
+
+
+def _after(act: Callable[[str, str], Any], studies: StudyReader, study: Study) -> StudyResponse:
+    act(study.name, studies.storage)
+    studies.forget(study.name)
+    return StudyResponse.from_status(studies.status(study.name))
 
 
 @router.get("/studies/{name}/trials")
 def trials(
-    one: StudyOf,
-    sort: Annotated[str, Query(max_length=255)] = "number",
+    study: StudyDep,
+    sort: Word = "number",
     descending: bool = False,
-    state: Annotated[str | None, Query(max_length=20)] = None,
-    schedule: Annotated[str | None, Query(max_length=255)] = None,
+    state: Word | None = None,
+    schedule: Reference | None = None,
     offset: Offset = 0,
     limit: Limit = 50,
-) -> TrialsAnswer:
-    """Return trials, sorted and filtered by the database."""
-    page = one.page(
+) -> TrialsResponse:
+    """Return a page of trials, sorted and filtered by the database."""
+    page = study.page(
         sort=sort,
         descending=descending,
         state=state,
@@ -177,32 +206,29 @@ def trials(
         offset=offset,
         limit=limit,
     )
-    return TrialsAnswer(trials=trial_answers(page.frame), total=page.total, offset=offset)
+    return TrialsResponse(trials=trial_responses(page.frame), total=page.total, offset=offset)
 
 
 @router.get("/studies/{name}/trials/{number}")
-def trial(one: StudyOf, number: Annotated[int, Path(ge=0, le=_MOST)]) -> TrialDetail:
+def trial(
+    study: StudyDep, number: Annotated[int, Path(ge=0, le=limits.LARGEST_SQL_INTEGER)]
+) -> TrialDetail:
     """Return one trial with its evaluations, output and failure."""
-    return trial_detail(one.trial(number))
+    return trial_detail(study.trial(number))
 
 
 @router.get("/studies/{name}/scores")
-def scores(one: StudyOf) -> ScoresAnswer:
-    """Return ε = 0 and the best of each schedule, and what the confirmation compared."""
-    frame, evidence, verdict = one.frame(), one.evidence(), one.verdict()
-    base, best = baseline(frame), best_by_schedule(frame)
-    shown = frame[frame["number"] == -1] if base is None else base.to_frame().T.astype(frame.dtypes)
-    return ScoresAnswer(
-        search=[*trial_answers(shown), *trial_answers(best)],
-        verdict=None if verdict is None else verdict.to_dict(),
-        candidates=[] if evidence is None else _candidates(evidence),
-    )
+def scores(studies: StudyReaderDep, status: StatusDep) -> ScoresResponse:
+    """Return ε = 0 and the best trial of each schedule, and the scores of the confirmation."""
+    with studies.damage_errors(status.name):
+        return _scores(studies.snapshot(status))
 
 
 @router.get("/studies/{name}/best")
-def best(one: StudyOf) -> dict[str, Any]:
-    """Return what to use, as best.json has it; 409 while no trial has finished."""
-    return one.document()
+def best(studies: StudyReaderDep, status: StatusDep) -> dict[str, Any]:
+    """Return the configuration to use, as in best.json; 409 if no trial has finished."""
+    with studies.damage_errors(status.name):
+        return document_of(studies.snapshot(status))
 
 
 _MEDIA: Final = {"json": "application/json", "yaml": "application/yaml", "python": "text/x-python"}
@@ -215,11 +241,14 @@ _ENDING: Final = {"json": "json", "yaml": "yaml", "python": "py"}
     responses={200: {"content": {media: {} for media in _MEDIA.values()}}},
 )
 def export(
-    one: StudyOf, form: Annotated[Literal["json", "yaml", "python"], Query(alias="format")] = "json"
+    studies: StudyReaderDep,
+    status: StatusDep,
+    form: Annotated[Literal["json", "yaml", "python"], Query(alias="format")] = "json",
 ) -> Response:
-    """Return what to use as a file, for `SmoothingLoss.from_file` among others."""
+    """Return the configuration to use as a file, for example for `SmoothingLoss.from_file`."""
     name = f'attachment; filename="best.{_ENDING[form]}"'
-    text = render_export(one.document(), form)
+    with studies.damage_errors(status.name):
+        text = render_export(document_of(studies.snapshot(status)), form)
     return Response(text, media_type=_MEDIA[form], headers={"Content-Disposition": name})
 
 
@@ -228,24 +257,25 @@ def export(
     response_class=HTMLResponse,
     responses={200: {"content": {"text/html": {}}}},
 )
-def report(of: LibraryOf, snapshot: SnapshotOf) -> Response:
+def report(studies: StudyReaderDep, status: StatusDep) -> Response:
     """Return the report: one HTML file that opens offline."""
-    name = f'attachment; filename="{snapshot.name}.html"'
-    text = render_report(of.report_input((snapshot.name, version_of(snapshot))))
-    # A file of its own, not a page of ours: it is opened from where it is saved.
-    headers = {"Content-Disposition": name, "Sweeper-Study": snapshot.state}
+    name = f'attachment; filename="{status.name}.html"'
+    with studies.damage_errors(status.name):
+        text = render_report(studies.report_input(status))
+    # The report is a download, which is opened from where it is saved, not a page of the service.
+    headers = {"Content-Disposition": name, "Sweeper-Study": status.state}
     return Response(text, media_type="text/html", headers=headers)
 
 
 @router.get("/studies/{name}/workers")
-def workers(one: StudyOf) -> WorkersAnswer:
-    """Return the workers that hold a trial now."""
-    return WorkersAnswer(workers=[WorkerAnswer(**w.to_dict()) for w in one.workers()])
+def workers(study: StudyDep) -> WorkersResponse:
+    """Return the workers that currently run a trial."""
+    return WorkersResponse(workers=[WorkerResponse(**w.to_dict()) for w in study.workers()])
 
 
 @router.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request) -> JSONResponse:
-    """Return the description of this API."""
+    """Return the OpenAPI document of this API."""
     document = request.app.openapi()
     document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
     return JSONResponse(
@@ -253,31 +283,42 @@ def openapi(request: Request) -> JSONResponse:
     )
 
 
-def metrics(of: LibraryOf) -> PlainTextResponse:
-    """Return counts of studies and workers in Prometheus' text form."""
+def metrics(studies: StudyReaderDep) -> PlainTextResponse:
+    """Return metrics of studies and workers in the text format of Prometheus."""
     return PlainTextResponse(
-        metrics_text(of), media_type="text/plain; version=0.0.4; charset=utf-8"
+        metrics_text(studies), media_type="text/plain; version=0.0.4; charset=utf-8"
     )
 
 
-def _candidates(evidence: Evidence) -> list[CandidateAnswer]:
+def _scores(study: StudySnapshot) -> ScoresResponse:
+    frame, evidence, verdict = study.frame, study.evidence, study.verdict
+    base, best = baseline(frame), best_by_schedule(frame)
+    shown = frame[frame["number"] == -1] if base is None else base.to_frame().T.astype(frame.dtypes)
+    return ScoresResponse(
+        search=[*trial_responses(shown), *trial_responses(best)],
+        verdict=None if verdict is None else verdict.to_dict(),
+        candidates=[] if evidence is None else _candidates(evidence),
+    )
+
+
+def _candidates(evidence: Evidence) -> list[CandidateResponse]:
     answers = []
     for index, candidate in enumerate(evidence.candidates):
-        smoothing = acting(candidate.point)
-        found = {score: evidence.compare(index, score) for score in COMPARED}
-        compared = {
-            score: Compared(
-                mean=one.mean,
-                difference=one.difference.estimate,
-                low=one.difference.low,
-                high=one.difference.high,
+        smoothing = effective_smoothing(candidate.point)
+        comparisons = {score: evidence.compare(index, score) for score in COMPARED_SCORES}
+        scores = {
+            score: ComparisonResponse(
+                mean=comparison.mean,
+                difference=comparison.difference.estimate,
+                low=comparison.difference.low,
+                high=comparison.difference.high,
             )
-            for score, one in found.items()
-            if one is not None
+            for score, comparison in comparisons.items()
+            if comparison is not None
         }
         answers.append(
-            CandidateAnswer(
-                role=candidate.role, trial=candidate.trial, scores=compared, **smoothing._asdict()
+            CandidateResponse(
+                role=candidate.role, trial=candidate.trial, scores=scores, **smoothing._asdict()
             )
         )
     return answers

@@ -1,4 +1,4 @@
-"""A study file as a form: its fields are the schema's, its errors stand beside their keys."""
+"""The form for a study file: fields from its JSON Schema, errors next to their keys."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,15 +7,18 @@ from typing import Any, Final, Literal
 
 import tomli_w
 
+from sweeper import limits
 from sweeper.errors import SweeperError
+from sweeper.study.json_schema import alternatives, resolve_ref
 from sweeper.study.load import parse_toml
-from sweeper.study.schema_errors import by_key
+from sweeper.study.schema_errors import errors_by_key
+from sweeper.study.script_keys import ScriptKeys
 from sweeper.study.spec import StudySpec
 
 Kind = Literal["text", "number", "choice", "list"]
-# What the form has no field for, as TOML: what is there depends on the task.
+# The field for all keys without a field of their own, as TOML. They depend on the task.
 REST: Final = "rest"
-# The order of a study file's tables; `first` is in the rest.
+# The tables in the order of a study file. `first` is edited in the field `rest`.
 _TABLES: Final = (
     "study",
     "task",
@@ -26,12 +29,17 @@ _TABLES: Final = (
     "pruner",
     "confirm",
 )
-_INTEGER: Final = re.compile(r"[+-]?\d+")
+# Keys for scripts, which the field `rest` accepts too; the service refuses `task.command`.
+_OF_SCRIPTS: Final = {f"task.{key}" for key in ScriptKeys.model_fields}
+_INTEGER: Final = re.compile(rf"[+-]?\d{{1,{limits.INTEGER_DIGITS}}}")
 
 
 @dataclass(frozen=True)
 class Field:
-    """One key of a study file that a form can show; `default` is what it is when left empty."""
+    """One key of a study file; `words` is its help text, `default` the value if it is empty.
+
+    `low` and `high` are the limits of a number; `is_integer` is True for integers.
+    """
 
     key: str
     kind: Kind
@@ -40,12 +48,12 @@ class Field:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
-    whole: bool = False
+    is_integer: bool = False
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of a study file: its name, what it is, and its fields."""
+class FormTable:
+    """A table of a study file: its name, help text and fields."""
 
     name: str
     words: str
@@ -53,112 +61,110 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A form as a person sees it: what each field holds, and what is wrong with it.
-
-    `others` are errors that belong to no field and not to the rest.
-    """
+class FilledForm:
+    """The values and errors of a form, by field; `others` are errors that belong to no field."""
 
     values: Mapping[str, str]
     errors: Mapping[str, tuple[str, ...]]
     others: tuple[str, ...] = ()
 
     @property
-    def wrong(self) -> int:
-        """How many errors there are."""
+    def error_count(self) -> int:
         return sum(map(len, self.errors.values())) + len(self.others)
 
 
-def form() -> tuple[Table, ...]:
-    """Return the form of a study file, made from its JSON Schema."""
+def form() -> tuple[FormTable, ...]:
+    """Return the tables of the form, built from the JSON Schema of study files."""
     schema = StudySpec.model_json_schema()
     return tuple(_table(name, schema) for name in _TABLES)
 
 
-def filled(tables: Mapping[str, Any], error: SweeperError | None = None) -> Filled:
-    """Return the form that shows these tables of a study file, and an error about them."""
-    known = {field.key for table in form() for field in table.fields}
-    flat = dict(_leaves(tables, known))
-    rest = as_toml(_without(tables, known))
-    return _with_errors({**flat, REST: rest}, error, known)
+def filled_form(tables: Mapping[str, Any], error: SweeperError | None = None) -> FilledForm:
+    """Return a form filled with the tables of a study file, with an error about them."""
+    keys = {field.key for table in form() for field in table.fields}
+    flat = dict(_leaves(tables, keys))
+    rest = as_toml(_without(tables, keys))
+    return _with_errors({**flat, REST: rest}, error, keys)
 
 
-def refilled(given: Mapping[str, str], error: SweeperError | None = None) -> Filled:
-    """Return the form as it was sent, with an error about it."""
-    known = {field.key for table in form() for field in table.fields}
-    kept = {key: value for key, value in given.items() if key in known or key == REST}
-    return _with_errors(kept, error, known)
+def resubmitted_form(fields: Mapping[str, str], error: SweeperError | None = None) -> FilledForm:
+    """Return the form as it was submitted, with an error about it."""
+    keys = {field.key for table in form() for field in table.fields}
+    values = {key: value for key, value in fields.items() if key in keys or key == REST}
+    return _with_errors(values, error, keys)
 
 
 def as_toml(tables: Mapping[str, Any]) -> str:
-    """Return tables as the text of a study file."""
     return tomli_w.dumps(dict(tables))
 
 
-def tables_of(given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the tables of a study file that a form was filled in with.
+def tables_of(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the tables of a study file from a submitted form.
 
-    What does not look like the number that is wanted is kept as text, so that the study's own
-    check says what is allowed. Raises `SweeperError` where the rest is no TOML.
+    Values that cannot be parsed as numbers stay text, so that the validation of the study reports
+    what is allowed. Raises `SweeperError` if the field `rest` is not valid TOML.
     """
     try:
-        tables = parse_toml(given.get(REST, ""))
+        tables = parse_toml(fields.get(REST, ""))
     except SweeperError as error:
         raise SweeperError(f"{REST}: {error}") from None
     for table in form():
         for field in table.fields:
-            text = given.get(field.key, "").strip()
+            text = fields.get(field.key, "").strip()
             if text:
                 _put(tables, field.key.split("."), _value(field, text))
     return tables
 
 
-def _with_errors(values: Mapping[str, str], error: SweeperError | None, known: set[str]) -> Filled:
+def _with_errors(
+    values: Mapping[str, str], error: SweeperError | None, keys: set[str]
+) -> FilledForm:
     errors: dict[str, list[str]] = {}
     others = []
-    for key, text in [] if error is None else by_key(error):
-        field = _nearest_field(key, known)
+    for key, text in [] if error is None else errors_by_key(error):
+        field = _nearest_field(key, keys)
         if field is not None:
-            said = text if key == field or (field == REST and not key) else f"{key}: {text}"
-            errors.setdefault(field, []).append(said)
+            message = text if key == field or (field == REST and not key) else f"{key}: {text}"
+            errors.setdefault(field, []).append(message)
         else:
             others.append(f"{key}: {text}" if key else text)
-    return Filled(values, {key: tuple(texts) for key, texts in errors.items()}, tuple(others))
+    return FilledForm(values, {key: tuple(texts) for key, texts in errors.items()}, tuple(others))
 
 
-def _nearest_field(key: str, known: set[str]) -> str | None:
-    """Return the field that an error stands beside: the rest for keys that have none."""
-    plain = re.sub(r"\[\d+\]$", "", key)
-    if plain in known:
-        return plain
-    inside = [field for field in sorted(known) if field.startswith(f"{plain}.")]
-    if inside and plain.count("."):
-        return inside[0]
-    return REST if plain.startswith(("task.", "space.", "first", REST)) else None
+def _nearest_field(key: str, keys: set[str]) -> str | None:
+    """Return the field that shows an error about `key`; None if no field fits."""
+    bare = re.sub(r"\[\d+\]$", "", key)
+    if bare in keys:
+        return bare
+    nested = [field for field in sorted(keys) if field.startswith(f"{bare}.")]
+    if nested and bare.count("."):
+        return nested[0]
+    return REST if bare.startswith(("task.", "space.", "first", REST)) else None
 
 
 # ---- the schema --------------------------------------------------------------------------
 
 
-def _table(name: str, schema: Any) -> Table:
-    node = _resolved(schema["properties"][name], schema)
+def _table(name: str, schema: Any) -> FormTable:
+    node = resolve_ref(schema["properties"][name], schema)
     fields = tuple(
         field
-        for key, below in node["properties"].items()
-        for field in _fields(f"{name}.{key}", below, schema, key in node.get("required", ()))
+        for key, child in node["properties"].items()
+        if f"{name}.{key}" not in _OF_SCRIPTS
+        for field in _fields(f"{name}.{key}", child, schema, key in node.get("required", ()))
     )
-    return Table(name, str(node.get("description", "")), fields)
+    return FormTable(name, str(node.get("description", "")), fields)
 
 
 def _fields(key: str, node: Any, schema: Any, required: bool) -> Iterator[Field]:
-    resolved = _resolved(node, schema)
+    target = resolve_ref(node, schema)
     words, default = str(node.get("description", "")), node.get("default")
-    if resolved.get("type") == "object":
-        for part, below in resolved.get("properties", {}).items():
-            inner = {**below, "default": (default or {}).get(part)}
-            yield from _fields(f"{key}.{part}", inner, schema, False)
+    if target.get("type") == "object":
+        for part, child in target.get("properties", {}).items():
+            child = {**child, "default": (default or {}).get(part)}
+            yield from _fields(f"{key}.{part}", child, schema, False)
         return
-    forms = [form for form in _forms(resolved) if form.get("type") != "null"]
+    forms = alternatives(target, schema)
     shown = "" if required or default is None else _text(default)
     yield _field(key, forms, words, shown)
 
@@ -174,47 +180,36 @@ def _field(key: str, forms: Sequence[Any], words: str, default: str) -> Field:
     if node.get("type") in ("integer", "number"):
         low, high = node.get("minimum"), node.get("maximum")
         return Field(
-            key, "number", words, default, low=low, high=high, whole=node["type"] == "integer"
+            key, "number", words, default, low=low, high=high, is_integer=node["type"] == "integer"
         )
     return Field(key, "list" if node.get("type") == "array" else "text", words, default)
-
-
-def _resolved(node: Any, schema: Any) -> Any:
-    while "$ref" in node:
-        rest = {key: value for key, value in node.items() if key != "$ref"}
-        node = {**schema["$defs"][node["$ref"].rsplit("/", 1)[-1]], **rest}
-    return node
-
-
-def _forms(node: Any) -> list[Any]:
-    return list(node.get("anyOf") or node.get("oneOf") or [node])
 
 
 # ---- values ------------------------------------------------------------------------------
 
 
 def _leaves(
-    tables: Mapping[str, Any], known: set[str], prefix: str = ""
+    tables: Mapping[str, Any], keys: set[str], prefix: str = ""
 ) -> Iterator[tuple[str, str]]:
     for name, value in tables.items():
         key = f"{prefix}{name}"
-        if key in known:
+        if key in keys:
             yield key, _text(value)
         elif isinstance(value, dict):
-            yield from _leaves(value, known, f"{key}.")
+            yield from _leaves(value, keys, f"{key}.")
 
 
-def _without(tables: Mapping[str, Any], known: set[str], prefix: str = "") -> dict[str, Any]:
-    """Return the tables without what the form has fields for; nothing empty is left."""
-    kept: dict[str, Any] = {}
+def _without(tables: Mapping[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+    """Return the tables without these keys and without tables that are empty then."""
+    remaining: dict[str, Any] = {}
     for name, value in tables.items():
         key = f"{prefix}{name}"
-        if key in known:
+        if key in keys:
             continue
-        rest = _without(value, known, f"{key}.") if isinstance(value, dict) else value
+        rest = _without(value, keys, f"{key}.") if isinstance(value, dict) else value
         if rest or not isinstance(value, dict):
-            kept[name] = rest
-    return kept
+            remaining[name] = rest
+    return remaining
 
 
 def _text(value: Any) -> str:
@@ -245,10 +240,10 @@ def _number(text: str) -> Any:
 
 
 def _put(tables: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    *above, last = path
-    for name in above:
-        below = tables.setdefault(name, {})
-        if not isinstance(below, dict):
-            raise SweeperError(f"{REST}: {name} has to be a table")
-        tables = below
+    *parents, last = path
+    for name in parents:
+        table = tables.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise SweeperError(f"{REST}: {name} must be a table")
+        tables = table
     tables[last] = value

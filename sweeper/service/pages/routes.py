@@ -1,4 +1,4 @@
-"""The pages: studies, one study, its trials, comparisons, and a new study."""
+"""The routes of the HTML pages."""
 
 import asyncio
 import json
@@ -7,176 +7,186 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from hmac import compare_digest
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi import APIRouter, Depends, Form, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from sweeper import api
-from sweeper.errors import SweeperError, UnknownName, nearest
+from sweeper import api, limits
+from sweeper.errors import StudyDamaged, SweeperError, UnknownName, suggestion
 from sweeper.report import page_of
-from sweeper.service.auth import identity as accounts
-from sweeper.service.auth.identity import Identity
-from sweeper.service.dependencies import LibraryOf, SettingsOf, SnapshotOf, StudyOf
-from sweeper.service.pages.comparisons import compared
-from sweeper.service.pages.figure_cache import Drawings
-from sweeper.service.pages.forms import as_toml, filled, form, refilled, tables_of
-from sweeper.service.pages.templates import Views
-from sweeper.service.pages.trials import Asked, trial_page
-from sweeper.service.problem_details import Refused
+from sweeper.service.auth.identity import COOKIE, Accounts, Identity, cookie
+from sweeper.service.dependencies import (
+    AccountsDep,
+    Reference,
+    SettingsDep,
+    StatusDep,
+    StudyDep,
+    StudyReaderDep,
+    Word,
+)
+from sweeper.service.pages.comparisons import comparison_page
+from sweeper.service.pages.figure_cache import FigureCache
+from sweeper.service.pages.forms import as_toml, filled_form, form, resubmitted_form, tables_of
+from sweeper.service.pages.templates import PageRenderer
+from sweeper.service.pages.trials import TrialTableQuery, trial_page
+from sweeper.service.problem_details import RequestRefused
 from sweeper.service.settings import root_of
-from sweeper.service.study_reader import Library, Snapshot
+from sweeper.service.study_reader import StudyReader, StudyStatus
+from sweeper.study.examples import example_studies
 from sweeper.study.load import parse_toml
-from sweeper.study.ready import ready_studies
 
-STUDIES_A_PAGE: Final = 25
-# How often a page that is looked at is told what has changed, and that the line still stands.
+STUDIES_PER_PAGE: Final = 25
+# Seconds between two checks for changes of an open page, and between keep-alive comments.
 LIVE_SECONDS: Final = 2.0
 QUIET_SECONDS: Final = 15.0
-# How long a page waits for its figures; without them it says that they are being drawn.
+# Maximum seconds that a page waits for its figures. After that it says that they are being drawn.
 FIGURES_SECONDS: Final = 3.0
-# Pages are counted from 1; the last that an SQL integer reaches with room to spare.
-PageNumber = Annotated[int, Query(alias="page", ge=1, le=10_000_000)]
+# Pages are counted from 1. The limit keeps the SQL offset well within an integer.
+PageNumber = Annotated[int, Query(alias="page", ge=1, le=limits.PAGE_NUMBER)]
+ReturnPath = Annotated[str, Field(max_length=limits.REDIRECT_PATH_LENGTH)]
+Secret = Annotated[str, Form(max_length=limits.SECRET_LENGTH)]
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
-async def views(request: Request) -> Views:
-    """Return what makes pages."""
-    found: Views = request.app.state.views
-    return found
+async def renderer(request: Request) -> PageRenderer:
+    result: PageRenderer = request.app.state.renderer
+    return result
 
 
-async def drawings(request: Request) -> Drawings:
-    """Return the figures."""
-    found: Drawings = request.app.state.drawings
-    return found
+async def figure_cache(request: Request) -> FigureCache:
+    result: FigureCache = request.app.state.figure_cache
+    return result
 
 
-async def page_name(told: SettingsOf, shown: str = "running") -> str:
-    """Return the name of a page of figures; raises `UnknownName`."""
-    page_of(told.pages, shown)
+async def page_name(settings: SettingsDep, shown: Word = "running") -> str:
+    """Return the name of a page of figures; raises `UnknownName` for an unknown one."""
+    page_of(settings.pages, shown)
     return shown
 
 
-def from_our_form(request: Request, csrf: Annotated[str, Form()] = "") -> None:
-    """Raise where a form was not made for the browser that sends it."""
+def check_form(request: Request, csrf: Secret = "") -> None:
+    """Raise `RequestRefused` if the CSRF token of a form is not that of the session."""
     check_csrf(request, csrf)
 
 
-def check_csrf(request: Request, given: str) -> None:
-    """Raise `Refused` where what a form brings is not what its browser was given."""
+def check_csrf(request: Request, token: str) -> None:
+    """Raise `RequestRefused` if `token` is not the CSRF token of the session."""
     identity: Identity = request.state.identity
     if identity.bearer:
         return
-    if identity.fresh or not compare_digest(identity.csrf.encode(), given.encode()):
-        raise Refused(403, "this form is not of this session any more; load its page again")
+    if identity.fresh or not compare_digest(identity.csrf.encode(), token.encode()):
+        raise RequestRefused(403, "this form belongs to another session; reload the page")
 
 
-ViewsOf = Annotated[Views, Depends(views)]
-DrawingsOf = Annotated[Drawings, Depends(drawings)]
+RendererDep = Annotated[PageRenderer, Depends(renderer)]
+FigureCacheDep = Annotated[FigureCache, Depends(figure_cache)]
 PageName = Annotated[str, Depends(page_name)]
-OurForm = Depends(from_our_form)
+CheckedForm = Depends(check_form)
 
 
 # ---- signing in --------------------------------------------------------------------------
 
 
 @router.get("/sign-in")
-def sign_in_page(request: Request, of: ViewsOf, told: SettingsOf, next: str = "/") -> Response:
-    """Ask for a token."""
-    if not told.sign_in:
+def sign_in_page(
+    request: Request, renderer: RendererDep, settings: SettingsDep, next: ReturnPath = "/"
+) -> Response:
+    """Show the sign-in form."""
+    if not settings.sign_in:
         return RedirectResponse(root_of(request.scope) + "/studies", 303)
-    return of.page(request, "sign-in.html", next=_inside(next), error="")
+    return renderer.page(request, "sign-in.html", next=_local_path(next), error="")
 
 
-@router.post("/sign-in", dependencies=[OurForm])
+@router.post("/sign-in", dependencies=[CheckedForm])
 def sign_in(
     request: Request,
-    of: ViewsOf,
-    books: LibraryOf,
-    token: Annotated[str, Form(max_length=500)] = "",
-    next: Annotated[str, Form(max_length=2000)] = "/",
+    renderer: RendererDep,
+    accounts: AccountsDep,
+    token: Secret = "",
+    next: Annotated[ReturnPath, Form()] = "/",
 ) -> Response:
-    """Open a session for a browser whose person has a token."""
+    """Open a session for a browser with a valid token."""
+    if "\0" in token:
+        raise RequestRefused(400, "token: contains the character NUL; copy the token again")
     try:
-        secret = accounts.sign_in(books, request, token)
-    except Refused as error:
-        shown = of.page(request, "sign-in.html", next=_inside(next), error=str(error))
-        shown.status_code = error.status
-        shown.headers.update({k: v for k, v in error.headers.items() if k == "Retry-After"})
-        return shown
-    answer = RedirectResponse(root_of(request.scope) + _inside(next), 303)
+        secret = accounts.sign_in(request, token)
+    except RequestRefused as error:
+        page = renderer.page(request, "sign-in.html", next=_local_path(next), error=str(error))
+        page.status_code = error.status
+        page.headers.update({k: v for k, v in error.headers.items() if k == "Retry-After"})
+        return page
+    answer = RedirectResponse(root_of(request.scope) + _local_path(next), 303)
     secure = request.url.scheme == "https"
-    answer.headers["Set-Cookie"] = accounts.cookie(
-        secret, path=root_of(request.scope), secure=secure
-    )
+    answer.headers["Set-Cookie"] = cookie(secret, path=root_of(request.scope), secure=secure)
     return answer
 
 
-@router.post("/sign-out", dependencies=[OurForm])
-def sign_out(request: Request, books: LibraryOf) -> Response:
+@router.post("/sign-out", dependencies=[CheckedForm])
+def sign_out(request: Request, accounts: AccountsDep) -> Response:
     """End the session."""
-    accounts.sign_out(books, request.state.identity)
+    accounts.sign_out(request.state.identity)
     answer = RedirectResponse(root_of(request.scope) + "/sign-in", 303)
-    answer.delete_cookie(accounts.COOKIE, path=root_of(request.scope) or "/")
+    answer.delete_cookie(COOKIE, path=root_of(request.scope) or "/")
     return answer
 
 
-def _inside(path: str) -> str:
-    """Return a path of ours to go to after signing in: never another site."""
-    good = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    return path if good else "/"
+def _local_path(path: str) -> str:
+    """Return the path if it is on this site, else "/": no redirect to other sites."""
+    local = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if local else "/"
 
 
 # ---- studies -----------------------------------------------------------------------------
 
 
 @router.get("/")
-def front(request: Request) -> Response:
-    """Lead to the studies."""
+def redirect_to_studies(request: Request) -> Response:
+    """Redirect to the list of studies."""
     return RedirectResponse(root_of(request.scope) + "/studies", 307)
 
 
 @router.get("/studies")
 def studies(
     request: Request,
-    of: ViewsOf,
-    books: LibraryOf,
-    search: Annotated[str, Query(max_length=255)] = "",
+    renderer: RendererDep,
+    studies: StudyReaderDep,
+    search: Word = "",
     page: PageNumber = 1,
 ) -> Response:
     """List studies, newest first."""
-    return of.page(request, "studies.html", **_listing(books, search, page))
+    return renderer.page(request, "studies.html", **_listing(studies, search, page))
 
 
 @router.get("/events", response_class=EventSourceResponse)
 async def studies_events(
     request: Request,
-    of: ViewsOf,
-    books: LibraryOf,
-    search: Annotated[str, Query(max_length=255)] = "",
+    renderer: RendererDep,
+    studies: StudyReaderDep,
+    search: Word = "",
     page: PageNumber = 1,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Tell the list of studies what has changed."""
+    """Stream changes of the list of studies."""
 
-    async def look() -> dict[str, Any]:
-        listing = await run_in_threadpool(_listing, books, search, page)
-        return {"html": {"studies": of.part(request, "studies_list.html", **listing)}}
+    async def poll() -> dict[str, Any]:
+        listing = await run_in_threadpool(_listing, studies, search, page)
+        return {"html": {"studies": renderer.fragment(request, "studies_list.html", **listing)}}
 
-    async for event in _live(books, look):
+    async for event in _event_stream(request, poll):
         yield event
 
 
-def _listing(books: Library, search: str, page: int) -> dict[str, Any]:
-    offset = (page - 1) * STUDIES_A_PAGE
-    found, total = books.page(search, offset, STUDIES_A_PAGE)
+def _listing(studies: StudyReader, search: str, page: int) -> dict[str, Any]:
+    offset = (page - 1) * STUDIES_PER_PAGE
+    rows, total = studies.page(search, offset, STUDIES_PER_PAGE)
     return {
-        "studies": found,
+        "studies": rows,
         "search": search,
         "total": total,
         "page": page,
-        "pages": max(1, -(-total // STUDIES_A_PAGE)),
+        "pages": max(1, -(-total // STUDIES_PER_PAGE)),
     }
 
 
@@ -186,210 +196,238 @@ def _listing(books: Library, search: str, page: int) -> dict[str, Any]:
 @router.get("/studies/{name}")
 async def study(
     request: Request,
-    of: ViewsOf,
-    told: SettingsOf,
-    snapshot: SnapshotOf,
-    figures: DrawingsOf,
-    shown: str = "",
+    renderer: RendererDep,
+    settings: SettingsDep,
+    status: StatusDep,
+    figures: FigureCacheDep,
+    shown: Word = "",
 ) -> Response:
-    """Show one study: how far it is, what it found, and one of the pages of figures."""
-    chosen = shown or ("trade-offs" if snapshot.progress.complete else "running")
-    page_of(told.pages, chosen)
-    drawn = await figures.page(snapshot, chosen, wait=FIGURES_SECONDS)
-    about = {**_about(snapshot), "tab": chosen, "drawn": drawn}
-    return of.around(b"" if drawn is None else drawn.html, request, "study.html", **about)
+    """Show one study: its progress and one page of figures."""
+    tab = shown or ("overview" if status.progress.complete else "running")
+    page_of(settings.pages, tab)
+    drawn, problem = None, status.problem
+    if not problem:
+        try:
+            drawn = await figures.page(status, tab, wait=FIGURES_SECONDS)
+        except StudyDamaged as error:
+            problem = str(error)
+    context = {"study": status, "tab": tab, "drawn": drawn, "problem": problem}
+    return renderer.page_with_body(
+        b"" if drawn is None else drawn.html, request, "study.html", **context
+    )
 
 
 @router.get("/studies/{name}/events", response_class=EventSourceResponse)
 async def study_events(
     request: Request,
-    of: ViewsOf,
-    books: LibraryOf,
-    figures: DrawingsOf,
-    snapshot: SnapshotOf,
+    renderer: RendererDep,
+    studies: StudyReaderDep,
+    figures: FigureCacheDep,
+    status: StatusDep,
     shown: PageName,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Tell a study's page what has changed: its numbers, and whether its figures have."""
+    """Stream changes of the page of a study: its progress, and the version of its figures."""
 
-    seen: tuple[Snapshot, str, dict[str, Any]] | None = None
+    last: tuple[StudyStatus, str, dict[str, Any]] | None = None
 
-    async def look() -> dict[str, Any]:
-        nonlocal seen
-        now = await books.snapshot.soon(snapshot.name)
+    async def poll() -> dict[str, Any]:
+        nonlocal last
+        now = await studies.status.get(status.name)
+        if now.problem:
+            raise SweeperError(now.problem)
         drawn = await figures.page(now, shown)
         version = "" if drawn is None else drawn.version
-        if seen is None or seen[0] is not now or seen[1] != version:
-            parts = {"progress": of.part(request, "progress.html", **_about(now))}
-            seen = (now, version, {"html": parts, "version": version})
-        return seen[2]
+        if last is None or last[0] is not now or last[1] != version:
+            parts = {"progress": renderer.fragment(request, "progress.html", study=now)}
+            last = (now, version, {"html": parts, "version": version})
+        return last[2]
 
-    async for event in _live(books, look):
+    async for event in _event_stream(request, poll):
         yield event
 
 
 @router.get("/studies/{name}/trials")
 async def trials(
     request: Request,
-    of: ViewsOf,
-    snapshot: SnapshotOf,
-    sort: Annotated[str, Query(max_length=255)] = "number",
+    renderer: RendererDep,
+    status: StatusDep,
+    sort: Word = "number",
     order: Literal["ascending", "descending"] = "ascending",
-    state: Annotated[str, Query(max_length=20)] = "",
-    schedule: Annotated[str, Query(max_length=255)] = "",
+    state: Word = "",
+    schedule: Reference = "",
     page: PageNumber = 1,
 ) -> Response:
-    """Show a part of the trials, as the database sorts and filters them."""
+    """Show one page of the trials, sorted and filtered by the database."""
     root = root_of(request.scope)
-    asked = Asked(root, snapshot.name, sort, order, state, schedule, page)
-    table = await request.app.state.tables.soon(asked)
-    return of.around(table, request, "trials.html", **_about(snapshot), tab="trials")
+    query = TrialTableQuery(
+        root, status.name, sort, order, state, schedule, page, status.recommended_trial
+    )
+    table = await request.app.state.tables.get(query)
+    return renderer.page_with_body(table, request, "trials.html", study=status, tab="trials")
 
 
 @router.get("/studies/{name}/trials/{number}")
 def trial(
-    request: Request, of: ViewsOf, one: StudyOf, snapshot: SnapshotOf, number: int
+    request: Request,
+    renderer: RendererDep,
+    study: StudyDep,
+    status: StatusDep,
+    number: Annotated[int, Path(ge=0, le=limits.LARGEST_SQL_INTEGER)],
 ) -> Response:
     """Show one trial: its curves, parameters, scores, output and failure."""
-    found = trial_page(one, number)
-    return of.page(request, "trial.html", **_about(snapshot), tab="trials", trial=found)
+    page = trial_page(study, number)
+    return renderer.page(request, "trial.html", study=status, tab="trials", trial=page)
 
 
 @router.get("/studies/{name}/spec")
-def spec(request: Request, of: ViewsOf, one: StudyOf, snapshot: SnapshotOf) -> Response:
-    """Show the study file as it was launched."""
-    text = as_toml(one.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
-    return of.page(request, "spec.html", **_about(snapshot), tab="spec", text=text)
+def spec(request: Request, renderer: RendererDep, study: StudyDep, status: StatusDep) -> Response:
+    """Show the study file of the latest launch."""
+    text = as_toml(study.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
+    return renderer.page(request, "spec.html", study=status, tab="spec", text=text)
 
 
-@router.post("/studies/{name}/{action}", dependencies=[OurForm])
-def act(
+@router.post("/studies/{name}/{action}", dependencies=[CheckedForm])
+def change_study(
     request: Request,
-    books: LibraryOf,
-    one: StudyOf,
-    action: Literal["pause", "resume", "stop", "delete"],
-    confirmed: Annotated[str, Form(max_length=255)] = "",
+    studies: StudyReaderDep,
+    study: StudyDep,
+    action: Literal["pause", "resume", "stop", "retry", "delete"],
+    confirmed: Annotated[Word, Form()] = "",
 ) -> Response:
-    """Let a study rest, go on, end early, or remove it."""
+    """Pause, resume, stop, retry or delete a study."""
     if action == "delete":
-        if confirmed != one.name:
-            raise SweeperError(f"type the study's name, {one.name}, to delete it")
-        api.delete(one.name, books.storage)
-        books.forget(one.name)
+        if confirmed != study.name:
+            raise SweeperError(
+                f"the name {confirmed!r} is not {study.name!r}; the study was not deleted"
+            )
+        api.delete(study.name, studies.storage)
+        studies.forget(study.name)
         return RedirectResponse(f"{root_of(request.scope)}/studies", 303)
-    _ACTIONS[action](one.name, books.storage)
-    books.forget(one.name)
-    return RedirectResponse(f"{root_of(request.scope)}/studies/{one.name}", 303)
+    _ACTIONS[action](study.name, studies.storage)
+    studies.forget(study.name)
+    return RedirectResponse(f"{root_of(request.scope)}/studies/{study.name}", 303)
 
 
-_ACTIONS: Final = {"pause": api.pause, "resume": api.resume, "stop": api.stop}
+_ACTIONS: Final = {"pause": api.pause, "resume": api.resume, "stop": api.stop, "retry": api.reopen}
 
 
-def _about(snapshot: Snapshot) -> dict[str, Any]:
-    return {"study": snapshot}
-
-
-async def _live(
-    books: Library, look: Callable[[], Awaitable[Any]]
+async def _event_stream(
+    request: Request, poll: Callable[[], Awaitable[Any]]
 ) -> AsyncIterator[ServerSentEvent]:
-    """Yield what `look` returns when it has changed, and a sign of life when it has not."""
-    before, said = "", time.monotonic()
-    while not books.closing.is_set():
+    """Yield the result of `poll` when it changes, and a comment when it has not for a while.
+
+    The stream ends when the service stops, when the session ends, and after `stream_seconds`;
+    browsers then reconnect.
+    """
+    studies: StudyReader = request.app.state.study_reader
+    accounts: Accounts = request.app.state.accounts
+    before, sent = "", time.monotonic()
+    end = sent + request.app.state.client_limits.stream_seconds
+    while not studies.closing.is_set() and time.monotonic() < end:
+        if not await accounts.still_valid(request, request.state.identity.account):
+            return
         try:
-            now = json.dumps(await look())
+            now = json.dumps(await poll())
         except SweeperError as error:
             now = json.dumps({"problem": str(error)})
         if now != before:
-            before, said = now, time.monotonic()
+            before, sent = now, time.monotonic()
             yield ServerSentEvent(raw_data=now)
-        elif time.monotonic() - said > QUIET_SECONDS:
-            said = time.monotonic()
-            yield ServerSentEvent(comment="still here")
+        elif time.monotonic() - sent > QUIET_SECONDS:
+            sent = time.monotonic()
+            yield ServerSentEvent(comment="keep-alive")
         await asyncio.sleep(LIVE_SECONDS)
 
 
-# ---- comparing ---------------------------------------------------------------------------
+# ---- comparison --------------------------------------------------------------------------
 
 
 @router.get("/compare")
 def compare(
     request: Request,
-    of: ViewsOf,
-    books: LibraryOf,
-    item: Annotated[list[str], Query(max_length=6)] = [],  # noqa: B006
+    renderer: RendererDep,
+    studies: StudyReaderDep,
+    item: Annotated[list[Word], Query(max_length=6)] = [],  # noqa: B006
 ) -> Response:
-    """Show studies, or trials as study/number, side by side."""
-    items = [one.strip() for one in item if one.strip()]
-    return of.page(request, "compare.html", items=items, found=compared(books, items))
+    """Compare studies, or trials as study/number."""
+    items = [text.strip() for text in item if text.strip()]
+    comparison = comparison_page(studies, items)
+    return renderer.page(request, "compare.html", items=items, comparison=comparison)
 
 
 # ---- a new study -------------------------------------------------------------------------
 
 
 @router.get("/new")
-def new(request: Request, of: ViewsOf, ready: str = "") -> Response:
-    """Offer the ready studies, and the form of the one that was picked."""
-    tables = parse_toml(find_ready(ready)) if ready else None
-    return _new(request, of, None if tables is None else filled(tables), ready)
+def new(request: Request, renderer: RendererDep, example: Word = "") -> Response:
+    """List the example studies, or show the form of the selected one."""
+    tables = parse_toml(find_example(example)) if example else None
+    return _new(request, renderer, None if tables is None else filled_form(tables))
 
 
 @router.post("/new")
-async def send_new(request: Request, of: ViewsOf, books: LibraryOf, told: SettingsOf) -> Response:
-    """Read what was pasted, or check and launch what the form holds."""
-    given = {key: str(value) for key, value in (await request.form()).items()}
-    check_csrf(request, given.get("csrf", ""))
-    return await run_in_threadpool(_take_new, request, of, books, told, given)
-
-
-def _take_new(
-    request: Request, of: Views, books: Library, told: Any, given: Mapping[str, str]
+async def submit_new_study(
+    request: Request, renderer: RendererDep, studies: StudyReaderDep, settings: SettingsDep
 ) -> Response:
-    if "pasted" in given:
+    """Show the form of a pasted study file, or validate and launch a submitted form."""
+    fields = {key: str(value) for key, value in (await request.form()).items()}
+    check_csrf(request, fields.get("csrf", ""))
+    return await run_in_threadpool(_submit, request, renderer, studies, settings, fields)
+
+
+def _submit(
+    request: Request,
+    renderer: PageRenderer,
+    studies: StudyReader,
+    settings: Any,
+    fields: Mapping[str, str],
+) -> Response:
+    if "pasted" in fields:
         try:
-            return _new(request, of, filled(parse_toml(given["pasted"])))
+            return _new(request, renderer, filled_form(parse_toml(fields["pasted"])))
         except SweeperError as error:
-            return _new(request, of, None, pasted=given["pasted"], problem=str(error))
+            return _new(request, renderer, None, pasted=fields["pasted"], problem=str(error))
     try:
-        study = api.submit(tables_of(given), told.folders, storage=books.storage)
+        study = api.submit(tables_of(fields), settings.folders, storage=studies.storage)
     except SweeperError as error:
-        return _new(request, of, refilled(given, error), status=422)
-    books.forget(study.name)
+        return _new(request, renderer, resubmitted_form(fields, error), status=422)
+    studies.forget(study.name)
     return RedirectResponse(f"{root_of(request.scope)}/studies/{study.name}", 303)
 
 
 def _new(
     request: Request,
-    of: Views,
+    renderer: PageRenderer,
     form_shown: Any,
-    ready: str = "",
     *,
     pasted: str = "",
     problem: str = "",
     status: int = 200,
 ) -> Response:
-    answer = of.page(
+    page = renderer.page(
         request,
         "new.html",
-        ready=ready,
-        readies={name: _claim(path) for name, path in ready_studies().items()},
+        examples={name: _first_header_line(path) for name, path in example_studies().items()},
         tables=form(),
         filled=form_shown,
         pasted=pasted,
         problem=problem,
     )
-    answer.status_code = 422 if problem else status
-    return answer
+    page.status_code = 422 if problem else status
+    return page
 
 
-def find_ready(name: str) -> str:
-    """Return the text of a ready study; never of a file that a request names."""
-    known = ready_studies()
-    if name not in known:
+def find_example(name: str) -> str:
+    """Return the text of an example study; raises `UnknownName` for any other name."""
+    examples = example_studies()
+    if name not in examples:
         raise UnknownName(
-            f"no ready study {name!r}{nearest(name, known)}; there are: {', '.join(known)}"
+            f"unknown example study {name!r}{suggestion(name, examples)}; "
+            f"available: {', '.join(examples)}"
         )
-    return known[name].read_text("utf-8")
+    return examples[name].read_text("utf-8")
 
 
-def _claim(path: Any) -> str:
-    """Return what a ready study asks: the first line of its header."""
+def _first_header_line(path: Any) -> str:
+    """Return the first line of the header of an example study: the question it answers."""
     return str(path.read_text("utf-8")).splitlines()[0].removeprefix("#").strip()

@@ -1,4 +1,4 @@
-"""Makes pages: what every template has, and how its words and numbers are written."""
+"""Rendering of pages: the templates, their common variables and filters."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,9 +13,9 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
-from sweeper.confirmation.verdict import METRICS
+from sweeper import formatting as fmt
 from sweeper.errors import SweeperError
-from sweeper.report import wording
+from sweeper.metrics import METRICS
 from sweeper.report.page import TEMPLATES, environment, themes
 from sweeper.service.auth.identity import Identity
 from sweeper.service.pages.trials import TrialTable
@@ -34,25 +34,27 @@ ASSETS: Final[Mapping[str, Path]] = {
 }
 
 
-class Views:
-    """The templates of the service and of the report, with what all of them have in common."""
+class PageRenderer:
+    """The templates of the service and of the report, with their common variables."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._templates = environment(_HERE / "templates", TEMPLATES)
         self._templates.filters.update(
-            nll=_nll, when=_when, ago=_ago, segment=_segment, percent=wording.percent
+            nll=_nll, when=_when, ago=_ago, segment=_segment, percent=fmt.percent
         )
+        self._templates.filters["smoothing"] = lambda smoothing: fmt.smoothing(*smoothing)
         self._templates.globals.update(
-            themes=themes(), query=_query, metrics=METRICS, tabs=list(settings.pages)
+            themes=themes(),
+            query=_query,
+            metrics={name: metric.label for name, metric in METRICS.items()},
+            tabs=list(settings.pages),
         )
 
     def page(self, request: Request, template: str, **context: Any) -> HTMLResponse:
-        """Return a page."""
-        return HTMLResponse(self.part(request, template, **context))
+        return HTMLResponse(self.fragment(request, template, **context))
 
-    def part(self, request: Request, template: str, **context: Any) -> str:
-        """Return a template as text."""
+    def fragment(self, request: Request, template: str, **context: Any) -> str:
         identity: Identity = request.state.identity
         common = {
             "root": root_of(request.scope),
@@ -68,25 +70,31 @@ class Views:
         return self._templates.get_template(template).render(**common, **context)
 
     def sections(self, context: Mapping[str, Any]) -> bytes:
-        """Return the sections of a page of figures: the same for everybody."""
+        """Return the sections of a page of figures, which are the same for all users."""
         return self._templates.get_template("sections.html").render(**context).encode()
 
-    def around(self, body: bytes, request: Request, template: str, **context: Any) -> HTMLResponse:
-        """Return a page around what was made before, which `body` stands for in the template."""
+    def verdict(self, context: Mapping[str, Any]) -> str:
+        """Return the recommended configuration and its verdict, the same for all users."""
+        return self._templates.get_template("verdict.html").render(**context)
+
+    def page_with_body(
+        self, body: bytes, request: Request, template: str, **context: Any
+    ) -> HTMLResponse:
+        """Return a page with `body`, which is HTML, in place of the variable `body`."""
         mark = f"<!--{request.state.nonce}-->"
-        before, _, after = self.part(request, template, body=Markup(mark), **context).partition(
+        before, _, after = self.fragment(request, template, body=Markup(mark), **context).partition(
             mark
         )
         return HTMLResponse(b"".join((before.encode(), body, after.encode())))
 
     def table(self, root: str, study: str, table: TrialTable) -> bytes:
-        """Return a part of the trials: the same for everybody."""
-        own = f"{root}/studies/{_segment(study)}"
+        """Return the table of trials as HTML, which is the same for all users."""
+        study_url = f"{root}/studies/{_segment(study)}"
         part = self._templates.get_template("trials_part.html")
-        return part.render(own=own, table=table).encode()
+        return part.render(study_url=study_url, table=table).encode()
 
     def problem(self, request: Request, error: SweeperError) -> HTMLResponse:
-        """Return the page that says what went wrong."""
+        """Return the error page."""
         status = status_of(error)
         answer = problem(error)
         page = self.page(
@@ -99,7 +107,7 @@ class Views:
         return page
 
     def _dashboard(self, request: Request) -> str:
-        """Return where optuna-dashboard is, "" where it cannot be reached."""
+        """Return the URL of optuna-dashboard, "" if it cannot be reached."""
         if not root_of(request.scope):
             return "/dashboard"
         host = self._settings.dashboard_host
@@ -116,11 +124,11 @@ def _digest(path: Path) -> str:
 
 
 def _nll(value: float | None) -> str:
-    return wording.NOTHING if value is None else wording.nll(value)
+    return fmt.NOTHING if value is None else fmt.nll(value)
 
 
 def _segment(text: str) -> str:
-    """Return text as one segment of a path."""
+    """Return text quoted as one segment of a URL path."""
     return quote(text, safe="")
 
 
@@ -129,7 +137,7 @@ def _query(**values: Any) -> str:
 
 
 def _when(seconds: float) -> Markup:
-    """Return a moment in UTC, which a browser shows in its own zone."""
+    """Return a time element in UTC; service.js converts it to the local time zone."""
     moment = datetime.fromtimestamp(seconds, UTC)
     text = moment.strftime("%Y-%m-%d %H:%M UTC")
     return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), text)

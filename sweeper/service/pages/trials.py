@@ -1,26 +1,26 @@
-"""The table of trials that the database sorts, and the page of one trial."""
+"""The pages of all trials, sorted by the database, and of one trial."""
 
+from collections.abc import Hashable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
 
+from sweeper import formatting as fmt
 from sweeper.api import Study, Trial
-from sweeper.report import wording
-from sweeper.report.figures.schedules import chosen_data, schedules_figure, schedules_notes
+from sweeper.metrics import METRICS
+from sweeper.report.figures.schedules import schedules_figure, schedules_notes, selected_data
 from sweeper.report.page import figure_json
-from sweeper.report.report_input import prepared_trials
+from sweeper.report.report_input import prepare_trials
 from sweeper.report.trial_table import Table, trials_table
 from sweeper.study.frames import STATE_WORDS
-from sweeper.study.results import SCORES
 
-TRIALS_A_PAGE = 50
-_WRITTEN = {"nll": "NLL", "ece": "ECE", "aurc": "AURC", "eaurc": "E-AURC", "brier": "Brier"}
+TRIALS_PER_PAGE = 50
 Order = Literal["ascending", "descending"]
 
 
 class TrialTable(NamedTuple):
-    """A part of a study's trials, and how it was asked for."""
+    """One page of the trials of a study, with its sorting and filters."""
 
     table: Table
     sort: str
@@ -35,8 +35,11 @@ class TrialTable(NamedTuple):
     sortable: frozenset[str]
 
 
-class Asked(NamedTuple):
-    """Which part of whose trials somebody wants to see; `root` stands before its links."""
+class TrialTableQuery(NamedTuple):
+    """The study, page, sorting and filters of a table; `root` is the prefix of its links.
+
+    `recommended` is the number of the recommended trial, None if there is none.
+    """
 
     root: str
     study: str
@@ -45,29 +48,30 @@ class Asked(NamedTuple):
     state: str
     schedule: str
     page: int
+    recommended: int | None = None
 
 
-def trials_page(study: Study, asked: Asked) -> TrialTable:
-    """Return a part of the trials; raises `SweeperError` for what there is not."""
-    _, _, sort, order, state, schedule, page = asked
-    found = study.page(
+def trials_page(study: Study, query: TrialTableQuery) -> TrialTable:
+    """Return one page of the trials; raises `SweeperError` for an unknown study or column."""
+    _, _, sort, order, state, schedule, page, recommended = query
+    trials = study.page(
         sort=sort,
         descending=order == "descending",
         state=state or None,
         schedule=schedule or None,
-        offset=(page - 1) * TRIALS_A_PAGE,
-        limit=TRIALS_A_PAGE,
+        offset=(page - 1) * TRIALS_PER_PAGE,
+        limit=TRIALS_PER_PAGE,
     )
     space = study.spec.space
     return TrialTable(
-        table=trials_table(prepared_trials(found.frame), None),
+        table=trials_table(prepare_trials(trials.frame), {"recommended": recommended}),
         sort=sort,
         order=order,
         state=state,
         schedule=schedule,
         page=page,
-        pages=max(1, -(-found.total // TRIALS_A_PAGE)),
-        total=found.total,
+        pages=max(1, -(-trials.total // TRIALS_PER_PAGE)),
+        total=trials.total,
         states=tuple(sorted(set(STATE_WORDS.values()))),
         schedules=tuple(dict.fromkeys((*space.schedule, "fixed"))),
         sortable=frozenset(study.sortable),
@@ -75,9 +79,11 @@ def trials_page(study: Study, asked: Asked) -> TrialTable:
 
 
 class TrialPage(NamedTuple):
-    """One trial as its page shows it; `figure` is None where it has no evaluation yet."""
+    """The page of one trial; `figure` is None before its first evaluation."""
 
     number: int
+    has_previous: bool
+    has_next: bool
     words: str
     state: str
     figure: Markup | None
@@ -86,71 +92,69 @@ class TrialPage(NamedTuple):
     scores: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
     environment: tuple[tuple[str, str], ...]
-    epochs: tuple[dict[str, Any], ...]
+    epochs: tuple[tuple[str, ...], ...]
     log: str
     failure: str
 
 
 def trial_page(study: Study, number: int) -> TrialPage:
-    """Return one trial; raises `UnknownName` where there is none of that number."""
+    """Return the page of one trial; raises `UnknownName` if the number does not exist."""
     trial = study.trial(number)
     row = trial.row
-    courses = chosen_data([("", row)], trial.epochs)
-    figure = None if courses.empty else schedules_figure(courses)
+    curves = selected_data([("", row)], trial.epochs)
+    figure = None if curves.empty else schedules_figure(curves)
     return TrialPage(
         number=number,
-        words=wording.smoothing(row),
+        has_previous=study.has_trial(number - 1),
+        has_next=study.has_trial(number + 1),
+        words=fmt.trial_smoothing(row),
         state=str(row["state"]),
         figure=None if figure is None else figure_json(figure),
         height=0 if figure is None else figure.layout.height,
-        notes=() if figure is None else schedules_notes(courses),
+        notes=() if figure is None else schedules_notes(curves),
         scores=tuple(_scores(row)),
         facts=tuple(_facts(trial)),
         environment=tuple(sorted(trial.result.environment.items())),
-        epochs=tuple(
-            {str(key): value for key, value in epoch.items()}
-            for epoch in trial.epochs.to_dict("records")
-        ),
-        log=trial.result.log,
+        epochs=tuple(_epoch(row) for row in trial.epochs.to_dict("records")),
+        log=trial.printed,
         failure=trial.result.failure,
     )
 
 
+def _epoch(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    """Return the cells of the table of evaluations."""
+    loss = fmt.NOTHING if pd.isna(row["train_loss"]) else fmt.nll(row["train_loss"])
+    scores = (METRICS[score].write(row[score]) for score in ("nll", "accuracy", "ece"))
+    return (str(row["epoch"]), fmt.epsilon(row["epsilon"]), loss, *scores)
+
+
 def _scores(row: pd.Series) -> list[tuple[str, str]]:
-    return [(score_name(key), score_text(key, row[key])) for key in SCORES if not pd.isna(row[key])]
-
-
-def score_text(score: str, value: float) -> str:
-    """Return a score as it is read: shares in percent, NLL and Brier with three decimals."""
-    if score.startswith(("nll", "brier", "entropy", "aurc", "eaurc")):
-        return wording.nll(value)
-    return wording.figure(value) if score == "temperature" else wording.percent(value)
+    return [
+        (metric.label, metric.write(row[key]))
+        for key, metric in METRICS.items()
+        if not pd.isna(row[key])
+    ]
 
 
 def _facts(trial: Trial) -> list[tuple[str, str]]:
     row = trial.row
     extra = [
-        (str(key).partition("_")[2], str(value) if isinstance(value, str) else f"{value:.4g}")
+        (str(key).partition("_")[2], fmt.setting(value))
         for key, value in row.items()
         if str(key).startswith(("hp_", "extra_")) and not pd.isna(value)
     ]
-    known = [
-        ("ε", wording.epsilon(row["epsilon"])),
-        ("label_smoothing (torch)", wording.epsilon(row["label_smoothing"])),
+    facts = [
+        ("ε", fmt.epsilon(row["epsilon"])),
+        ("label_smoothing (torch)", fmt.epsilon(row["label_smoothing"])),
         ("schedule", str(row["schedule"])),
-        ("rate", wording.figure(row["rate"])),
+        ("annealing rate", fmt.two_figures(row["rate"])),
         *extra,
         ("epochs", str(row["epochs"])),
-        ("time", wording.seconds(row["seconds"])),
-        ("cause of failure", str(row["cause"])),
+        ("time", fmt.duration(row["seconds"])),
+        ("cause of failure", fmt.cause(str(row["cause"]))),
         ("notes", str(row["notes"])),
+        ("code", f"revision {row['code']}" if row["code"] > 1 else ""),
     ]
     copied = row["copied_from"]
-    known += [] if pd.isna(copied) else [("result taken over from", f"trial {copied}")]
-    return [(name, text) for name, text in known if text and text != wording.NOTHING]
-
-
-def score_name(score: str) -> str:
-    """Return a score's name as people write it."""
-    words = score.replace("top5", "top 5").split("_")
-    return " ".join(_WRITTEN.get(word, word) for word in words)
+    facts += [] if pd.isna(copied) else [("result reused from", f"trial {copied}")]
+    return [(name, text) for name, text in facts if text and text != fmt.NOTHING]

@@ -1,1 +1,1 @@
-"""Hand-written kernels for the loss with hard labels: eager mode on the CPU, Triton on a GPU."""
+"""Hand-written kernels of the loss for integer labels: eager mode on the CPU, Triton on a GPU."""

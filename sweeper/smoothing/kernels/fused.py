@@ -1,8 +1,9 @@
-"""The loss of hard labels on a GPU: one kernel forward and one backward, a row each program.
+"""The loss for integer labels on a GPU: a forward and a backward kernel, one program per row.
 
-Forward reads each logit once, backward reads it once and writes its gradient: 12 bytes a logit in
-float32, 6 in half precision, and nothing of the logits' size is kept between. The sums of a row
-are its own, so that rows do not mix. Needs Triton, which torch's CUDA builds bring along.
+The forward kernel reads each logit once; the backward kernel reads it once and writes its gradient.
+This is 12 bytes per logit in float32 and 6 in half precision, and no tensor of the size of the
+logits is stored in between. Rows are independent. Requires Triton, which is part of torch's CUDA
+builds.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd import Function
 
-# Logits that a program holds at once.
+# Logits per program and iteration.
 BLOCK = 4096
 
-# Returns the same loss in operations that have second derivatives.
+# Returns the same loss using operations that have second derivatives.
 General = Callable[[Tensor], Tensor]
 
 
@@ -32,8 +33,9 @@ def fused_loss(
 ) -> Tensor:
     """Return the loss of logits (N, K) on a GPU for labels (N,).
 
-    `epsilon` is a float, 0-dim or (N,), without a gradient; `others` says that it is shared by
-    the other classes alone. No value is looked at: a label that is no class gives no error.
+    `epsilon` is a float or a tensor, 0-dim or (N,), without a gradient. `others` is true for the
+    convention `others`, false for `uniform`. Tensor values are not checked, so labels out of range
+    raise no error.
     """
     if not isinstance(epsilon, Tensor):
         epsilon = torch.full((), epsilon, device=logits.device)
@@ -44,7 +46,7 @@ def fused_loss(
 
 
 class _Fused(Function):
-    """The loss as one node of the graph."""
+    """The loss as one autograd node."""
 
     @staticmethod
     def forward(
@@ -120,17 +122,17 @@ def _forward(  # type: ignore[no-untyped-def]
         base = tl.where(higher == float("-inf"), 0.0, higher)
         scale = scale * tl.exp(highest - base) + tl.sum(tl.exp(x - base), 0)
         highest = higher
-        free = x != float("-inf")  # NaN is free: it makes the loss NaN
+        free = x != float("-inf")  # NaN is not masked, so that it makes the loss NaN
         total += tl.sum(tl.where(free, x, 0.0), 0)
         allowed += tl.sum(free.to(tl.float32), 0)
     lse = highest + tl.log(scale)
-    mine = tl.load(begin + tl.where(counts, label, 0)).to(tl.float32)
+    label_logit = tl.load(begin + tl.where(counts, label, 0)).to(tl.float32)
     uniform = tl.load(epsilon + row)
     if others:
         uniform = tl.where(allowed > 1, uniform * (allowed / (allowed - 1)), 0.0)
     each = uniform / allowed
     own = 1 - uniform
-    loss = own * (lse - mine) + each * (allowed * lse - total)
+    loss = own * (lse - label_logit) + each * (allowed * lse - total)
     tl.store(losses + row, tl.where(counts, loss, 0.0))
     tl.store(lse_out + row, lse)
     tl.store(own_out + row, own)
@@ -156,5 +158,5 @@ def _backward(  # type: ignore[no-untyped-def]
         inside = column < classes
         x = tl.load(logits + begin + column, mask=inside, other=float("-inf")).to(tl.float32)
         target = tl.where(x != float("-inf"), each, 0.0) + tl.where(column == label, own, 0.0)
-        found = slope * (tl.exp(x - lse) - target)
-        tl.store(gradient + begin + column, tl.where(counts, found, 0.0), mask=inside)
+        derivative = slope * (tl.exp(x - lse) - target)
+        tl.store(gradient + begin + column, tl.where(counts, derivative, 0.0), mask=inside)

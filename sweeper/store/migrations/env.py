@@ -1,4 +1,4 @@
-"""Alembic's entry: our tables only, on the connection that `migrate.upgrade` hands over."""
+"""Alembic environment: migrates sweeper's tables on the connection of `migrate.upgrade`."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from alembic import context
 from sweeper.store.schema import PREFIX, VERSION_TABLE, metadata
 
 
-def ours(name: str | None, kind: str, _: Any) -> bool:
-    """Leave Optuna's tables alone."""
+def is_sweeper_object(name: str | None, kind: str, _: Any) -> bool:
+    """Return whether Alembic manages an object: Optuna's tables are excluded."""
     return kind != "table" or bool(name and name.startswith(PREFIX))
 
 
@@ -16,7 +16,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     version_table=VERSION_TABLE,
-    include_name=ours,
+    include_name=is_sweeper_object,
 )
 with context.begin_transaction():
     context.run_migrations()

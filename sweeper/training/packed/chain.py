@@ -1,6 +1,6 @@
-"""Models that are a chain of layers, stacked by hand: a small step takes a quarter less.
+"""Stacked forward passes of models that are a chain of known layers, without `vmap`.
 
-`vmap` finds out for every operation what it is for stacked models; for a chain that is known.
+This avoids the overhead of `vmap`, so that a small training step takes 25% less time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +16,10 @@ from sweeper.training.dropout import SharedDropout
 
 # All parameters and buffers of the models by name, stacked.
 Tensors = Mapping[str, Tensor]
-# From the output (T, N, ...) of the layer before to the layer's own.
+# Maps the input (T, N, ...) of a layer to its output, given the stacked tensors of the models.
 Link = Callable[[Tensor, Tensors], Tensor]
 
-# What these make of a number depends on no other, and on no parameter.
+# Elementwise layers without parameters.
 _ELEMENTWISE: Final = (
     nn.Identity,
     nn.ReLU,
@@ -38,58 +38,58 @@ _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_ba
 
 
 def chain_of(model: nn.Module) -> tuple[Link, ...] | None:
-    """Return a model's layers one after the other, None where it is more than a chain.
+    """Return the layers of a model in order, or None if it is not a chain of known layers.
 
-    Known are `Sequential`, `Linear`, `LayerNorm` of the last axis, `Flatten` of all but the
-    first, dropout, and activations.
+    Known layers are `Sequential`, `Linear`, `LayerNorm` over the last axis, `Flatten` of all axes
+    but the first, dropout, and elementwise activations.
     """
-    # By identity: of tensors that layers share there is one, under its first name.
-    names = {id(of): name for name, of in model.named_parameters()}
-    names |= {id(of): name for name, of in model.named_buffers()}
+    # By identity: a tensor that several layers share has one entry, under its first name.
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    names |= {id(tensor): name for name, tensor in model.named_buffers()}
     try:
         return tuple(_links(model, names))
-    except _NotKnown:
+    except _UnknownLayer:
         return None
 
 
-class _NotKnown(Exception):
-    """A module is none of those that are known here."""
+class _UnknownLayer(Exception):
+    """A module is not one of the known layers."""
 
 
 def _links(module: nn.Module, names: Mapping[int, str]) -> Iterator[Link]:
     if "forward" in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS):
-        raise _NotKnown
+        raise _UnknownLayer
     if type(module) is nn.Sequential:
-        for child in module:  # one that is there twice comes twice
+        for child in module:  # a layer that is used twice is visited twice
             yield from _links(child, names)
     else:
         yield _link(module, names)
 
 
 def _link(module: nn.Module, names: Mapping[int, str]) -> Link:
-    def of(key: str) -> str | None:
+    def name_of(key: str) -> str | None:
         tensor = getattr(module, key)
         return None if tensor is None else names[id(tensor)]
 
     if type(module) is nn.Linear:
-        return partial(_linear, names[id(module.weight)], of("bias"))
+        return partial(_linear, names[id(module.weight)], name_of("bias"))
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
-        return partial(_layer_norm, module, of("weight"), of("bias"))
+        return partial(_layer_norm, module, name_of("weight"), name_of("bias"))
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return lambda inputs, _: inputs.flatten(2)
     if type(module) is SharedDropout:
-        return partial(_dropped, module, names[id(module.p)])
+        return partial(_dropout, module, names[id(module.p)])
     if type(module) in _ELEMENTWISE:
-        return partial(_activated, _not_in_place(module))
-    raise _NotKnown
+        return partial(_activation, _not_in_place(module))
+    raise _UnknownLayer
 
 
 def _not_in_place(module: Any) -> nn.Module:
-    """Return an activation that leaves its input: the first layer's are the task's own rows."""
-    other = copy(module)
+    """Return a copy that does not work in place: the first input is the data of the task."""
+    activation = copy(module)
     if getattr(module, "inplace", False):
-        other.inplace = False
-    return other  # type: ignore[no-any-return]
+        activation.inplace = False
+    return activation  # type: ignore[no-any-return]
 
 
 def _linear(weight: str, bias: str | None, inputs: Tensor, tensors: Tensors) -> Tensor:
@@ -107,19 +107,19 @@ def _layer_norm(
 ) -> Tensor:
     out = functional.layer_norm(inputs, module.normalized_shape, eps=module.eps)
     if weight is not None:
-        out = out * _beside(tensors[weight], inputs)
-    return out if bias is None else out + _beside(tensors[bias], inputs)
+        out = out * _broadcastable(tensors[weight], inputs)
+    return out if bias is None else out + _broadcastable(tensors[bias], inputs)
 
 
-def _dropped(module: SharedDropout, rate: str, inputs: Tensor, tensors: Tensors) -> Tensor:
-    return module.stacked(inputs, _beside(tensors[rate].unsqueeze(1), inputs))
+def _dropout(module: SharedDropout, rate: str, inputs: Tensor, tensors: Tensors) -> Tensor:
+    return module.stacked(inputs, _broadcastable(tensors[rate].unsqueeze(1), inputs))
 
 
-def _activated(module: nn.Module, inputs: Tensor, _: Tensors) -> Tensor:
+def _activation(module: nn.Module, inputs: Tensor, _: Tensors) -> Tensor:
     out: Tensor = module(inputs)
     return out
 
 
-def _beside(rows: Tensor, inputs: Tensor) -> Tensor:
-    """Return the (T, width) of each model so that it broadcasts to (T, N, ..., width)."""
+def _broadcastable(rows: Tensor, inputs: Tensor) -> Tensor:
+    """Reshape (T, width) so that it broadcasts with inputs (T, N, ..., width)."""
     return rows.view(len(rows), *[1] * (inputs.dim() - 2), -1)

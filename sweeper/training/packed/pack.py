@@ -1,8 +1,8 @@
-"""Many runs of a task trained in one vectorised step, each as if it were alone.
+"""Train many runs of a task in one vectorized step.
 
-What a member of a pack becomes does not depend, to the last bit, on how many others there are
-or on its place among them: each has its own row in every stacked tensor, randomness follows
-from its own (seed, epoch, step), and no sum runs over two members.
+The result of a member is bitwise independent of the number of other members and of its position
+among them. Each member has its own row in every stacked tensor, its random numbers are derived
+from its own (seed, epoch, step), and no sum runs over several members.
 """
 
 import logging
@@ -15,26 +15,27 @@ from torch import Tensor, nn
 
 from sweeper.training.device import is_out_of_memory
 from sweeper.training.dropout import share_draws
-from sweeper.training.loop import fresh_model, rows_on, train
-from sweeper.training.packed.stack import PACKED, Member, Stack
+from sweeper.training.loop import new_model, rows_on_device, train
+from sweeper.training.messages import PACKED
+from sweeper.training.packed.stack import Member, Stack
 from sweeper.training.packed.stacking import Architecture, architecture_of, skeleton
+from sweeper.training.random_state import restored_random_state
 from sweeper.training.run import Evaluation, TrainingRun
-from sweeper.training.seeding import own_randomness
 from sweeper.training.task import Task
-from sweeper.training.updates import moments_of, restored
+from sweeper.training.updates import moments_of, restore_history
 
 _log = logging.getLogger(__name__)
 
-# What an epoch gives for a member: its evaluation, or what its training raised.
-Given = Evaluation | Exception
+# The outcome of an epoch for a member: its evaluation, or the exception that its training raised.
+Outcome = Evaluation | Exception
 Members = tuple[Member, ...]
 
 
 class Pack:
-    """Runs of one task that are trained together, epoch by epoch; between them any come and go.
+    """Runs of one task that are trained together. Members can join and leave between epochs.
 
-    At most `at_once` are trained in one step, half as many from where memory did not suffice.
-    Members whose models or splits differ in shape are trained one kind after the other.
+    At most `at_once` members are trained in one step; the number is halved when memory runs out.
+    Members whose models or splits differ in shape are trained in separate steps.
     """
 
     def __init__(self, task: Task, at_once: int) -> None:
@@ -48,52 +49,52 @@ class Pack:
         return len(self._members)
 
     def join(self, run: TrainingRun) -> Member:
-        """Take a run in, at its start or where its state says, and return its place.
+        """Add a run, new or resumed from its state, and return its member.
 
-        Raises `Unstackable` where it has to be trained alone, and what its task raises.
+        Raises `Unstackable` if the run must be trained alone, and any exception of its task.
         """
-        with own_randomness(run.device):
+        with restored_random_state(run.device):
             member = self._member(run)
         self._members.append(member)
         return member
 
     def leave(self, member: Member) -> None:
-        """Take a member out: it has come to its end, or is not to."""
         self._members.remove(member)
 
-    def epoch(self) -> Iterator[tuple[Member, Given]]:
-        """Train every member for an epoch, and yield what came of each.
+    def epoch(self) -> Iterator[tuple[Member, Outcome]]:
+        """Train every member for one epoch; yield each member with its outcome.
 
-        A member may leave, and what its evaluation gives be asked for, until the next epoch.
+        Until the next epoch, members may leave, and the functions `state` and `splits` of the
+        evaluations may be called.
         """
         stacked, self._stacks = self._stacks, {}
         waiting = self._parts()
         while waiting:
             members, *waiting = waiting
-            stack, given = self._trained(members, stacked.get(members))
-            if given is None:
+            stack, outcomes = self._train(members, stacked.get(members))
+            if outcomes is None:
                 waiting = [*self._smaller(members), *waiting]
                 continue
             if stack is not None:
                 self._stacks[members] = stack
-            yield from zip(members, given, strict=True)
+            yield from zip(members, outcomes, strict=True)
 
     def _member(self, run: TrainingRun) -> Member:
         task = self._task
         settings, hparams = task.settings(run.hparams)
-        train, valid, test = rows_on(task, run.data_seed, run.device)
-        fresh = partial(fresh_model, task, hparams, run)
+        train, valid, test = rows_on_device(task, run.data_seed, run.device)
+        fresh = partial(new_model, task, hparams, run)
         model = fresh()
         share_draws(model)
         architecture = self._architecture(hparams, model, fresh, train[0])
         names = architecture.parameters
         if run.state is not None:
             model.load_state_dict(run.state["model"])
-        weights, buffers = architecture.taken(model)
+        weights, buffers = architecture.tensors_of(model)
         moments, epochs = moments_of(settings, weights), 0
         if run.state is not None:
-            history, epochs = run.state["optimiser"]["state"], int(run.state["epochs"])
-            restored(moments, history, architecture.layout, names)
+            history, epochs = run.state["optimizer"]["state"], int(run.state["epochs"])
+            restore_history(moments, history, architecture.layout, names)
         rows = train, valid, test
         return Member(
             run,
@@ -115,31 +116,34 @@ class Pack:
         fresh: Callable[[], nn.Module],
         inputs: Tensor,
     ) -> Architecture:
-        """Return how the model is stacked, found out once for all that are alike."""
-        bones = skeleton(model)
-        for known, architecture in self._architectures:
-            if known == hparams or architecture.skeleton == bones:
+        """Return the architecture of the model; it is created once for all equal models."""
+        model_skeleton = skeleton(model)
+        for known_hparams, architecture in self._architectures:
+            if known_hparams == hparams or architecture.skeleton == model_skeleton:
                 return architecture
-        found = architecture_of(fresh, inputs)
-        self._architectures.append((dict(hparams), found))
-        return found
+        architecture = architecture_of(fresh, inputs)
+        self._architectures.append((dict(hparams), architecture))
+        return architecture
 
     def _parts(self) -> list[Members]:
-        """Return the members as they are trained together: of one kind, and not too many."""
+        """Return groups of members that are trained in one step: same kind, at most `at_once`."""
         kinds: dict[Any, list[Member]] = {}
         for member in self._members:
             kinds.setdefault(member.kind, []).append(member)
-        return [part for kind in kinds.values() for part in batched(kind, self.at_once)]
+        return [part for kind in kinds.values() for part in in_groups(kind, self.at_once)]
 
-    def _trained(
+    def _train(
         self, members: Members, stack: "Stack | None"
-    ) -> tuple["Stack | None", Sequence[Given] | None]:
-        """Return what an epoch gave members; None where it has to be tried with fewer."""
+    ) -> tuple["Stack | None", Sequence[Outcome] | None]:
+        """Train members for one epoch; return their stack and outcomes.
+
+        The outcomes are None if the step failed and must be repeated with fewer members.
+        """
         before = list[Tensor]()
         try:
-            with own_randomness(members[0].run.device):
+            with restored_random_state(members[0].run.device):
                 stack = stack or Stack(members)
-                before = stack.copied() if len(members) > 1 else []
+                before = stack.copy_tensors() if len(members) > 1 else []
                 return stack, stack.epoch(self._task)
         except Exception as error:
             if len(members) == 1:
@@ -150,47 +154,47 @@ class Pack:
             return None, None
 
     def _fewer(self, tried: int, error: Exception) -> None:
-        """Train half as many from now on, where memory did not suffice."""
+        """Halve `at_once` if memory ran out."""
         if is_out_of_memory(error):
             self.at_once = max(1, tried // 2)
             _log.warning(
-                "memory does not suffice for %d trials in one step; from here on for %d",
+                "out of memory with %d trials in one step; continuing with %d",
                 tried,
                 self.at_once,
             )
 
     def _smaller(self, members: Members) -> list[Members]:
-        # What one of them raised is that one's failure: found by training each alone.
+        # Another exception was raised by one of the members; training each alone shows by which.
         size = self.at_once if self.at_once < len(members) else 1
-        return list(batched(members, size))
+        return list(in_groups(members, size))
 
 
-def train_as_begun(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
-    """Train a task once: as one of a pack where the run's state is one's, else by the loop."""
+def train_or_resume(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
+    """Train a task once, in a pack if the run's state was saved in a pack, else in the loop."""
     return train_packed(task, run) if is_packed(run) else train(task, run)
 
 
 def is_packed(run: TrainingRun) -> bool:
-    """Return whether a run goes on from a state that a pack gave."""
+    """Return whether a run resumes from a state that was saved in a pack."""
     return run.state is not None and bool(run.state.get(PACKED))
 
 
 def train_packed(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
-    """Train a task once, as `train` does, with the bits of any pack that it might be in.
+    """Train a task once, like `train`, with results bitwise equal to those in a pack.
 
-    Raises `Unstackable` where the model has to be trained by itself, and what `train` does.
+    Raises `Unstackable` if the model cannot be stacked, and the exceptions of `train`.
     """
     pack = Pack(task, 1)
     member = pack.join(run)
     while member.epochs < task.epochs:
-        for _, given in pack.epoch():
-            if isinstance(given, Exception):
-                raise given
-            yield given
+        for _, outcome in pack.epoch():
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
 
 
-def batched(members: Sequence[Member], size: int) -> Iterator[Members]:
-    """Yield members in parts of at most a size."""
-    left = iter(members)
-    while part := tuple(islice(left, size)):
+def in_groups(members: Sequence[Member], size: int) -> Iterator[Members]:
+    """Yield members in groups of at most `size`."""
+    remaining = iter(members)
+    while part := tuple(islice(remaining, size)):
         yield part

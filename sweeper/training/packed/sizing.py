@@ -1,4 +1,4 @@
-"""How many runs of a task are best trained in one step, measured on the task itself."""
+"""Measure the best pack size: the number of runs of a task to train in one step."""
 
 import math
 import time
@@ -14,25 +14,25 @@ from sweeper.training.loop import epoch_batches, epoch_inputs, start, train_step
 from sweeper.training.packed.pack import Pack
 from sweeper.training.packed.stack import Batches, Stack
 from sweeper.training.packed.stacking import Unstackable
+from sweeper.training.random_state import restored_random_state
 from sweeper.training.run import TrainingRun
-from sweeper.training.seeding import own_randomness
 from sweeper.training.task import Task
 
-# Steps timed after a first one; the quickest counts, since whatever else runs only slows.
+# Number of timed steps after a warm-up step. The fastest counts, because other load only slows.
 _STEPS: Final = 4
-# Twice as many in a step have to save so much of a trial's time; what is near as quick is not
-# worth the wait for its points.
-_WORTH: Final = 0.95
-MOST: Final = 1024
-# Of a run in a pack: its weights, their gradients, two moments, and copies to go back to.
+# A doubled size must reduce the time per trial to less than this fraction. Smaller gains are not
+# worth it, because larger packs delay the results that the sampler learns from.
+_REQUIRED_GAIN: Final = 0.95
+MAX_PACK_SIZE: Final = 1024
+# Memory of a run in a pack, in multiples of its weights: weights, gradients, two moments, copies.
 _COPIES: Final = 8
 
 
 @dataclass(frozen=True)
-class Sizing:
-    """How many trials are trained in one step, 0 for each by itself, and why.
+class PackSize:
+    """The number of trials to train in one step, 0 to train each trial alone, and the reason.
 
-    `seconds` are of a step and trial, by size; 0 is the ready loop's.
+    `seconds` maps each measured size to the time per step and trial; size 0 is the built-in loop.
     """
 
     size: int
@@ -40,43 +40,45 @@ class Sizing:
     seconds: dict[int, float]
 
 
-def measured_size(task: Task, run: TrainingRun, trials: int) -> Sizing:
-    """Return the size up to `trials` with the least time a step and trial.
+def measure_pack_size(task: Task, run: TrainingRun, trials: int) -> PackSize:
+    """Return the size up to `trials` with the least time per step and trial.
 
-    Timed for a second, or for 2 % of what all trials take if that is more. Raises what the task
-    does.
+    Measures for one second, or for 2% of the expected time of all trials if that is longer.
+    Exceptions of the task are raised.
     """
-    with own_randomness(run.device):
-        seconds = {0: _alone(task, run)}
-        began = time.perf_counter()  # now: the data had to be loaded anyway
+    with restored_random_state(run.device):
+        seconds = {0: _single_step_seconds(task, run)}
+        began = time.perf_counter()  # starts here, because loading the data does not count
         allowed = max(1.0, 0.02 * trials * task.epochs * _steps(task, run) * seconds[0])
         best, size = 0, 2
-        while size <= min(trials, MOST, _fitting(task, run)):
+        while size <= min(trials, MAX_PACK_SIZE, _largest_fitting(task, run)):
             if time.perf_counter() - began > allowed / 2:
                 break
             try:
-                # The one by itself again: a machine's speed changes, and the two are compared.
-                together = _together(task, run, size) / size
-                seconds[size] = together * seconds[0] / min(_alone(task, run), 2 * seconds[0])
+                # Time a single run again, because the speed of the machine may have changed.
+                together = _pack_step_seconds(task, run, size) / size
+                seconds[size] = (
+                    together * seconds[0] / min(_single_step_seconds(task, run), 2 * seconds[0])
+                )
             except Unstackable as error:
-                return Sizing(0, f"each trial by itself: {error}", seconds)
+                return PackSize(0, f"each trial is trained alone: {error}", seconds)
             except Exception as error:
                 if is_out_of_memory(error):
                     break
                 raise
-            if seconds[size] < _WORTH * seconds[best]:
+            if seconds[size] < _REQUIRED_GAIN * seconds[best]:
                 best = size
             elif size >= 4:
                 break
             size *= 2
-    return Sizing(best, _said(best, seconds), seconds)
+    return PackSize(best, _reason(best, seconds), seconds)
 
 
-def _said(best: int, seconds: dict[int, float]) -> str:
+def _reason(best: int, seconds: dict[int, float]) -> str:
     if best == 0:
-        return "each trial by itself: in one step with others none is quicker"
-    times = seconds[0] / seconds[best]
-    return f"{best} trials in one step: {times:.1f} times as quick as one by one"
+        return "each trial is trained alone: packs are not faster"
+    speedup = seconds[0] / seconds[best]
+    return f"packs of {best} trials: {speedup:.1f} times as fast as training each trial alone"
 
 
 def _steps(task: Task, run: TrainingRun) -> int:
@@ -84,44 +86,44 @@ def _steps(task: Task, run: TrainingRun) -> int:
     return math.ceil(len(fit.train[1]) / task.batch_size)
 
 
-def _alone(task: Task, run: TrainingRun) -> float:
+def _single_step_seconds(task: Task, run: TrainingRun) -> float:
     settings, fit = start(task, run)
     batches = epoch_batches(fit, 0, task.batch_size)
     inputs = next(epoch_inputs(task, fit, 0, batches))
     labels = fit.train[1][batches[0]]
     fit.model.train()
     fit.draws.begin([0])
-    return _quickest(lambda: train_step(fit, settings, inputs, labels, 0.0), run.device)
+    return _fastest(lambda: train_step(fit, settings, inputs, labels, 0.0), run.device)
 
 
-def _together(task: Task, run: TrainingRun, size: int) -> float:
+def _pack_step_seconds(task: Task, run: TrainingRun, size: int) -> float:
     pack = Pack(task, size)
     stack = Stack([pack.join(run) for _ in range(size)])
     batches = Batches(task, stack.members)
     with stack.training():
-        return _quickest(lambda: stack.step(batches, 0), run.device)
+        return _fastest(lambda: stack.step(batches, 0), run.device)
 
 
-def _quickest(step: Callable[[], object], device: torch.device) -> float:
-    # On one thread its own time counts: what else the machine does would decide otherwise.
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
-    found = []
+def _fastest(step: Callable[[], object], device: torch.device) -> float:
+    # With one thread its CPU time counts, so that other load on the machine does not matter.
+    single_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if single_thread else time.perf_counter
+    seconds = []
     for _ in range(1 + _STEPS):
         began = clock()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(clock() - began)
-    return min(found[1:])
+        seconds.append(clock() - began)
+    return min(seconds[1:])
 
 
-def _fitting(task: Task, run: TrainingRun) -> int:
-    """Return how many runs take at most half of the memory that is free, by their weights."""
+def _largest_fitting(task: Task, run: TrainingRun) -> int:
+    """Return the number of runs that fit into half of the free memory, estimated by weights."""
     _, fit = start(task, run)
-    each = _COPIES * sum(p.numel() * p.element_size() for p in fit.model.parameters())
+    run_bytes = _COPIES * sum(p.numel() * p.element_size() for p in fit.model.parameters())
     if run.device.type == "cuda":
         free = torch.cuda.mem_get_info(run.device)[0]
     else:
         free = psutil.virtual_memory().available
-    return max(1, free // 2 // max(each, 1))
+    return max(1, free // 2 // max(run_bytes, 1))

@@ -1,4 +1,4 @@
-"""Which models can be trained as one: the same modules, differing in weights and rates alone."""
+"""Stack models with the same modules that differ only in weights, buffers and dropout rates."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,52 +13,53 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from sweeper.training.device import is_out_of_memory
-from sweeper.training.dropout import Draws, SharedDropout, share_draws
+from sweeper.training.dropout import DropoutDraws, SharedDropout, share_draws
 from sweeper.training.layout import Layout, Named, layout_of
 from sweeper.training.packed.chain import Link, chain_of
 
-# Rows on which a stacked model is tried against itself alone.
-_TRIED_ROWS: Final = 4
-# In relative norm, in float32: their sums run in another order.
+# Number of rows on which a stacked model is compared with an unstacked one.
+_COMPARED_ROWS: Final = 4
+# Relative norm of the difference in float32; it is not 0, because sums run in another order.
 _TOLERANCE: Final = 1e-3
 _CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Unstackable(Exception):
-    """A model has to be trained alone; the text names the module and the reason."""
+    """A model cannot be stacked and must be trained alone; the text says why."""
 
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """Models that differ in weights, buffers and dropout rates alone; `model` is one of them.
+    """A set of models that differ only in weights, buffers and dropout rates.
 
-    Parameters of `layout` are trained; those that get no gradient stay as they are, like buffers.
+    `model` is one of them. `layout` contains the trained parameters. Parameters that get no
+    gradient are not trained and are treated like buffers.
     """
 
     model: nn.Module
-    draws: Draws
+    draws: DropoutDraws
     skeleton: Any
     layout: Layout
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """The names of all parameters, in the order of torch's optimisers."""
+        """The names of all parameters, in the order of `named_parameters`."""
         return tuple(name for name, _ in self.model.named_parameters())
 
     @cached_property
     def stored(self) -> dict[str, str]:
-        """Each name in a model's state, and the first name of the tensor that it is of."""
-        first = {id(of): name for name, of in reversed([*_tensors(self.model)])}
+        """Map each name in the state dict to the first name of the same tensor."""
+        first = {id(tensor): name for name, tensor in reversed([*_tensors(self.model)])}
         state = self.model.state_dict(keep_vars=True)
-        return {name: first[id(of)] for name, of in state.items() if id(of) in first}
+        return {name: first[id(tensor)] for name, tensor in state.items() if id(tensor) in first}
 
     @cached_property
     def _chain(self) -> tuple[Link, ...] | None:
         return chain_of(self.model)
 
-    def taken(self, model: nn.Module) -> tuple[Tensor, Named]:
-        """Return copies of a model's trained weights, as a row, and of its other tensors."""
-        tensors = {name: of.detach().clone() for name, of in _tensors(model)}
+    def tensors_of(self, model: nn.Module) -> tuple[Tensor, Named]:
+        """Return copies of a model's trained weights, as a row (width,), and of other tensors."""
+        tensors = {name: tensor.detach().clone() for name, tensor in _tensors(model)}
         first = tensors[self.layout.names[0]]
         weights = first.new_zeros(self.layout.width)
         for name, part in self.layout.parts(weights).items():
@@ -66,9 +67,12 @@ class Architecture:
         return weights, tensors
 
     def drops(self, buffers: Named) -> bool:
-        """Return whether any of stacked models has a dropout rate above 0."""
-        named = self.model.named_modules()
-        rates = [f"{name}.p".lstrip(".") for name, of in named if isinstance(of, SharedDropout)]
+        """Return whether any of the stacked models has a dropout rate above 0."""
+        rates = [
+            f"{name}.p".lstrip(".")
+            for name, module in self.model.named_modules()
+            if isinstance(module, SharedDropout)
+        ]
         return any(bool((buffers[rate] > 0).any()) for rate in rates)
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
@@ -78,22 +82,22 @@ class Architecture:
             for link in self._chain:
                 inputs = link(inputs, tensors)
             return inputs
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for stacked inputs
-            logits: Tensor = vmap(self._one)(parameters, buffers, inputs)
+        with sdpa_kernel(SDPBackend.MATH):  # the other backends do not support vmap
+            logits: Tensor = vmap(self._forward_one)(parameters, buffers, inputs)
         return logits
 
-    def _one(self, parameters: Named, buffers: Named, inputs: Tensor) -> Any:
+    def _forward_one(self, parameters: Named, buffers: Named, inputs: Tensor) -> Any:
         return functional_call(self.model, (parameters, buffers), (inputs,))
 
     @contextmanager
     def mode(self, *, training: bool, dropping: bool) -> Iterator[None]:
-        """Train or evaluate in the block; `dropping` says whether any rate is above 0."""
+        """Set training or evaluation mode in the block; `dropping` enables dropout."""
         for module in self.model.modules():
             if isinstance(module, SharedDropout):
                 module.acts = dropping
         self.model.train(training)
         fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # it has no rule for stacked inputs
+        torch.backends.mha.set_fastpath_enabled(False)  # it does not support vmap
         try:
             yield
         finally:
@@ -101,32 +105,33 @@ class Architecture:
 
 
 def architecture_of(fresh: Callable[[], nn.Module], inputs: Tensor) -> Architecture:
-    """Return how models like the one that `fresh` makes are stacked.
+    """Return the architecture of the models that `fresh` returns.
 
-    Raises `Unstackable`, with the module and the reason, where they cannot be: what stacked
-    models give for a few of the inputs, and their gradients, are compared with one alone.
+    Outputs and gradients of a stacked model for a few of the inputs are compared with those of an
+    unstacked one. Raises `Unstackable`, with the module and the reason, if they differ or if
+    stacking fails.
     """
-    model, alone = fresh(), fresh()
-    draws, own = share_draws(model), share_draws(alone)
-    with _failing_module(alone, stacked=False):
-        logits, gradients = _tried_alone(alone, own, inputs[:_TRIED_ROWS])
+    model, single = fresh(), fresh()
+    draws, single_draws = share_draws(model), share_draws(single)
+    with _failing_module(single, stacked=False):
+        logits, gradients = _single_outputs(single, single_draws, inputs[:_COMPARED_ROWS])
     _check_types(model, gradients)
     layout = layout_of({n: p for n, p in model.named_parameters() if n in gradients})
-    found = Architecture(model, draws, skeleton(model), layout)
+    architecture = Architecture(model, draws, skeleton(model), layout)
     loop_convolutions(model)
     with _failing_module(model, stacked=True):
-        _check_same(found, inputs[:_TRIED_ROWS], logits, gradients)
-    return found
+        _check_same(architecture, inputs[:_COMPARED_ROWS], logits, gradients)
+    return architecture
 
 
 def skeleton(model: nn.Module) -> list[tuple[Any, ...]]:
-    """Return all of a model but its weights and buffers: equal for models that are stacked.
+    """Return a description of a model without its weights; models with equal ones can be stacked.
 
-    Raises `Unstackable` for weights that have no shape yet.
+    Raises `Unstackable` for lazy modules whose weights have no shape yet.
     """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise Unstackable(f"{name} has no shape before the first batch")
+            raise Unstackable(f"{name} is a lazy parameter without a shape")
     return [
         (name, type(module), _settings(module), _shapes(module))
         for name, module in model.named_modules()
@@ -135,41 +140,44 @@ def skeleton(model: nn.Module) -> list[tuple[Any, ...]]:
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     shared = ("acts", "draws") if isinstance(module, SharedDropout) else ()
-    kept = ("_forward_hooks", "_forward_pre_hooks")
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
     return {
         key: value
         for key, value in vars(module).items()
-        if key in kept or not (key.startswith("_") or key in ("training", *shared))
+        if key in hooks or not (key.startswith("_") or key in ("training", *shared))
     }
 
 
 def _shapes(module: nn.Module) -> dict[str, Any]:
-    own = {**module._parameters, **module._buffers}
-    return {key: None if of is None else (of.shape, of.dtype) for key, of in own.items()}
+    tensors = {**module._parameters, **module._buffers}
+    return {
+        key: None if tensor is None else (tensor.shape, tensor.dtype)
+        for key, tensor in tensors.items()
+    }
 
 
 def loop_convolutions(model: nn.Module) -> None:
-    """Let stacked convolutions on the CPU be computed model by model.
+    """Compute stacked convolutions on the CPU model by model.
 
-    As one grouped convolution their last bits would depend on how many are stacked, and they
-    are no quicker.
+    As one grouped convolution, their last bits would depend on the number of stacked models. It
+    would not be faster either.
     """
     for module in model.modules():
         if type(module) in _CONVOLUTIONS:
             original: Any = module._conv_forward
-            setattr(module, "_conv_forward", partial(_Each.apply, original))  # noqa: B010
+            setattr(module, "_conv_forward", partial(_PerModel.apply, original))  # noqa: B010
 
 
-class _Each(torch.autograd.Function):
-    """A function applied to stacked tensors model by model; `vmap` sees them all at once."""
+class _PerModel(torch.autograd.Function):
+    """A function whose `vmap` rule applies it model by model on the CPU."""
 
     @staticmethod
     def forward(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        raise NotImplementedError("only stacked models come here")
+        raise NotImplementedError("can only be called under vmap")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        raise NotImplementedError("only stacked models come here")
+        raise NotImplementedError("can only be called under vmap")
 
     @staticmethod
     def vmap(
@@ -177,76 +185,80 @@ class _Each(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         if any(t is not None and t.is_cuda for t in tensors):
             return vmap(function, in_dims[1:])(*tensors), 0
-        each = [
+        by_model = [
             None if t is None else (t.unbind(d) if d is not None else [t] * info.batch_size)
             for t, d in zip(tensors, in_dims[1:], strict=True)
         ]
         return torch.stack(
             [
-                function(*(None if of is None else of[number] for of in each))
+                function(*(None if rows is None else rows[number] for rows in by_model))
                 for number in range(info.batch_size)
             ]
         ), 0
 
 
-def _tried_alone(model: nn.Module, draws: Draws, inputs: Tensor) -> tuple[Tensor, Named]:
+def _single_outputs(model: nn.Module, draws: DropoutDraws, inputs: Tensor) -> tuple[Tensor, Named]:
     draws.begin([1])
     logits = model.train()(inputs)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(_tried_loss(logits), list(trained.values()), allow_unused=True)
+    loss = _comparison_loss(logits)
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return logits.detach(), {
         name: gradient
-        for name, gradient in zip(trained, found, strict=True)
+        for name, gradient in zip(trained, gradients, strict=True)
         if gradient is not None
     }
 
 
-def _tried_loss(logits: Tensor) -> Tensor:
+def _comparison_loss(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(-1).square().mean((-1, -2)).sum()
 
 
 def _check_types(model: nn.Module, trained: Mapping[str, Any]) -> None:
     kinds = {str(p.dtype) for name, p in model.named_parameters() if name in trained}
     if len(kinds) != 1:
-        raise Unstackable(f"its trained parameters are of {len(kinds)} types, not of one")
+        raise Unstackable(f"its trained parameters have {len(kinds)} data types, not one")
 
 
-def _check_same(found: Architecture, inputs: Tensor, logits: Tensor, gradients: Named) -> None:
-    """Raise `Unstackable` unless two stacked copies do what the model does alone."""
-    weights, others = found.taken(found.model)
+def _check_same(
+    architecture: Architecture, inputs: Tensor, logits: Tensor, gradients: Named
+) -> None:
+    """Raise `Unstackable` unless two stacked copies have the given logits and gradients."""
+    weights, others = architecture.tensors_of(architecture.model)
     twice = torch.stack([weights, weights])
-    parameters = {name: p.requires_grad_() for name, p in found.layout.parts(twice).items()}
-    buffers = {name: torch.stack([of, of]) for name, of in others.items()}
-    found.draws.begin([1, 1])
-    both = inputs.expand(2, *inputs.shape)
-    with found.mode(training=True, dropping=found.drops(buffers)):
-        given = found.forward(parameters, buffers, both)
-    of_both = torch.autograd.grad(_tried_loss(given), list(parameters.values()))
-    # Of all gradients together: that of a bias before a normalisation is nothing but rounding.
+    parameters = {name: p.requires_grad_() for name, p in architecture.layout.parts(twice).items()}
+    buffers = {name: torch.stack([tensor, tensor]) for name, tensor in others.items()}
+    architecture.draws.begin([1, 1])
+    inputs_twice = inputs.expand(2, *inputs.shape)
+    with architecture.mode(training=True, dropping=architecture.drops(buffers)):
+        stacked_logits = architecture.forward(parameters, buffers, inputs_twice)
+    loss = _comparison_loss(stacked_logits)
+    stacked_gradients = torch.autograd.grad(loss, list(parameters.values()))
+    # The norm of all gradients together: that of a bias before a normalization is only rounding.
     scale = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm()
     for place in (0, 1):
-        _check_near("its outputs", given[place], logits, logits.float().norm())
-        for name, one in zip(gradients, of_both, strict=True):
-            _check_near(f"the gradient of {name}", one[place], gradients[name], scale)
-    with torch.inference_mode(), found.mode(training=False, dropping=False):
-        found.forward(parameters, buffers, both)
+        _check_near("its outputs", stacked_logits[place], logits, logits.float().norm())
+        for name, rows in zip(gradients, stacked_gradients, strict=True):
+            _check_near(f"the gradient of {name}", rows[place], gradients[name], scale)
+    with torch.inference_mode(), architecture.mode(training=False, dropping=False):
+        architecture.forward(parameters, buffers, inputs_twice)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer of a model, once each, by its first name."""
+    """Yield each parameter and buffer of a model once, with its first name."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
-def _check_near(what: str, stacked: Tensor, alone: Tensor, scale: Tensor) -> None:
-    difference = (stacked.detach().float() - alone.float()).norm()
+def _check_near(what: str, stacked: Tensor, single: Tensor, scale: Tensor) -> None:
+    difference = (stacked.detach().float() - single.float()).norm()
     if not difference <= _TOLERANCE * scale:
-        raise Unstackable(f"{what} are others when it is stacked")
+        raise Unstackable(f"{what} changed when it was stacked")
 
 
 @contextmanager
 def _failing_module(model: nn.Module, *, stacked: bool) -> Iterator[None]:
-    """Make what a module raises when it is stacked an `Unstackable` that names the module."""
+    """Convert exceptions of a stacked model to `Unstackable`, naming the module that failed."""
     names = {module: name for name, module in model.named_modules()}
     entered = ""
 

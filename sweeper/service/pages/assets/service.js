@@ -1,9 +1,9 @@
 "use strict";
-// Keeps a page of the service up to date, and tells a person what is under way.
+// Updates open pages from server-sent events and shows which action is in progress.
 (() => {
   const main = document.getElementById("main");
   const problem = document.getElementById("problem");
-  const REFRESH = 5000; // ms between two drawings of a page's figures at the least
+  const REFRESH = 5000; // minimum ms between two updates of the figures
 
   function localTimes(root) {
     const shape = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
@@ -13,22 +13,22 @@
     }
   }
 
-  function say(text) {
+  function showProblem(text) {
     problem.hidden = !text;
     problem.textContent = text;
   }
 
-  // What a person has opened, chosen or come to with the keyboard stays as it was.
+  // Replace the content of an element, but keep checked boxes, open details and the focus.
   function replace(id, html) {
     const part = document.getElementById(id);
     if (!part) return;
-    const chosen = new Set([...part.querySelectorAll("input:checked")].map((box) => box.value));
-    const open = [...part.querySelectorAll("details")].map((one) => one.open);
-    const places = [...part.querySelectorAll("a, button, input, summary, [tabindex]")];
-    const focus = places.indexOf(document.activeElement);
+    const checked = new Set([...part.querySelectorAll("input:checked")].map((box) => box.value));
+    const open = [...part.querySelectorAll("details")].map((details) => details.open);
+    const focusable = [...part.querySelectorAll("a, button, input, summary, [tabindex]")];
+    const focus = focusable.indexOf(document.activeElement);
     part.innerHTML = html;
-    part.querySelectorAll("input[type=checkbox]").forEach((box) => { box.checked = chosen.has(box.value); });
-    part.querySelectorAll("details").forEach((one, at) => { one.open = open[at] ?? false; });
+    part.querySelectorAll("input[type=checkbox]").forEach((box) => { box.checked = checked.has(box.value); });
+    part.querySelectorAll("details").forEach((details, index) => { details.open = open[index] ?? false; });
     if (focus >= 0) part.querySelectorAll("a, button, input, summary, [tabindex]")[focus]?.focus({ preventScroll: true });
     localTimes(part);
     part.dispatchEvent(new CustomEvent("sweeper:added", { bubbles: true }));
@@ -47,30 +47,33 @@
       main.dataset.version = page.getElementById("main").dataset.version;
       const exports = page.querySelector(".exports");
       if (exports) document.querySelector(".exports")?.replaceWith(exports);
+      replace("verdict", page.getElementById("verdict").innerHTML);
       replace("figures", figures.innerHTML);
     } catch {
-      // The line is down: the events say so, and bring the next version when it is back.
+      // The connection is down: the event stream reports it, and sends the next version later.
     }
   }
 
-  function told(message) {
-    const news = JSON.parse(message.data);
-    say(news.problem ?? "");
-    for (const [id, html] of Object.entries(news.html ?? {})) replace(id, html);
-    if (news.version && news.version !== main.dataset.version && waiting === null) {
+  function handleMessage(message) {
+    const update = JSON.parse(message.data);
+    showProblem(update.problem ?? "");
+    for (const [id, html] of Object.entries(update.html ?? {})) replace(id, html);
+    if (update.version && update.version !== main.dataset.version && waiting === null) {
       waiting = setTimeout(redraw, Math.max(0, drawn + REFRESH - Date.now()));
     }
   }
 
-  // A browser has six lines to a server: a page that nobody sees holds none.
+  // Browsers open at most six connections to a server, so hidden pages close theirs.
   let events = null;
   function listen() {
     if (document.hidden || events) return;
     events = new EventSource(main.dataset.live);
-    events.onmessage = told;
-    events.onerror = () => say("The service does not answer; this page goes on by itself when it does.");
+    events.onmessage = handleMessage;
+    events.onerror = () => showProblem(events.readyState === EventSource.CLOSED
+      ? "Live updates have stopped. Reload the page; you may have to sign in again."
+      : "Connection lost; reconnecting…");
   }
-  function rest() {
+  function stopListening() {
     events?.close();
     events = null;
   }
@@ -85,7 +88,7 @@
 
   document.addEventListener("submit", (event) => {
     if (event.submitter?.getAttribute("aria-disabled") === "true") {
-      event.preventDefault(); // it was pressed twice
+      event.preventDefault(); // second click on the button
       return;
     }
     document.documentElement.classList.add("busy");
@@ -97,7 +100,7 @@
       && event.button === 0 && !event.ctrlKey && !event.metaKey && !event.shiftKey;
     if (leaves) document.documentElement.classList.add("busy");
   });
-  addEventListener("pageshow", () => { // also of a page that is gone back to
+  addEventListener("pageshow", () => { // also fires after going back to this page
     document.documentElement.classList.remove("busy");
     for (const button of document.querySelectorAll("[data-rest]")) {
       button.textContent = button.dataset.rest;
@@ -109,8 +112,8 @@
   localTimes(document);
   document.getElementById("wrong")?.focus();
   if (main.dataset.live) {
-    document.addEventListener("visibilitychange", () => (document.hidden ? rest() : listen()));
-    addEventListener("pagehide", rest);
+    document.addEventListener("visibilitychange", () => (document.hidden ? stopListening() : listen()));
+    addEventListener("pagehide", stopListening);
     addEventListener("pageshow", listen);
     listen();
   }

@@ -1,0 +1,36 @@
+"""Convert the files of other programs to study files."""
+
+from pathlib import Path
+
+import tomli_w
+
+from sweeper.errors import SweeperError
+from sweeper.files import atomic_write
+from sweeper.study.load import read_text
+from sweeper.study.schema_errors import prefix_errors
+from sweeper.study.wandb import convert_wandb, study_name, sweep_name
+
+
+def import_wandb(
+    file: Path, target: Path, *, name: str | None = None, classes: int | None = None
+) -> tuple[str, ...]:
+    """Convert the YAML file of a W&B sweep, and write the study file `target`.
+
+    `name` is that of the study, None for that of the sweep or of its file. `classes` is needed for
+    a parameter `label_smoothing`. Returns notes about what differs from the sweep. Raises
+    `SweeperError`, with one line per problem, if a part of the sweep has no equivalent or a file
+    cannot be read or written.
+    """
+    try:
+        text = read_text(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweeperError(f"{file}: cannot be read: {error}") from None
+    with prefix_errors(file):
+        title = name or study_name(sweep_name(text), file.stem)
+        imported = convert_wandb(text, title, classes)
+    content = tomli_w.dumps(dict(imported.tables)).encode()
+    try:
+        atomic_write(target, lambda stream: stream.write(content))
+    except OSError as error:
+        raise SweeperError(f"{target}: cannot be written: {error.strerror}") from None
+    return imported.notes

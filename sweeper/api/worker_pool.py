@@ -1,0 +1,129 @@
+"""The workers of a launch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sweeper.errors import SweeperError
+from sweeper.executors import Executor, JobSpec, Resources, make_executor
+from sweeper.store.urls import DEFAULT_STORAGE, absolute, parse_url, sqlite_path
+from sweeper.study.code import code_request, inspect_code, inspect_here
+from sweeper.study.spec import StudySpec
+from sweeper.tasks.facts import CodeFacts, CodeRequest
+from sweeper.tasks.given import GivenObject
+from sweeper.worker.launcher import Jobs, worker_job
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options for executing training runs.
+
+    Attributes:
+        workers: The number of workers; 0 trains in this process. None means 2, or 1 with the
+            executor "inline".
+        executor: The name of an executor, or the result of `make_executor`.
+        storage: The database URL or the path of an SQLite file.
+        timeout: The time limit in seconds; None means no limit.
+        results: The results folder; files are written to RESULTS/NAME.
+    """
+
+    workers: int | None = None
+    executor: str | Executor = "local"
+    storage: str = DEFAULT_STORAGE
+    timeout: float | None = None
+    results: str | Path = "results"
+
+
+@dataclass(frozen=True)
+class WorkerPool:
+    """The workers of a launch.
+
+    `workers` is their number. `slots` is the number of slots of each; None derives it from the
+    resources of a job. `given` is the function or the task that was given in place of a file.
+    """
+
+    executor: Executor
+    workers: int
+    slots: int | None
+    given: GivenObject | None = None
+
+    @property
+    def pickled(self) -> str:
+        """The path of the pickled function, "" if workers can import it."""
+        pickled = None if self.given is None else self.given.pickled
+        return "" if pickled is None else pickled.path
+
+    def inspect(self, request: CodeRequest) -> CodeFacts:
+        """Inspect the code of a study: in this process only if it also trains here."""
+        inspect = inspect_here if self.executor.traits.name == "inline" else inspect_code
+        return inspect(replace(request, pickled=self.pickled))
+
+    def job(self, name: str, spec: StudySpec, options: RunOptions) -> JobSpec:
+        """Return the specification of the job that starts one worker."""
+        requested = spec.resources
+        needs = Resources(requested.cpus or spec.task.threads, requested.gpus, requested.memory)
+        slots = self.slots
+        if slots is None:
+            slots = int(needs.gpus) or max(1, needs.cpus // spec.task.threads)
+            memory = None if requested.memory is None else slots * requested.memory
+            needs = replace(needs, memory=memory)
+        jobs = Jobs(
+            study=name,
+            count=self.workers,
+            slots=slots,
+            results=Path(options.results).absolute(),
+            resources=needs,
+            storage=absolute(options.storage),
+            functions=code_request(spec, Path()).has_files,
+            pickled=self.pickled,
+        )
+        return worker_job(jobs, self.executor)
+
+
+def worker_pool(
+    options: RunOptions, given: GivenObject | None = None, *, detach: bool = False
+) -> WorkerPool:
+    """Return the workers of a launch; raises `SweeperError` if the options do not fit together."""
+    workers = options.workers
+    executor = options.executor
+    if isinstance(executor, str):
+        executor = make_executor(executor)
+    if workers == 0 and executor.traits.name == "local":
+        executor, workers = make_executor("inline"), 1
+    traits = executor.traits
+    if given is not None and given.pickled is not None:
+        _check_sends(given, executor, detach=detach)
+    count = min(2, traits.max_jobs) if workers is None else workers
+    if not 1 <= count <= traits.max_jobs:
+        least = "0 (train in this process)" if traits.name == "local" else "1"
+        with_executor = "" if traits.name == "local" else f" with {traits.name}"
+        raise SweeperError(
+            f"workers: must be from {least} to {traits.max_jobs}{with_executor}, got {count}"
+        )
+    if traits.multiple_machines and sqlite_path(parse_url(options.storage)) is not None:
+        raise SweeperError(
+            f"executor {traits.name}: workers on several machines cannot share an SQLite file; "
+            "use a database server: --storage postgresql://USER@HOST/DATABASE"
+        )
+    # A detached launch with `local` starts no workers: they are started separately.
+    if detach and not traits.outlives_parent and traits.name != "local":
+        raise SweeperError(
+            f"detach: not possible with executor {traits.name}, whose workers end with the "
+            "launch; remove --detach"
+        )
+    match traits.name:
+        case "local":
+            return WorkerPool(executor, 1, count, given)
+        case "inline":
+            return WorkerPool(executor, count, 0, given)
+    return WorkerPool(executor, count, None, given)
+
+
+def _check_sends(given: GivenObject, executor: Executor, *, detach: bool) -> None:
+    """Raise `SweeperError` if workers cannot get a function that they cannot import."""
+    name = executor.traits.name
+    if name not in ("local", "inline") or detach:
+        place = "detach" if detach else f"executor {name}"
+        raise SweeperError(
+            f"{place}: {given.name} is defined in a notebook, a script or a function, so only "
+            "local workers of this launch can train it; move it to a module and import it"
+        )

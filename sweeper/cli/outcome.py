@@ -1,0 +1,168 @@
+"""What the commands print about the plan, the state and the results of a study."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.api import LaunchPlan, StudySnapshot
+from sweeper.cli.options import console, echo, print_json
+from sweeper.cli.tables import confirmed, summary, without_result
+from sweeper.confirmation.candidate import Candidate
+from sweeper.confirmation.recommendation import lowest_in_search, recommendation
+from sweeper.metrics import METRICS
+from sweeper.study.results import failures
+from sweeper.study.space import effective_smoothing, hparams_of
+from sweeper.worker.trial_files import EXPORT, REPORT
+from sweeper.worker.worker_states import WorkerState
+
+
+def status(study: StudySnapshot, workers: Sequence[WorkerState]) -> dict[str, Any]:
+    """Return the status of a study, with the fields in docs/reference/command-line.md."""
+    best, trials, verdict = study.best, study.frame, study.verdict
+    return {
+        "study": study.name,
+        "state": study.state,
+        "problem": "",
+        "metric": study.metric,
+        "recommended": None if study.recommended is None else _plain(study.recommended),
+        **study.progress.to_dict(),
+        "workers": [worker.to_dict() for worker in workers],
+        "failures": failures(trials),
+        "trial_numbers": trials["number"].tolist(),
+        "best_trial": None if best is None else int(best["number"]),
+        "verdict": None if verdict is None else verdict.to_dict(),
+        "unconfirmed": study.unconfirmed,
+    }
+
+
+def _plain(candidate: Candidate) -> dict[str, Any]:
+    smoothing = effective_smoothing(candidate.point)
+    return {**smoothing._asdict(), "hparams": hparams_of(candidate.point)}
+
+
+def print_plan(plan: LaunchPlan, as_json: bool) -> None:
+    """Print what a launch would run."""
+    if as_json:
+        print_json(
+            {
+                "study": plan.name,
+                "spec_hash": plan.spec_hash,
+                "ended": plan.ended,
+                "trials": plan.trials,
+                "points": plan.points,
+                "submission": plan.submission,
+            }
+        )
+        return
+    echo(
+        f"study {plan.name} ({plan.spec_hash[:12]}): {plan.trials} trials, {plan.ended} ended; "
+        f"{plan.trials - plan.sampled} initial points, {plan.sampled} from "
+        f"{plan.spec.sampler.name}. Nothing was written."
+    )
+    echo(plan.submission, nl=False)
+
+
+def finished_before(plan: LaunchPlan) -> str:
+    """Return why a launch has nothing to run, and how to continue the study."""
+    if plan.ended < plan.trials:
+        return (
+            f"study {plan.name} is already finished: it ended at {plan.ended} of {plan.trials} "
+            "trials (budget.patience). Raise budget.patience to continue."
+        )
+    return (
+        f"study {plan.name} is already finished: all {plan.trials} trials are done. "
+        "Raise budget.trials (or --trials) to continue."
+    )
+
+
+def print_results(
+    study: StudySnapshot, results: Path, again: str, before: LaunchPlan | None = None
+) -> None:
+    """Print how a run ended and the results of the study so far.
+
+    `again` is the command that continues the study. `before` is the plan of a launch.
+    """
+    if study.state != "failed" and not study.finished:
+        _print_unfinished(study, again)
+    elif before is not None and not before.finished:
+        _print_patience(study)
+    for line in _problems(study):
+        echo(line)
+    if before is not None or not study.finished:
+        print_summary(study)
+    print_verdict(study)
+    for file in (REPORT, EXPORT):
+        path = results / study.name / file
+        if path.is_file():
+            echo(path)
+
+
+def _print_unfinished(study: StudySnapshot, again: str) -> None:
+    counts, metric = study.progress, METRICS[study.metric]
+    echo(
+        f"study {study.name} stopped at {counts.ended} of {counts.trials} trials "
+        f"({counts.complete} complete, {counts.pruned} pruned, {counts.failed} failed)"
+    )
+    if counts.confirming:
+        echo(f"confirmation: {counts.confirmed} of {counts.confirming} runs have ended")
+    for title, value in (("best", counts.best), ("ε = 0:", counts.baseline)):
+        if value is not None:
+            echo(f"{title} {metric.heading} {metric.write(value)}")
+    echo(f"to continue: {again}")
+
+
+def _print_patience(study: StudySnapshot) -> None:
+    counts = study.progress
+    if study.finished and counts.ended < counts.trials:
+        echo(
+            f"study {study.name} is finished at {counts.ended} of {counts.trials} trials: no "
+            f"improvement in the last {study.spec.budget.patience} (budget.patience)."
+        )
+
+
+def print_summary(study: StudySnapshot) -> None:
+    """Print ε = 0 and the best trial of each schedule, if there are any."""
+    table = summary(study.frame)
+    if table.row_count:
+        console().print(table)
+        for line in without_result(study.frame):
+            echo(line)
+
+
+def print_verdict(study: StudySnapshot) -> None:
+    """Print the recommended configuration, its verdict or why there is none, and the notes."""
+    evidence, verdict = study.evidence, study.verdict
+    if evidence is not None and verdict is not None:
+        console().print(confirmed(evidence))
+    echo(recommendation(study.recommended))
+    if verdict is not None:
+        echo(f"verdict: {verdict.word}")
+    lowest = lowest_in_search(study.frame, study.metric)
+    if lowest:
+        console().print(lowest, soft_wrap=False)
+    if verdict is not None:
+        for sentence in verdict.sentences:
+            console().print(f"  {sentence}", soft_wrap=False)
+    elif evidence is not None and evidence.complete:
+        echo(f"no verdict: {evidence.no_verdict}")
+    elif study.unconfirmed:
+        echo(f"not confirmed: {study.unconfirmed}")
+    for sentence in study.health:
+        console().print(f"note: {sentence}")
+
+
+def _problems(study: StudySnapshot) -> Iterator[str]:
+    """Yield a line for failed trials, and one for a failed study."""
+    trials = study.frame
+    failed = trials[trials["state"] == "failed"]
+    for _, row in failed.head(1).iterrows():
+        yield (
+            f"{len(failed)} failed; trial {row['number']}: {row['failure']} "
+            f"(sweeper logs {study.name} {row['number']}). Fix the cause, then run "
+            f"{'it' if len(failed) == 1 else 'them'} again: sweeper retry {study.name}"
+        )
+    if study.state == "failed" and not study.finished:
+        yield (
+            f"study {study.name} has failed: its trials fail with the same error and none has "
+            f"finished. {study.progress.waiting} trials were not run."
+        )

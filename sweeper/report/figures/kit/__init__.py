@@ -1,0 +1,1 @@
+"""Style, axes, markers, statistics and captions that the figures share."""

@@ -1,0 +1,135 @@
+"""Checks of the task and schedule code of a study, without importing it into this process."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import SweeperError, suggestion
+from sweeper.smoothing.names import BUILT_IN
+from sweeper.study.script_keys import DEFAULT_COMMAND, ScriptKeys
+from sweeper.study.spec import SMOOTHING_KEYS, Dimension, Range, StudySpec
+from sweeper.tasks.facts import CodeFacts, CodeRequest
+from sweeper.trainers.channel import ChannelClosed
+from sweeper.trainers.client import TrainerServer, start_loaded_server
+
+# Loads the code of a study and builds its task once; raises `SweeperError` if that fails.
+Inspect = Callable[[CodeRequest], CodeFacts]
+
+
+def code_request(spec: StudySpec, folder: Path) -> CodeRequest:
+    """Return the code that a study uses; `folder` contains its files."""
+    return CodeRequest(
+        use=spec.task.use,
+        folder=str(folder),
+        options=spec.task.options,
+        schedules=[name for name in spec.space.schedule if ":" in name or name not in BUILT_IN],
+        values={name: _values(dimension) for name, dimension in spec.space.extras.items()},
+        device=spec.task.device,
+        threads=spec.task.threads,
+        seed=spec.study.seed,
+        script=_script(spec, folder) if spec.task.is_script else None,
+    )
+
+
+def _script(spec: StudySpec, folder: Path) -> dict[str, Any]:
+    """Return the arguments of `ScriptConfig` for a study."""
+    task = spec.task
+    keys = task.model_dump(mode="json", include=set(ScriptKeys.model_fields))
+    return {
+        "folder": str(folder),
+        "command": list(task.command or DEFAULT_COMMAND),
+        **{key: value for key, value in keys.items() if key != "command"},
+        "threads": task.threads,
+        "options": task.options,
+        "calibrates": spec.objective.metric == "nll_calibrated",
+    }
+
+
+def checked_code(spec: StudySpec, folder: Path, inspect: Inspect) -> CodeFacts:
+    """Load and check the code of a study.
+
+    Raises `SweeperError`, with one line per wrong key, if the code cannot be loaded, does not
+    accept a hyperparameter of the space, or could not run any trial.
+    """
+    facts = inspect(code_request(spec, folder))
+    lines = [
+        line
+        for name, dimension in spec.space.extras.items()
+        for line in _hyperparameter_errors(name, dimension, facts)
+    ]
+    if lines:
+        raise SweeperError("\n".join(lines))
+    return facts
+
+
+def inspect_code(request: CodeRequest) -> CodeFacts:
+    """Load code and build its task once; user code is loaded in a separate process."""
+    if not request.has_files:
+        return inspect_here(request)
+    server, plain_facts = start_loaded_server(vars(request))
+    try:
+        facts = CodeFacts.from_dict(plain_facts)
+        problem = _problem(server)
+    finally:
+        server.close()
+    if problem:
+        raise SweeperError(problem)
+    return facts
+
+
+def inspect_here(request: CodeRequest) -> CodeFacts:
+    """Load code and build its task once, in this process."""
+    from sweeper.tasks.program import program_of  # lazy: it imports torch
+
+    program = program_of(request)
+    program.check()
+    return program.facts
+
+
+def _problem(server: TrainerServer) -> str:
+    """Let a trainer build the task; return why no trial could run, "" if one could."""
+    with tempfile.TemporaryDirectory(prefix="sweeper-") as folder:
+        output = Path(folder, "output")
+        slot = server.slot()
+        try:
+            slot.start(output)
+            assert slot.trainer is not None
+            slot.trainer.send({"do": "check"})
+            problem: str = slot.trainer.receive()["problem"]
+        except ChannelClosed:
+            printed = (
+                output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
+            )
+            last = printed.strip().splitlines()[-1:] or ["nothing"]
+            return f"task.use: the process that built the task died; its last output: {last[0]}"
+        finally:
+            slot.close()
+    return problem
+
+
+def _values(dimension: Dimension) -> list[Any]:
+    if isinstance(dimension, Range):
+        return [dimension.low, dimension.high]
+    return list(dimension)
+
+
+def _hyperparameter_errors(name: str, dimension: Dimension, code: CodeFacts) -> Iterator[str]:
+    """Yield an error message for each problem of a hyperparameter of the space."""
+    if code.accepts is not None and name not in code.accepts:
+        allowed = [*SMOOTHING_KEYS, *code.accepts]
+        near = suggestion(name, allowed)
+        yield (
+            f"space.{name}: unknown hyperparameter of the task{near}; allowed: {', '.join(allowed)}"
+        )
+    elif code.accepts is None and get_close_matches(name, SMOOTHING_KEYS, cutoff=0.85):
+        yield (
+            f"space.{name}: unknown key{suggestion(name, SMOOTHING_KEYS)}; if it is a "
+            "hyperparameter "
+            "of your training loop, choose a less similar name"
+        )
+    is_range = isinstance(dimension, Range)
+    for index, error in code.refused.get(name, ()):
+        value = "" if is_range else f": {_values(dimension)[index]!r}"
+        yield f"space.{name}{value}: {error}"

@@ -1,0 +1,1 @@
+"""Trainer processes: starting, monitoring and ending them, independent of what they train."""

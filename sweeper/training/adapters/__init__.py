@@ -1,0 +1,1 @@
+"""Adapters that connect a training run to the trainer of another framework."""

@@ -1,0 +1,1 @@
+"""Scripts: commands that train in a process of their own and deliver results to sweeper."""

@@ -1,0 +1,157 @@
+"""`sweeper.current_run()` in a script: a training run that reports over the supervisor's socket."""
+
+import atexit
+import os
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import torch
+
+from sweeper.errors import SweeperError, TrialPruned, TrialReleased
+from sweeper.smoothing import SmoothingLoss
+from sweeper.trainers.channel import Channel, ChannelClosed, Interrupted
+from sweeper.training.device import environment
+from sweeper.training.messages import LABELS, FromTrainer, Reply, Report, Start, ToTrainer
+from sweeper.training.reporting import Reporter, stop_exception
+from sweeper.training.run import Evaluation, TrainingRun
+from sweeper.training.scripts.labels import digest_of
+
+# A rank waits this long for the reply to the report of rank 0 with the same number.
+REPLY_SECONDS: float = 1800.0
+_GONE: Final = "sweeper has interrupted the trial and will resume it later; stop training now"
+
+
+class _Connection:
+    """The connection of one process of a script to its supervisor."""
+
+    def __init__(self, path: str) -> None:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+        except OSError as error:
+            connection.close()
+            raise SweeperError(
+                f"sweeper.current_run(): cannot connect to {path} (SWEEPER_SOCKET): {error}; it "
+                "exists while sweeper runs the script"
+            ) from None
+        self._channel = Channel(connection)
+
+    def ask(self, message: dict[str, Any], seconds: float | None = None) -> dict[str, Any]:
+        """Send a message and wait for the answer.
+
+        Raises `TrialReleased` if the supervisor is gone, and `Interrupted` after `seconds`.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        try:
+            self._channel.send(message)
+            return self._channel.receive(lambda: until is not None and time.monotonic() > until)
+        except ChannelClosed:
+            raise TrialReleased(_GONE) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def exchange(self, message: FromTrainer) -> ToTrainer:
+        """Send a report and return the answer."""
+        return ToTrainer.from_dict(self.ask({"do": "report", "message": message.to_dict()}))
+
+    def send_end(self, reporter: Reporter) -> None:
+        """Tell the supervisor how the run ends, if this process exits with status 0."""
+        ending = FromTrainer(endings=[reporter.training_end()]).to_dict()["endings"][0]
+        try:
+            self._channel.send({"do": "end", "ending": ending})
+        except ChannelClosed:
+            return  # the supervisor was killed
+
+
+class _Follower:
+    """The reports of a rank above 0: it sends nothing, and waits for the reply to rank 0."""
+
+    def __init__(self, connection: _Connection, rank: int, reporter: Reporter) -> None:
+        self.losses: list[SmoothingLoss] = []
+        self._connection, self._rank, self._reporter = connection, rank, reporter
+        self._number = 0
+        self._stopped: Exception | None = None
+
+    def report(self, evaluation: Evaluation) -> None:
+        if self._stopped is not None:
+            raise self._stopped
+        # The same number as on rank 0, which has the same checkpoint.
+        before = self._number
+        self._number = before + 1 if before else self._reporter.next_number(evaluation.progress)
+        message = {"do": "wait", "number": self._number}
+        try:
+            reply = Reply(**self._connection.ask(message, REPLY_SECONDS))
+        except Interrupted:
+            raise SweeperError(
+                f"rank {self._rank} waited {REPLY_SECONDS:g} s for report {self._number} of rank "
+                "0; every rank that calls run.report must call it as often as rank 0"
+            ) from None
+        self._stopped = stop_exception(reply.action)
+        if self._stopped is not None:
+            raise self._stopped
+
+
+class _ScriptReporter(Reporter):
+    """Sends a digest of the validation labels with the first report."""
+
+    def make_report(self, evaluation: object) -> Report:
+        report = super().make_report(evaluation)
+        if not report.environment or not isinstance(evaluation, Evaluation):
+            return report
+        labels = {LABELS.format(self.start.data_seed): digest_of(evaluation.labels.cpu().numpy())}
+        return replace(report, environment={**report.environment, **labels})
+
+
+def connected_run(path: str) -> TrainingRun:
+    """Return the training run of the script that this process belongs to.
+
+    `path` is the socket of its supervisor. The environment variable RANK, which torchrun sets, is
+    the rank of this process. Raises `SweeperError` if the socket does not exist.
+    """
+    rank = int(os.environ.get("RANK") or 0)
+    _hide_tracebacks()
+    connection = _Connection(path)
+    answer = connection.ask({"do": "begin"})
+    start, folder = Start.from_dict(answer["start"]), Path(answer["folder"])
+
+    def environment_of(device: torch.device) -> dict[str, str]:
+        return environment(device, folder)
+
+    reporter = _ScriptReporter(
+        start, answer["options"], environment_of, connection.exchange, checks_state=True
+    )
+    atexit.register(_end, connection, reporter, os.getpid())
+    if rank:
+        return replace(reporter.run, reporter=_Follower(connection, rank, reporter))
+    reporter.add_seconds(answer["seconds"])
+    reporter.begin()
+    return reporter.run
+
+
+def _hide_tracebacks() -> None:
+    """Print one line if the script ends because its trial has ended: that is not an error."""
+    print_exception = sys.excepthook
+
+    def excepthook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, TrialPruned | TrialReleased):
+            print(f"sweeper: {error}", file=sys.stderr)
+        else:
+            print_exception(kind, error, trace)
+
+    sys.excepthook = excepthook
+
+
+def _end(connection: _Connection, reporter: Reporter, process: int) -> None:
+    if os.getpid() == process:
+        if reporter.reported:  # which is false on ranks above 0
+            connection.send_end(reporter)
+        connection.close()

@@ -1,0 +1,437 @@
+"""Functions and tasks that are given to `sweeper.launch`, and `setup(options)`."""
+
+import linecache
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sweeper
+from sweeper.api import Study
+from sweeper.tasks.given import PickleFile, given_object, source_digest
+from sweeper.tasks.importing import StudyModules
+from sweeper.tasks.loading import load_task
+from tests.support.in_process_runs import text
+
+TRAIN = """
+    import torch
+    from sweeper import Evaluation
+
+    EPOCHS = 3
+    MARK = "this text is only in the source"
+
+    class Scale:
+        def __init__(self, by):
+            self.by = by
+
+        def __call__(self, logits):
+            return logits * self.by * FACTOR
+
+    FACTOR = 1.0
+
+    def labels():
+        return torch.arange(30) % 3
+
+    def train(run, by=1.0):
+        print(len(MARK))
+        for epoch in range(1, EPOCHS + 1):
+            logits = Scale(by)(torch.eye(3)[labels()] * (epoch - run.smoothing.epsilon))
+            yield Evaluation(logits, labels(), epoch / EPOCHS, extra={"lr": run.hparams["lr"]})
+"""
+SETTINGS: dict[str, Any] = {
+    "name": "mine",
+    "space": {"lr": {"low": 0.1, "high": 1.0}},
+    "trials": 3,
+    "sampler": {"name": "random"},
+    "confirm": False,
+}
+Main = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Main]:
+    """Return a function that runs code as the main module, as a cell of a notebook does."""
+    module = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    cells = list[str]()
+
+    def run(code: str) -> ModuleType:
+        code, name = dedent(code), f"<cell {len(cells)}>"
+        cells.append(name)
+        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        exec(compile(code, name, "exec"), vars(module))
+        return module
+
+    yield run
+    for name in cells:
+        linecache.cache.pop(name, None)
+
+
+def launch(given: Any, storage: str, **settings: Any) -> Study:
+    return sweeper.launch(given, **{"workers": 0, "storage": storage, **SETTINGS, **settings})
+
+
+# ---- functions of the main module --------------------------------------------------------
+
+
+def test_a_function_of_the_main_module_is_trained_and_not_stored(
+    main: Main, storage: str, tmp_path: Path
+) -> None:
+    study = launch(main(TRAIN).train, storage, options={"by": 2.0})
+    frame = study.frame()
+    assert frame["state"].tolist() == ["complete"] * 3
+    assert frame["epochs"].tolist() == [3] * 3
+    assert frame["extra_lr"].tolist() == frame["hp_lr"].tolist()
+    assert study.spec.task.use == "__main__:train"
+    assert study.spec.task.options == {"by": 2.0}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 2
+    assert not any(b"only in the source" in path.read_bytes() for path in files)
+
+
+@pytest.mark.slow
+def test_trainers_get_a_function_with_all_that_it_uses(
+    main: Main, storage: str, tmp_path: Path
+) -> None:
+    (tmp_path / "beside_of_test.py").write_text("def one():\n    return 1.0\n")
+    module = main(TRAIN + "    import beside_of_test\n    FACTOR = beside_of_test.one()\n")
+    main("def scaled(run):\n    import beside_of_test as b\n    yield from train(run, b.one())\n")
+    here = launch(module.scaled, storage).frame()
+    there = launch(module.scaled, storage, name="there", workers=2)
+    assert there.frame()["nll"].tolist() == here["nll"].tolist()
+    sources = there.snapshot().code[-1].sources
+    assert sources.keys() == {"__main__:scaled", "beside_of_test.py"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["EPOCHS = 4", "FACTOR = 2.0", "class Scale(Scale):\n    pass", "def labels():\n    return 0"],
+)
+def test_a_changed_helper_is_changed_code(main: Main, storage: str, change: str) -> None:
+    module = main(TRAIN)
+    launch(module.train, storage)
+    main("UNRELATED = 1")
+    launch(module.train, storage)
+    main(change)
+    with pytest.raises(sweeper.SweeperError, match=r"train or something that it uses has changed"):
+        launch(module.train, storage, trials=4)
+    assert launch(module.train, storage, accept_code=True).snapshot().record.code == 2
+
+
+def test_a_study_is_confirmed_and_replayed_while_its_function_is_defined(
+    main: Main, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = main(TRAIN)
+    launch(module.train, storage)
+    with pytest.raises(sweeper.SweeperError, match="no test split"):
+        sweeper.confirm("mine", workers=0, storage=storage)
+    (replayed,) = [sweeper.replay("mine", 1, storage)]
+    assert replayed.same
+    del module.train
+    message = "train was defined in a notebook, a script or another function, and its code is not"
+    for again in (
+        lambda: sweeper.confirm("mine", workers=0, storage=storage),
+        lambda: sweeper.replay("mine", 1, storage),
+    ):
+        with pytest.raises(sweeper.SweeperError, match=message) as caught:
+            again()
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("given", [{"executor": "slurm"}, {"detach": True}])
+def test_functions_that_cannot_be_imported_are_not_sent_to_other_machines(
+    main: Main, storage: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(sweeper.SweeperError) as caught:
+        launch(main(TRAIN).train, storage, workers=1, **given)
+    place = "detach" if "detach" in given else "executor slurm"
+    assert str(caught.value).startswith(f"{place}: train is defined in a notebook, a script or ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_function_with_a_lock_is_refused_in_one_line(main: Main, storage: str) -> None:
+    module = main(TRAIN + "    import threading\n    FACTOR = threading.Lock()\n")
+    with pytest.raises(sweeper.SweeperError, match=r"^launch: train cannot be sent to .*pickle"):
+        launch(module.train, storage)
+
+
+def test_a_task_object_is_trained(main: Main, storage: str) -> None:
+    module = main(
+        """
+        import torch
+        from sweeper import Optimizer, Splits, Task
+
+        def splits(seed):
+            x = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))
+            y = (x[:, 0] > 0).long()
+            return Splits((x[:20], y[:20]), (x[20:40], y[20:40]), (x[40:], y[40:]), 2)
+
+        own = Task("own", 2, lambda hparams: torch.nn.Linear(4, 2), splits, epochs=2)
+        """
+    )
+    study = launch(module.own, storage, space={})
+    assert study.spec.task.use == "__main__:own"
+    assert study.frame()["state"].tolist() == ["complete"] * 3
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_pickle_can_be_read_while_its_object_lives(
+    monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create")
+    pickled = PickleFile(b"content", None, "")
+    path = pickled.path
+    command = [sys.executable, "-c", "import sys; print(open(sys.argv[1]).read(), end='')", path]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"content"
+    assert path.startswith("/proc/") == in_memory
+    del pickled
+    assert not os.path.exists(path)
+
+
+# ---- functions of modules ----------------------------------------------------------------
+
+
+def test_a_function_of_a_package_is_named_and_its_files_are_hashed(
+    main: Main, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package_of_test"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text(dedent(TRAIN))
+    (package / "run.py").write_text("from .parts import train as inner\n\n\ndef train(run):\n"
+                                    "    yield from inner(run)\n")  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    module = main("from package_of_test.run import train")
+    study = launch(module.train, storage)
+    assert study.spec.task.use == "package_of_test.run:train"
+    assert study.frame()["state"].tolist() == ["complete"] * 3
+    assert {"package_of_test/run.py", "package_of_test/parts.py"} <= set(
+        study.snapshot().code[-1].sources
+    )
+    for name in [name for name in sys.modules if name.startswith("package_of_test")]:
+        del sys.modules[name]
+    modules = StudyModules(tmp_path)
+    assert callable(load_task("package_of_test.run:train", {}, modules).trainer)
+    assert modules.sources.keys() == {
+        f"package_of_test/{n}.py" for n in ("__init__", "run", "parts")
+    }
+
+
+def test_an_unknown_module_is_a_one_line_error(tmp_path: Path) -> None:
+    with pytest.raises(sweeper.SweeperError, match="neither next to the study file nor installed"):
+        load_task("no_such_module:train", {}, StudyModules(tmp_path))
+
+
+# ---- keywords ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"tirals": 3}, r"launch: unknown keyword 'tirals' \(did you mean 'trials'\?\); allowed:"),
+        ({"seed": 1, "study": {"seed": 2}}, "launch: seed is given twice, also in study; remove"),
+        ({"space": {"epsilon": 3}}, r"space\.epsilon: "),
+        ({"pruner": {"name": "none", "warm": 1}}, r"pruner\.warm: unknown key .*warmup"),
+        ({"name": "a b"}, r"study\.name: "),
+        ({"options": {"bye": 1}}, r"task\.options\.bye: __main__:train has no such option .*'by'"),
+    ],
+)
+def test_invalid_settings_are_reported_like_those_of_a_file(
+    main: Main, storage: str, tmp_path: Path, keywords: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(sweeper.SweeperError, match=message):
+        launch(main(TRAIN).train, storage, **keywords)
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_settings_are_keywords_or_tables(main: Main, storage: str) -> None:
+    study = launch(
+        main(TRAIN).train, storage, seed=np.int64(5), metric="nll_calibrated", patience=7,
+        first=[{"epsilon": 0.1, "lr": 0.5}], confirm={"replicates": 3, "enabled": False},
+        space={"lr": {"low": 0.1, "high": 1.0}, "schedule": ("fixed",)}, threads=2,
+    )  # fmt: skip
+    spec = study.spec
+    assert (spec.study.name, spec.study.seed, spec.objective.metric) == (
+        "mine",
+        5,
+        "nll_calibrated",
+    )
+    assert (spec.budget.patience, spec.budget.trials, spec.task.threads) == (7, 3, 2)
+    assert (spec.confirm.replicates, spec.confirm.enabled) == (3, False)
+    assert (spec.sampler.name, spec.space.schedule) == ("random", ("fixed",))
+    assert study.frame()["epsilon"].tolist()[1] == 0.1
+
+
+@pytest.mark.parametrize("given", [3, int, [].append])
+def test_other_objects_are_refused(given: Any, storage: str) -> None:
+    with pytest.raises(sweeper.SweeperError, match="allowed: the path of a study file, the name"):
+        launch(given, storage)
+
+
+# ---- the digest of the source ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def f(run):\n    return 1", "def f(run):\n    return 2"),
+        ("c = 1\ndef f(run):\n    return c", "c = 2\ndef f(run):\n    return c"),
+        ("def f(run, c=1):\n    return c", "def f(run, c=2):\n    return c"),
+        ("c = {'a': [1]}\ndef f(run):\n    return c", "c = {'a': [2]}\ndef f(run):\n    return c"),
+        (
+            "import numpy\nc = numpy.zeros(3)\ndef f(run):\n    return c",
+            "import numpy\nc = numpy.ones(3)\ndef f(run):\n    return c",
+        ),
+        (
+            "import torch\nc = torch.zeros(3)\ndef f(run):\n    return c",
+            "import torch\nc = torch.ones(3)\ndef f(run):\n    return c",
+        ),
+        (
+            "def g():\n    return 1\ndef f(run):\n    return [g() for _ in run]",
+            "def g():\n    return 2\ndef f(run):\n    return [g() for _ in run]",
+        ),
+        (
+            "def make(c):\n    def f(run):\n        return c\n    return f\nf = make(1)",
+            "def make(c):\n    def f(run):\n        return c\n    return f\nf = make(2)",
+        ),
+        (
+            "class B:\n    x = 1\nclass A(B):\n    pass\ndef f(run):\n    return A.x",
+            "class B:\n    x = 2\nclass A(B):\n    pass\ndef f(run):\n    return A.x",
+        ),
+        (
+            "c = 1\nclass A:\n    def m(self):\n        return c\ndef f(run):\n    return A().m()",
+            "c = 2\nclass A:\n    def m(self):\n        return c\ndef f(run):\n    return A().m()",
+        ),
+    ],
+)
+def test_the_digest_covers_what_a_function_uses(main: Main, before: str, after: str) -> None:
+    first = source_digest(main(before).f)
+    assert source_digest(main(before + "\nunrelated = 1").f) == first
+    assert source_digest(main(after).f) != first
+
+
+def test_the_digest_of_a_function_without_source_covers_its_code() -> None:
+    def digest(code: str) -> str:
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(code, names)
+        return source_digest(names["f"])
+
+    assert digest("def f(run): return run + 1") == digest("def f(run): return run + 1")
+    assert digest("def f(run): return run + 1") != digest("def f(run): return run + 2")
+
+
+DIGEST = """
+import dataclasses
+from sweeper.tasks.given import source_digest
+
+@dataclasses.dataclass
+class Settings:
+    names: frozenset = frozenset(("a", "b", "c", "d"))
+
+def f(run):
+    return run in {"a", "b", "c", "d"} and Settings().names and USED
+
+USED = {"a", "b", "c", "d"}
+print(source_digest(f))
+"""
+
+
+def test_the_digest_is_the_same_in_every_process() -> None:
+    digests = set()
+    for seed in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", DIGEST]
+        digests.add(
+            subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+        )
+    assert len(digests) == 1
+    assert len(digests.pop().strip()) == 64
+
+
+def test_recursive_functions_and_values_have_a_digest(main: Main) -> None:
+    code = "c = []\nc.append(c)\ndef f(run):\n    return g(c)\ndef g(x):\n    return f(x)"
+    assert source_digest(main(code).f) == source_digest(main(code).f)
+
+
+def test_bfloat16_tensors_have_a_digest(main: Main) -> None:
+    module = main("import torch\nc = torch.zeros(2, dtype=torch.bfloat16)\ndef f(run):\n    c")
+    before = source_digest(module.f)
+    vars(module)["c"] = torch.ones(2, dtype=torch.bfloat16)
+    assert source_digest(module.f) != before
+
+
+def test_a_lambda_has_a_reference(main: Main) -> None:
+    assert given_object(main("g = [lambda run: None]").g[0]).use == "__main__:function"
+
+
+# ---- setup -------------------------------------------------------------------------------
+
+SETUP = """
+from sweeper import Evaluation
+import torch
+DATA = []
+
+def setup(options):
+    if options.get("missing"):
+        raise FileNotFoundError("no such data")
+    DATA.append(options["size"])
+
+def train(run):
+    labels = torch.arange(30) % 3
+    yield Evaluation(torch.eye(3)[labels], labels, 1.0, extra={"calls": len(DATA), "size": DATA[0]})
+"""
+
+
+def write_setup(folder: Path, options: str, trials: int = 2) -> Path:
+    (folder / "own.py").write_text(SETUP)
+    study = folder / "own.toml"
+    study.write_text(
+        text("own.py:train", f"options = {options}", trials, "[confirm]\nenabled = false")
+    )
+    return study
+
+
+@pytest.mark.slow
+def test_setup_is_called_once_and_its_data_is_shared(tmp_path: Path, storage: str) -> None:
+    file = write_setup(tmp_path, "{ size = 3 }")
+    study = sweeper.launch(file, workers=1, storage=storage, results=tmp_path / "results")
+    frame = study.frame()
+    assert frame["extra_calls"].tolist() == [1.0, 1.0]
+    assert frame["extra_size"].tolist() == [3.0, 3.0]
+
+
+def test_an_exception_in_setup_refuses_the_study_in_one_line(tmp_path: Path, storage: str) -> None:
+    file = write_setup(tmp_path, "{ missing = true }")
+    with pytest.raises(sweeper.SweeperError) as caught:
+        sweeper.launch(file, workers=0, storage=storage, results=tmp_path / "results")
+    assert str(caught.value) == (
+        f"{file}: task.use: setup of own.py:train failed: {tmp_path}/own.py:8: "
+        "FileNotFoundError: no such data"
+    )
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_only_a_function_with_the_signature_is_setup(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(SETUP.replace("def setup(options)", "def setup(anything)"))
+    load_task("own.py:train", {"missing": True}, StudyModules(tmp_path))
+
+
+def test_setup_of_the_main_module_shares_its_globals(main: Main, storage: str) -> None:
+    study = launch(main(SETUP).train, storage, space={}, options={"size": 4})
+    assert study.frame()["extra_size"].tolist() == [4.0] * 3
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert dir(sweeper) == sorted(sweeper.__all__)
+    assert "launch" in dir(sweeper)
