@@ -248,9 +248,7 @@ def sign_in_pages(world: World, folder: Path) -> Iterator[Text]:
 
 def _read(site: Site, paths: Iterable[str], folder: Path) -> Iterator[Text]:
     for path in paths:
-        deadline = time.monotonic() + 60
-        while "will appear here" in (answer := site.page(path)).text:
-            assert time.monotonic() < deadline, path
+        answer = site.page_with_figures(path)
         yield Text(f"page {path} ({answer.status})", scrubbed(page_text(answer.text), folder))
 
 

@@ -125,7 +125,7 @@ def texts(world: World, folder: Path) -> Iterator[tuple[str, str]]:
         f"/compare?item=quick/0&item=quick/{number}",
         "/compare?item=quick&item=quick",
     ):
-        yield path, _page(world.site.page(path).text)
+        yield path, _page(world.site.page_with_figures(path).text)
     report = folder / "report.html"
     study.report(report)
     yield "report", _page(report.read_text(encoding="utf-8"))

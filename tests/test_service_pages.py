@@ -97,7 +97,7 @@ def test_hundreds_of_studies_are_paged(fresh_world: World) -> None:
 
 @pytest.mark.parametrize("name", list(built_in_pages()))
 def test_every_built_in_page_is_shown_with_its_figures(template: World, name: str) -> None:
-    answer = template.site.page(f"/studies/quick?shown={name}")
+    answer = template.site.page_with_figures(f"/studies/quick?shown={name}")
     assert answer.status == 200
     page = built_in_page(name).without("trials")
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", answer.text)
@@ -113,7 +113,10 @@ def test_every_built_in_page_is_shown_with_its_figures(template: World, name: st
 def test_the_verdict_is_on_the_page(template: World) -> None:
     verdict = template.study.verdict()
     assert verdict is not None
-    assert verdict.word in text_of(template.site.page("/studies/quick?shown=overview")).lower()
+    assert (
+        verdict.word
+        in text_of(template.site.page_with_figures("/studies/quick?shown=overview")).lower()
+    )
 
 
 def test_unknown_figures_page_is_reported(template: World) -> None:
@@ -177,7 +180,7 @@ def test_events_contain_progress_and_figure_version(fresh_world: World) -> None:
         news["version"] for news in events(fresh_world.site, "/studies/quick/events?shown=running")
     )
     version = next(filter(None, versions))  # "" while they are being drawn
-    page = fresh_world.site.page("/studies/quick?shown=running").text
+    page = fresh_world.site.page_with_figures("/studies/quick?shown=running").text
     assert f'data-version="{version}"' in page
 
 
@@ -196,7 +199,7 @@ def events(site: Site, path: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.slow
 def test_figures_are_redrawn_only_after_changes(fresh_world: World) -> None:
     def version(path: str = "/studies/fresh?shown=running") -> str:
-        [found] = re.findall(r'data-version="(\w+)"', fresh_world.site.page(path).text)
+        [found] = re.findall(r'data-version="(\w+)"', fresh_world.site.page_with_figures(path).text)
         return str(found)
 
     fresh_world.site.ask("/v1/studies", "POST", {"toml": STUDY.replace('"quick"', '"fresh"')})
@@ -267,7 +270,7 @@ def test_figures_of_finished_study_are_drawn_immediately(
     monkeypatch.setattr(figure_cache, "SECONDS", 1e9)
 
     def version() -> str:
-        page = fresh_world.site.page("/studies/fresh?shown=running").text
+        page = fresh_world.site.page_with_figures("/studies/fresh?shown=running").text
         [found] = re.findall(r'data-version="(\w+)"', page)
         return str(found)
 
@@ -288,9 +291,7 @@ def test_custom_page_is_a_tab(fresh_world: World) -> None:
         panels=(Panel(figure="response", heading="What ε does", words="As <b>we</b> like it."),),
     )
     site = serve(fresh_world.study.storage, pages={**built_in_pages(), "my & page": page})
-    deadline = time.monotonic() + 60
-    while "will appear here" in (shown := site.page("/studies/quick?shown=my+%26+page")).text:
-        assert time.monotonic() < deadline
+    shown = site.page_with_figures("/studies/quick?shown=my+%26+page")
     assert 'href="/studies/quick?shown=my+%26+page" aria-current="page"' in shown.text
     assert "What ε does" in text_of(shown)
     assert "As &lt;b&gt;we&lt;/b&gt; like it." in shown.text

@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
@@ -77,6 +78,13 @@ class Site(NamedTuple):
         """Ask as a browser does."""
         headers = {"Accept": "text/html", **given.pop("headers", {})}
         return self.ask(path, headers=headers, **given)
+
+    def page_with_figures(self, path: str) -> Answer:
+        """Ask for the page of a study until its figures are drawn, at most a minute."""
+        end = time.monotonic() + 60
+        while "will appear here" in (answer := self.page(path)).text and time.monotonic() < end:
+            pass  # the service waits for the figures before it answers
+        return answer
 
 
 _running: list[service.HttpServer] = []
