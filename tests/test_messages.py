@@ -6,7 +6,6 @@ sentence has to be clear to somebody who has not read the code.
 
 import difflib
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
