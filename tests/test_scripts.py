@@ -121,9 +121,9 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 def run(file: Callable[..., Path], store: Store, storage: str, tmp_path: Path) -> Iterator[Run]:
     """Return a function that runs a study of a script; no process of it may be left."""
 
-    def finished(**keys: Any) -> pd.DataFrame:
+    def finished(slots: int = 1, **keys: Any) -> pd.DataFrame:
         register(store, read_study(file(**keys)))
-        options = WorkerOptions("x", tmp_path / "results", slots=1)
+        options = WorkerOptions("x", tmp_path / "results", slots=slots)
         assert work(store, options, StopRequest(grace=5.0)) is EndReason.FINISHED
         return Study("x", storage).frame()
 
@@ -437,6 +437,21 @@ def test_different_labels_fail_a_trial(run: Run, storage: str) -> None:
     frame = run(trials=2, options='labels = "shuffled"')
     assert frame["state"].tolist() == ["complete", "failed"]
     assert "the validation labels, or their order, differ" in log(storage, 1)
+
+
+@pytest.mark.slow
+def test_labels_of_trials_that_run_at_the_same_time_are_compared(run: Run, storage: str) -> None:
+    frame = run(trials=2, options='labels = "meet"', slots=2)
+    assert sorted(frame["state"]) == ["complete", "failed"]
+    [failed] = frame.index[frame["state"] == "failed"]
+    assert "the validation labels, or their order, differ" in frame["failure"][failed]
+
+
+@pytest.mark.slow
+def test_labels_of_a_failed_trial_are_not_the_reference(run: Run, storage: str) -> None:
+    frame = run(trials=3, options='labels = "shuffled"\nthen = "raise-first"')
+    assert frame["state"].tolist() == ["failed", "complete", "complete"], frame["failure"].tolist()
+    assert frame["cause"][0] == "exited"
 
 
 @pytest.mark.slow

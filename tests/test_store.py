@@ -35,6 +35,7 @@ from sweeper.store.records import (
     write_epochs,
     write_replicate,
     write_result,
+    write_result_if_equal,
 )
 from sweeper.store.schema import VERSION_TABLE, metadata, now, tickets
 from sweeper.store.studies import StudyRecord, add_study, all_studies, delete_study, get_study
@@ -306,6 +307,26 @@ class DatabaseContract:
         release_ticket(store, first)
         write_result(store, take(store, study), Result(scores={"nll": 0.25}))
         assert read_results(store, study) == {0: Result(scores={"nll": 0.25})}
+
+    def test_of_different_environments_the_first_is_stored(self, store: Store, url: str) -> None:
+        study = new_study(store, points=4)
+        held = [take(store, study) for _ in range(4)]
+        write_result(store, held[3], Result(environment={"labels": "failed"}, cause="exited"))
+        stores, barrier = [open_writer(url) for _ in range(3)], threading.Barrier(3)
+
+        def write(n: int) -> tuple[str, str] | None:
+            given = {"labels": f"of {n}"}
+            barrier.wait()
+            result = Result(environment=given)
+            return write_result_if_equal(stores[n], study, held[n], result, given)
+
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(write, range(3)))
+        for opened in stores:
+            opened.close()
+        [first] = [n for n, different in enumerate(found) if different is None]
+        assert found.count(("labels", f"of {first}")) == 2
+        assert read_results(store, study).keys() == {first, 3}
 
     def test_confirmation_is_created_once_with_its_own_tickets(self, store: Store) -> None:
         study = new_study(store, points=1)

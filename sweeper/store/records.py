@@ -165,6 +165,32 @@ def write_result(store: Store, ticket: Ticket, result: Result) -> None:
 
 
 @transaction
+def write_result_if_equal(
+    connection: Connection,
+    study: StudyRecord,
+    ticket: Ticket,
+    result: Result,
+    values: Mapping[str, str],
+) -> tuple[str, str] | None:
+    """Store the result of a trial if its environment agrees with that of successful trials.
+
+    `values` are the parts of the environment that must be equal. Of two trials that end at the
+    same time, the first one decides. Returns the first key that differs, with the value of the
+    other trials, and stores nothing then. Raises `LeaseLost`.
+    """
+    connection.execute(select(studies.c.id).where(studies.c.id == study.id).with_for_update())
+    check_held(connection, ticket)
+    for key, value in values.items():
+        earlier = _environment_value(connection, study, key)
+        if earlier is not None and earlier != value:
+            return key, earlier
+    row = {name: _plain(value) for name, value in vars(result).items()}
+    connection.execute(delete(results).where(ticket.row_of(results)))
+    connection.execute(insert(results).values(**_key(ticket), **row))
+    return None
+
+
+@transaction
 def write_replicate(
     connection: Connection,
     ticket: Ticket,
@@ -274,7 +300,7 @@ def read_environment(
     connection: Connection, study: StudyRecord
 ) -> tuple[int | None, Mapping[str, str]]:
     """Return the first known number of classes (or None) and environment (or {}) of a search."""
-    of_search = results.c.study_id == study.id, results.c.phase == SEARCH
+    of_search = results.c.study_id == study.id, results.c.phase == SEARCH, results.c.cause == ""
     classes = select(results.c.classes).where(*of_search, results.c.classes.is_not(None))
     not_empty = cast(results.c.environment, Text) != "{}"
     environment = select(results.c.environment).where(*of_search, not_empty)
@@ -285,16 +311,16 @@ def read_environment(
 
 @transaction
 def read_environment_value(connection: Connection, study: StudyRecord, key: str) -> str | None:
-    """Return a value of the environment of the first training run that has it, or None."""
+    """Return a value of the environment of the first successful trial that has it, or None."""
+    return _environment_value(connection, study, key)
+
+
+def _environment_value(connection: Connection, study: StudyRecord, key: str) -> str | None:
     has_key = cast(results.c.environment, Text).contains(json.dumps(key), autoescape=True)
-    query = (
-        select(results.c.environment)
-        .where(results.c.study_id == study.id, has_key)
-        .order_by(results.c.phase, results.c.number)
-        .limit(1)
-    )
-    environment = connection.execute(query).scalar_one_or_none()
-    return None if environment is None else environment.get(key)
+    of_search = results.c.study_id == study.id, results.c.phase == SEARCH, results.c.cause == ""
+    query = select(results.c.environment).where(*of_search, has_key)
+    first = connection.execute(query.order_by(results.c.number).limit(1)).scalar_one_or_none()
+    return None if first is None else first.get(key)
 
 
 @transaction

@@ -10,7 +10,7 @@ Cause = Literal["", "raised", "diverged", "memory", "timeout", "exited", "crashe
 # What a training run delivers: logits and labels; the NLL and correctness of each example; or
 # numbers that it computed itself, which never lead to a verdict.
 Grade = Literal["scored", "per-example", "self-reported"]
-# Key of the grade in the environment of a trial; absent if it is "scored".
+# Key of the grade in the environment of a trial of a script; other trials are always "scored".
 EVIDENCE: Final = "evidence"
 # Key of the digest of the validation labels in the environment of a trial, with the data seed.
 LABELS: Final = "labels of data seed {}"

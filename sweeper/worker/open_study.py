@@ -12,7 +12,7 @@ from sweeper.errors import SweeperError
 from sweeper.store.code import note_sources, read_revisions
 from sweeper.store.damage import check_intact
 from sweeper.store.database import Store
-from sweeper.store.records import read_environment, read_environment_value
+from sweeper.store.records import read_environment_value
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import planned_points
 from sweeper.study.load import StoredStudy, check_packages, read_stored
@@ -33,6 +33,11 @@ DIFFERENT_EVIDENCE: Final = (
     "this trial delivered %s results, but earlier trials of the study delivered %s results; "
     "deliver the same kind in every trial"
 )
+
+
+def difference_in(key: str, value: str, earlier: str) -> str:
+    """Return the failure of a trial whose value of `key` differs from that of earlier trials."""
+    return DIFFERENT_EVIDENCE % (value, earlier) if key == EVIDENCE else DIFFERENT_LABELS
 
 
 class BestSoFar:
@@ -91,7 +96,6 @@ class OpenStudy:
     arrays: Path
     durations: EpochDurations = field(default_factory=EpochDurations)
     best_so_far: BestSoFar = field(default_factory=BestSoFar)
-    delivered: dict[str, str] = field(default_factory=dict)
 
     @property
     def spec(self) -> StudySpec:
@@ -101,26 +105,23 @@ class OpenStudy:
     def difference(self, environment: Mapping[str, str]) -> str:
         """Return why a trial of a script is not comparable with earlier trials, "" if it is.
 
-        `environment` is that of its first report. Trials with different data seeds may have
-        different labels.
+        `environment` is that of its first report.
         """
-        if not environment or not self.spec.task.is_script:
-            return ""
-        grade = environment.get(EVIDENCE, "scored")
-        if EVIDENCE not in self.delivered:
-            _, first = read_environment(self.store, self.record)
-            self.delivered[EVIDENCE] = first.get(EVIDENCE, "scored") if first else grade
-        if self.delivered[EVIDENCE] != grade:
-            return DIFFERENT_EVIDENCE % (grade, self.delivered[EVIDENCE])
-        for key, digest in environment.items():
-            if not key.startswith(LABELS.partition("{")[0]):
-                continue
-            if key not in self.delivered:
-                stored = read_environment_value(self.store, self.record, key)
-                self.delivered[key] = digest if stored is None else stored
-            if self.delivered[key] != digest:
-                return DIFFERENT_LABELS
+        for key, value in self.compared(environment).items():
+            stored = read_environment_value(self.store, self.record, key)
+            if stored is not None and stored != value:
+                return difference_in(key, value, stored)
         return ""
+
+    def compared(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what must be equal in all trials: what a script delivers, and its labels.
+
+        Trials with different data seeds may have different labels.
+        """
+        if not self.spec.task.is_script:
+            return {}
+        labels = LABELS.partition("{")[0]
+        return {k: v for k, v in environment.items() if k == EVIDENCE or k.startswith(labels)}
 
     def check_code(self) -> "OpenStudy":
         """Return the study; raises `SweeperError` if its code has changed."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from optuna.trial import FrozenTrial
 
-from sweeper.store.records import Result, read_result, write_result
+from sweeper.store.records import Result, read_result, write_result, write_result_if_equal
 from sweeper.store.tickets import SEARCH, Ticket
 from sweeper.store.trials import write_warnings
 from sweeper.study.metric import metric_of
@@ -26,7 +26,7 @@ from sweeper.study.trials import (
 )
 from sweeper.training.messages import EVIDENCE, NO_TEST_YET, FullScores, Reply, Report
 from sweeper.worker.attempt import run_fields
-from sweeper.worker.open_study import OpenStudy
+from sweeper.worker.open_study import OpenStudy, difference_in
 
 # The scores that Optuna's own tools show. All scores are in sweeper's tables.
 SHOWN: Final = ("nll", "accuracy", "ece", "nll_calibrated")
@@ -116,7 +116,7 @@ class SearchTrial:
         The order matters: if the worker dies in between, the trial is run again. If it dies after
         Optuna is told, only the ticket has to be closed.
         """
-        write_result(self._study.store, self._ticket, result)
+        state = self._write_result(state, result)
         self._may_be_best = self._may_be_best and state == "complete"
         value, attributes = None, dict[str, Any]()
         if state == "complete" and last is not None:
@@ -127,6 +127,21 @@ class SearchTrial:
         # The trial may already be finished: by this worker, in a call whose answer was lost, or by
         # the worker that holds the lease now. `tell` accepts that.
         tell(self._study.store, self._trial.id, state, value, attributes, self._ticket)
+
+    def _write_result(self, state: str, result: Result) -> str:
+        """Store the result; return the state, "failed" if it is not comparable with others."""
+        study, ticket = self._study, self._ticket
+        compared = {} if state == "failed" else study.compared(result.environment)
+        if compared:
+            different = write_result_if_equal(study.store, study.record, ticket, result, compared)
+            if different is None:
+                return state
+            key, earlier = different
+            failure = difference_in(key, compared[key], earlier)
+            result = replace(result, failure=failure, problem=failure, cause="raised")
+            state = "failed"
+        write_result(study.store, ticket, result)
+        return state
 
     def on_close(self) -> None:
         """Delete the weights and the folders of all finished trials except the best one."""

@@ -16,7 +16,7 @@ from sweeper.errors import SweeperError, TrialPruned, TrialReleased
 from sweeper.smoothing import SmoothingLoss
 from sweeper.trainers.channel import Channel, ChannelClosed, Interrupted
 from sweeper.training.device import environment
-from sweeper.training.messages import LABELS, FromTrainer, Reply, Report, Start, ToTrainer
+from sweeper.training.messages import EVIDENCE, LABELS, FromTrainer, Reply, Report, Start, ToTrainer
 from sweeper.training.reporting import Reporter, stop_exception
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.scripts.labels import digest_of
@@ -105,7 +105,10 @@ class _ScriptReporter(Reporter):
         report = super().make_report(evaluation)
         if not report.environment or not isinstance(evaluation, Evaluation):
             return report
-        labels = {LABELS.format(self.start.data_seed): digest_of(evaluation.labels.cpu().numpy())}
+        labels = {
+            EVIDENCE: "scored",
+            LABELS.format(self.start.data_seed): digest_of(evaluation.labels.cpu().numpy()),
+        }
         return replace(report, environment={**report.environment, **labels})
 
 

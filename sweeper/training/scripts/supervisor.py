@@ -230,8 +230,7 @@ class _ScriptRun:
     def _environment_of(self, measured: Measured) -> dict[str, str]:
         # The CPU, because this process does not know on which device the script trains.
         known = dict(self._environment(torch.device("cpu")))
-        if measured.grade != "scored":
-            known[EVIDENCE] = measured.grade
+        known[EVIDENCE] = measured.grade
         if measured.labels:
             known[LABELS.format(self._start.data_seed)] = measured.labels
         return known
