@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import sweeper
 from sweeper.api import Study
-from sweeper.tasks.given import PickleFile, given_object, source_digest
+from sweeper.tasks.digest import source_digest
+from sweeper.tasks.given import PickleFile, given_object
 from sweeper.tasks.importing import StudyModules
 from sweeper.tasks.loading import load_task
 from tests.support.in_process_runs import text
@@ -282,21 +282,15 @@ def test_other_objects_are_refused(given: Any, storage: str) -> None:
 # ---- the digest of the source ------------------------------------------------------------
 
 
+USE = "\ndef f(run):\n    return VALUE"
+CLASS = "class C:\n    def __init__(self, x):\n        self.x = x\n"
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
         ("def f(run):\n    return 1", "def f(run):\n    return 2"),
-        ("c = 1\ndef f(run):\n    return c", "c = 2\ndef f(run):\n    return c"),
         ("def f(run, c=1):\n    return c", "def f(run, c=2):\n    return c"),
-        ("c = {'a': [1]}\ndef f(run):\n    return c", "c = {'a': [2]}\ndef f(run):\n    return c"),
-        (
-            "import numpy\nc = numpy.zeros(3)\ndef f(run):\n    return c",
-            "import numpy\nc = numpy.ones(3)\ndef f(run):\n    return c",
-        ),
-        (
-            "import torch\nc = torch.zeros(3)\ndef f(run):\n    return c",
-            "import torch\nc = torch.ones(3)\ndef f(run):\n    return c",
-        ),
         (
             "def g():\n    return 1\ndef f(run):\n    return [g() for _ in run]",
             "def g():\n    return 2\ndef f(run):\n    return [g() for _ in run]",
@@ -313,12 +307,241 @@ def test_other_objects_are_refused(given: Any, storage: str) -> None:
             "c = 1\nclass A:\n    def m(self):\n        return c\ndef f(run):\n    return A().m()",
             "c = 2\nclass A:\n    def m(self):\n        return c\ndef f(run):\n    return A().m()",
         ),
+        # Of two functions on a line, the source is the same.
+        (
+            "fs = [lambda: 1, lambda: 2]\ng = fs[0]\ndef f(run):\n    return g()",
+            "fs = [lambda: 1, lambda: 2]\ng = fs[1]\ndef f(run):\n    return g()",
+        ),
+        (
+            "import functools\n@functools.cache\ndef g():\n    return 1\n"
+            "def f(run):\n    return g()",
+            "import functools\n@functools.cache\ndef g():\n    return 2\n"
+            "def f(run):\n    return g()",
+        ),
+        ("def f(run):\n    return f.x\nf.x = 1", "def f(run):\n    return f.x\nf.x = 2"),
     ],
 )
-def test_the_digest_covers_what_a_function_uses(main: Main, before: str, after: str) -> None:
+def test_the_digest_covers_the_code_that_a_function_uses(
+    main: Main, before: str, after: str
+) -> None:
     first = source_digest(main(before).f)
     assert source_digest(main(before + "\nunrelated = 1").f) == first
     assert source_digest(main(after).f) != first
+
+
+# Kinds of values: the code that sets VALUE, and code that sets another value.
+VALUES = {
+    "number": ("VALUE = 1", "VALUE = 1.0"),
+    "text": ("VALUE = 'a'", "VALUE = b'a'"),
+    "list": ("VALUE = [[1], 2]", "VALUE = [1, [2]]"),
+    "dict": ("VALUE = {'a': [1]}", "VALUE = {'a': [2]}"),
+    "ordered": (
+        "from collections import OrderedDict\nVALUE = OrderedDict(a=1, b=2)",
+        "from collections import OrderedDict\nVALUE = OrderedDict(b=2, a=1)",
+    ),
+    "object": (f"{CLASS}VALUE = C(1)", f"{CLASS}VALUE = C(2)"),
+    "nested": (f"{CLASS}VALUE = [C((1, C('a')))]", f"{CLASS}VALUE = [C((1, C('b')))]"),
+    "class": (f"{CLASS}VALUE = C(1)", f"{CLASS}    y = 0\nVALUE = C(1)"),
+    "slots": (
+        "class C:\n    __slots__ = ('x',)\nVALUE = C()\nVALUE.x = 1",
+        "class C:\n    __slots__ = ('x',)\nVALUE = C()\nVALUE.x = 2",
+    ),
+    "base": (
+        "class C(dict):\n    pass\nVALUE = C(x=1)",
+        "class C(dict):\n    pass\nVALUE = C(x=2)",
+    ),
+    "namespace": (
+        "from types import SimpleNamespace\nVALUE = SimpleNamespace(lr=1)",
+        "from types import SimpleNamespace\nVALUE = SimpleNamespace(lr=2)",
+    ),
+    "dataclass": (
+        "import dataclasses\n@dataclasses.dataclass\nclass C:\n    x: int = 1\nVALUE = C(1)",
+        "import dataclasses\n@dataclasses.dataclass\nclass C:\n    x: int = 1\nVALUE = C(2)",
+    ),
+    "default": (
+        "import dataclasses\n@dataclasses.dataclass\nclass VALUE:\n    x: int = 1",
+        "import dataclasses\n@dataclasses.dataclass\nclass VALUE:\n    x: int = 2",
+    ),
+    "named tuple": (
+        "import typing\nclass C(typing.NamedTuple):\n    x: int\nVALUE = C(1)",
+        "import typing\nclass C(typing.NamedTuple):\n    x: int\nVALUE = C(2)",
+    ),
+    "enum": (
+        "import enum\nclass C(enum.Enum):\n    A = 1\n    B = 2\nVALUE = C.A",
+        "import enum\nclass C(enum.Enum):\n    A = 1\n    B = 2\nVALUE = C.B",
+    ),
+    "property": (
+        "class C:\n    @property\n    def x(self):\n        return 1\nVALUE = C()",
+        "class C:\n    @property\n    def x(self):\n        return 2\nVALUE = C()",
+    ),
+    "static method": (
+        "class C:\n    @staticmethod\n    def x():\n        return 1\nVALUE = C.x",
+        "class C:\n    @staticmethod\n    def x():\n        return 2\nVALUE = C.x",
+    ),
+    "method": (
+        f"{CLASS}    def m(self):\n        pass\nVALUE = C(1).m",
+        f"{CLASS}    def m(self):\n        pass\nVALUE = C(2).m",
+    ),
+    "path": (
+        "from pathlib import Path\nVALUE = Path('a/b')",
+        "from pathlib import Path\nVALUE = Path('a/c')",
+    ),
+    "date": ("import datetime as d\nVALUE = d.date(2026, 1, 1)",
+             "import datetime as d\nVALUE = d.date(2026, 1, 2)"),
+    "scalar": ("import numpy\nVALUE = numpy.float32(1)", "import numpy\nVALUE = numpy.float32(2)"),
+    "scalar type": (
+        "import numpy\nVALUE = numpy.float32(1)",
+        "import numpy\nVALUE = numpy.float64(1)",
+    ),
+    "dtype": ("import torch\nVALUE = torch.float32", "import torch\nVALUE = torch.float64"),
+    "device": (
+        "import torch\nVALUE = torch.device('cpu')",
+        "import torch\nVALUE = torch.device('cuda')",
+    ),
+    "array": ("import numpy\nVALUE = numpy.zeros(3)", "import numpy\nVALUE = numpy.ones(3)"),
+    "objects": (
+        "import numpy\nVALUE = numpy.array([{'a': 1}, None])",
+        "import numpy\nVALUE = numpy.array([{'a': 2}, None])",
+    ),
+    "generator": (
+        "import numpy\nVALUE = numpy.random.default_rng(1)",
+        "import numpy\nVALUE = numpy.random.default_rng(2)",
+    ),
+    "frame": (
+        "import pandas\nVALUE = pandas.DataFrame({'a': [1.0, 2.0], 'b': ['x', 'y']})",
+        "import pandas\nVALUE = pandas.DataFrame({'a': [1.0, 2.0], 'b': ['x', 'z']})",
+    ),
+    "tensor": ("import torch\nVALUE = torch.zeros(3)", "import torch\nVALUE = torch.ones(3)"),
+    "shape": ("import torch\nVALUE = torch.zeros(6)", "import torch\nVALUE = torch.zeros(2, 3)"),
+    "scalar tensor": (
+        "import torch\nVALUE = torch.tensor(1.0)",
+        "import torch\nVALUE = torch.tensor(2.0)",
+    ),
+    "bfloat16": (
+        "import torch\nVALUE = torch.zeros(2, dtype=torch.bfloat16)",
+        "import torch\nVALUE = torch.ones(2, dtype=torch.bfloat16)",
+    ),
+    "empty tensor": (
+        "import torch\nVALUE = torch.zeros(0, 3)",
+        "import torch\nVALUE = torch.zeros(0, 2)",
+    ),
+    "sparse": (
+        "import torch\nVALUE = torch.eye(2).to_sparse()",
+        "import torch\nVALUE = 2 * torch.eye(2).to_sparse()",
+    ),
+    "module": (
+        "import torch\nVALUE = torch.nn.Linear(2, 1)\ntorch.nn.init.zeros_(VALUE.weight)\n"
+        "torch.nn.init.zeros_(VALUE.bias)",
+        "import torch\nVALUE = torch.nn.Linear(2, 1)\ntorch.nn.init.ones_(VALUE.weight)\n"
+        "torch.nn.init.zeros_(VALUE.bias)",
+    ),
+    "partial": (
+        "from functools import partial\nVALUE = partial(max, 1)",
+        "from functools import partial\nVALUE = partial(max, 2)",
+    ),
+    "built-in": ("VALUE = max", "VALUE = min"),
+    "pattern": ("import re\nVALUE = re.compile('a')", "import re\nVALUE = re.compile('b')"),
+    "set": ("VALUE = {'a', 'b', ('c', 1)}", "VALUE = {'a', 'b', ('c', 2)}"),
+    "functions in a set": (
+        "VALUE = {(lambda: 1), (lambda: 2), (lambda: VALUE)}",
+        "VALUE = {(lambda: 1), (lambda: 3), (lambda: VALUE)}",
+    ),
+    "function as a key": (
+        "def g():\n    return 1\nVALUE = {g: 1}",
+        "def g():\n    return 2\nVALUE = {g: 1}",
+    ),
+    "class as a key": (
+        "class C:\n    a = 1\nVALUE = {C: 1}",
+        "class C:\n    a = 2\nVALUE = {C: 1}",
+    ),
+    "recursive": ("VALUE = []\nVALUE.append(VALUE)", "VALUE = []\nVALUE.append([VALUE])"),
+    "task": (
+        "from sweeper import Task\nVALUE = Task('t', 2, lambda hparams: None, lambda seed: None)",
+        "from sweeper import Task\nVALUE = Task('t', 2, lambda hparams: None, lambda seed: 1)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_the_digest_covers_the_values_that_a_function_uses(main: Main, kind: str) -> None:
+    before, after = VALUES[kind]
+    first = source_digest(main(before + USE).f)
+    assert source_digest(main("x = 1\n" + before + USE).f) == first
+    assert source_digest(main(after + USE).f) != first
+
+
+def test_the_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """Each process has other memory addresses and another order of sets."""
+    digests = []
+    script = tmp_path / "digests.py"
+    script.write_text(
+        "import sys\nfrom sweeper.tasks.digest import source_digest\n"
+        f"codes = {[before + USE for before, _ in VALUES.values()]!r}\n"
+        "if int(sys.argv[1]) > 1:\n    wasted = [object() for _ in range(1001)]\n"
+        "for code in codes:\n    exec(code, globals())\n    print(source_digest(f))\n"
+    )
+    for seed in ("1", "2", "3"):
+        done = subprocess.run(
+            [sys.executable, script, seed],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+        )
+        assert not done.returncode, done.stderr
+        digests.append(dict(zip(VALUES, done.stdout.split(), strict=True)))
+    assert digests[0] == digests[1] == digests[2]
+    assert len(set(digests[0].values())) == len({before for before, _ in VALUES.values()})
+
+
+def test_an_unused_variable_with_the_name_of_an_attribute_is_not_covered(main: Main) -> None:
+    code = "def f(run):\n    return run.seed"
+    first = source_digest(main("seed = 1\n" + code).f)
+    assert source_digest(main("seed = 2\n" + code).f) == first
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "import threading\nLOCK = {'a': [threading.Lock()]}\ndef train(run):\n    return LOCK",
+            "LOCK, which train uses, cannot be pickled: TypeError: cannot pickle '_thread.lock'",
+        ),
+        (
+            "def rows():\n    yield 1\nROWS = rows()\ndef load():\n    return next(ROWS)\n"
+            "def train(run):\n    return load()",
+            "ROWS, which load uses, cannot be pickled: TypeError: cannot pickle 'generator' object",
+        ),
+        (
+            "class Client:\n    def __reduce__(self):\n        raise OSError('not\\nconnected')\n"
+            "def make(client):\n    def train(run):\n        return client\n    return train\n"
+            "train = make(Client())",
+            "client, which train uses, cannot be pickled: OSError: not connected",
+        ),
+    ],
+)
+def test_a_value_without_a_digest_is_refused_by_its_name(
+    main: Main, code: str, message: str
+) -> None:
+    with pytest.raises(sweeper.SweeperError) as caught:
+        given_object(main(code).train)
+    assert str(caught.value).startswith("launch: train cannot be sent to a training process: ")
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_imported_task_is_named_by_its_module(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks_of_test.py").write_text(
+        "import statistics\nfrom sweeper import Task\n"
+        "own = Task('own', 2, statistics.mean, statistics.median)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = main("from tasks_of_test import own")
+    assert given_object(module.own).use == "tasks_of_test:own"
+    assert given_object(module.own).pickled is None
+    del sys.modules["tasks_of_test"]
+    assert given_object(module.own).use == "__main__:own"
 
 
 def test_the_digest_of_a_function_without_source_covers_its_code() -> None:
@@ -331,44 +554,9 @@ def test_the_digest_of_a_function_without_source_covers_its_code() -> None:
     assert digest("def f(run): return run + 1") != digest("def f(run): return run + 2")
 
 
-DIGEST = """
-import dataclasses
-from sweeper.tasks.given import source_digest
-
-@dataclasses.dataclass
-class Settings:
-    names: frozenset = frozenset(("a", "b", "c", "d"))
-
-def f(run):
-    return run in {"a", "b", "c", "d"} and Settings().names and USED
-
-USED = {"a", "b", "c", "d"}
-print(source_digest(f))
-"""
-
-
-def test_the_digest_is_the_same_in_every_process() -> None:
-    digests = set()
-    for seed in ("1", "2", "3"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", DIGEST]
-        digests.add(
-            subprocess.run(command, env=environment, capture_output=True, check=True).stdout
-        )
-    assert len(digests) == 1
-    assert len(digests.pop().strip()) == 64
-
-
 def test_recursive_functions_and_values_have_a_digest(main: Main) -> None:
     code = "c = []\nc.append(c)\ndef f(run):\n    return g(c)\ndef g(x):\n    return f(x)"
     assert source_digest(main(code).f) == source_digest(main(code).f)
-
-
-def test_bfloat16_tensors_have_a_digest(main: Main) -> None:
-    module = main("import torch\nc = torch.zeros(2, dtype=torch.bfloat16)\ndef f(run):\n    c")
-    before = source_digest(module.f)
-    vars(module)["c"] = torch.ones(2, dtype=torch.bfloat16)
-    assert source_digest(module.f) != before
 
 
 def test_a_lambda_has_a_reference(main: Main) -> None:
@@ -430,6 +618,26 @@ def test_only_a_function_with_the_signature_is_setup(tmp_path: Path) -> None:
 def test_setup_of_the_main_module_shares_its_globals(main: Main, storage: str) -> None:
     study = launch(main(SETUP).train, storage, space={}, options={"size": 4})
     assert study.frame()["extra_size"].tolist() == [4.0] * 3
+
+
+def test_data_that_setup_loads_is_not_changed_code(main: Main, storage: str) -> None:
+    """Without workers, setup assigns the variable in this process."""
+    module = main(
+        """
+        from sweeper import Evaluation
+        DATA = None
+
+        def setup(options):
+            global DATA
+            DATA = [3 * [i] for i in range(3)]
+
+        def train(run):
+            yield Evaluation([[1.0, 0.0, 0.5]] * 3, DATA[0], 1.0)
+        """
+    )
+    launch(module.train, storage, space={})
+    assert module.DATA
+    launch(module.train, storage, space={}, trials=4)
 
 
 def test_dir_lists_the_public_names() -> None:

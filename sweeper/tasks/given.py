@@ -10,17 +10,15 @@ import pickle
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from textwrap import dedent
-from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Final
+from types import FunctionType, ModuleType
+from typing import Any
 from weakref import WeakValueDictionary
 
 from sweeper.errors import SweeperError
+from sweeper.tasks.digest import source_digest
 from sweeper.tasks.facts import MAIN
 
 
@@ -118,26 +116,26 @@ def _described(given: object) -> str:
 # ---- importable objects ------------------------------------------------------------------
 
 
-def _place_of(given: object) -> tuple[ModuleType, str] | None:
+def _place_of(given: Any) -> tuple[ModuleType, str] | None:
     """Return the module and the name with which an object can be found, or None."""
     if isinstance(given, FunctionType):
         module = sys.modules.get(given.__module__)
         found = getattr(module, given.__name__, None) is given
         return (module, given.__name__) if module is not None and found else None
-    names = {_module_of(value) for value in _fields(given)} | {"__main__"}
-    for module in [sys.modules[name] for name in sorted(names) if name in sys.modules]:
+    # A task does not know its module. It may also have been imported into others.
+    likely = {getattr(getattr(given, field.name), "__module__", "") for field in fields(given)}
+    modules = [module for module in sys.modules.values() if _has_python_file(module)]
+    modules.sort(key=lambda module: (module.__name__ not in likely, module.__name__))
+    for module in (*modules, sys.modules["__main__"]):
         for name, value in vars(module).copy().items():
             if value is given:
                 return module, name
     return None
 
 
-def _fields(task: Any) -> list[Any]:
-    return [getattr(task, field.name) for field in fields(task)]
-
-
-def _module_of(value: object) -> str:
-    return str(getattr(value, "__module__", None) or "")
+def _has_python_file(module: Any) -> bool:
+    file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+    return isinstance(file, str) and file.endswith(".py") and module.__name__ != "__main__"
 
 
 def _reference(module: ModuleType, name: str) -> tuple[str, Path]:
@@ -179,14 +177,16 @@ def _pickled(use: str, given: Any) -> PickleFile:
     setup = setup_of(given)
     folders = [os.path.abspath(folder) for folder in sys.path]
     try:
+        digest = source_digest(given, setup)  # its errors name the variable
         content = cloudpickle.dumps((given, setup))
     except Exception as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, SweeperError):
+            reason = f"{type(error).__name__}: {reason}"
         raise SweeperError(
-            f"launch: {use.removeprefix(MAIN)} cannot be sent to a training process: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}; create such objects inside "
-            "the function, or move the function to a module"
+            f"launch: {use.removeprefix(MAIN)} cannot be sent to a training process: {reason}; "
+            "create such objects inside the function, or move the function to a module"
         ) from error
-    digest = source_digest(given, setup)
     return PickleFile(pickle.dumps((digest, folders)) + content, given, digest)
 
 
@@ -216,145 +216,3 @@ def setup_of(function: object) -> FunctionType | None:
     if not isinstance(setup, FunctionType) or setup.__globals__ is not function.__globals__:
         return None
     return setup if [*inspect.signature(setup).parameters] == ["options"] else None
-
-
-# ---- the digest of the source ------------------------------------------------------------
-
-
-def source_digest(*given: object) -> str:
-    """Return the SHA-256 of the source of functions and classes, and of what they use.
-
-    It covers the functions and classes that cannot be imported, with the constants, arrays and
-    tensors that they use, and the names of everything else.
-    """
-    walk = _Walk()
-    for value in given:
-        walk.add("", value)
-    return sha256("\0".join(walk.parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-# Attributes of classes that depend on comments, line numbers or memory.
-_UNUSED: Final = frozenset(
-    ("__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__", "_abc_impl")
-)
-
-
-class _Walk:
-    """Collects the sources of objects and of everything that they use."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self._seen: dict[int, object] = {}  # keeps the objects alive, so that ids are unique
-
-    def add(self, name: str, value: Any) -> None:
-        if isinstance(value, str | bytes | int | float | complex | None):
-            self.parts.append(f"{name}={value!r}")
-            return
-        if id(value) in self._seen:
-            return
-        self._seen[id(value)] = value
-        if isinstance(value, FunctionType | type) and _place_of_code(value) is None:
-            self.parts.append(f"{name}={_source(value)}")
-        else:
-            self.parts.append(f"{name}={_outline(value)}")
-            if isinstance(value, FunctionType | type | ModuleType):
-                return
-        for key, part in _uses(value):
-            self.add(key, part)
-
-
-def _place_of_code(value: FunctionType | type) -> str | None:
-    """Return the name of an importable function or class, None if it is pickled by its code."""
-    module = sys.modules.get(_module_of(value))
-    if module is None or module.__name__ == "__main__":
-        return None
-    found: object = module
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return f"{module.__name__}.{value.__qualname__}" if found is value else None
-
-
-def _source(value: FunctionType | type) -> str:
-    if isinstance(value, type):  # its source cannot be found in a notebook; its parts are added
-        return value.__qualname__
-    try:
-        return dedent(inspect.getsource(value.__code__)).strip()
-    except OSError:
-        return _code_text(value.__code__)
-
-
-def _code_text(code: CodeType) -> str:
-    """Return a text of a code object, for functions without a source file."""
-    constants = [
-        _code_text(value)
-        if isinstance(value, CodeType)
-        # The order of a set differs from process to process.
-        else repr(sorted(map(repr, value)) if isinstance(value, Set) else value)
-        for value in code.co_consts
-    ]
-    return repr((code.co_name, code.co_code, code.co_names, constants))
-
-
-def _outline(value: Any) -> str:
-    """Return a text that is the same in every process: of an array its bytes, else its name."""
-    if isinstance(value, FunctionType | type):
-        return str(_place_of_code(value))
-    if isinstance(value, ModuleType):
-        return value.__name__
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if kind == "torch.Tensor":
-        import torch
-
-        tensor = value.detach().cpu().contiguous()
-        value = tensor.flatten().view(torch.uint8).numpy() if tensor.numel() else tensor.numpy()
-        kind = f"{kind}{tuple(tensor.shape)}{tensor.dtype}"
-    if kind.startswith("torch.Tensor") or kind == "numpy.ndarray":
-        shape = f"{value.shape}{value.dtype}"
-        content = value.tobytes() if value.dtype != object else repr(value.tolist()).encode()
-        return f"{kind}{shape}{sha256(content).hexdigest()}"
-    return kind
-
-
-def _uses(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the names and the objects that an object uses."""
-    if isinstance(value, FunctionType):
-        yield from _used_by_function(value)
-    elif isinstance(value, type):
-        yield from (("", base) for base in value.__bases__)
-        yield from ((name, part) for name, part in vars(value).items() if name not in _UNUSED)
-    elif isinstance(value, staticmethod | classmethod):
-        yield "", value.__func__
-    elif isinstance(value, property):
-        yield from (("get", value.fget), ("set", value.fset))
-    elif isinstance(value, MethodType):
-        yield from (("", value.__func__), ("", value.__self__))
-    elif isinstance(value, partial):
-        yield from (("", value.func), ("", value.args), ("", value.keywords))
-    elif isinstance(value, Mapping):
-        yield from ((repr(key), part) for key, part in value.items())
-    elif isinstance(value, Set):
-        yield "", sorted(map(repr, value))
-    elif isinstance(value, list | tuple):
-        yield from (("", part) for part in value)
-    elif is_dataclass(value):
-        yield from ((field.name, getattr(value, field.name)) for field in fields(value))
-
-
-def _used_by_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    yield from (("", value) for value in function.__defaults__ or ())
-    yield from (function.__kwdefaults__ or {}).items()
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:  # the variable has no value yet
-            continue
-    known = function.__globals__
-    yield from ((name, known[name]) for name in _names(function.__code__) if name in known)
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names that a code object and the functions in it use."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
