@@ -105,9 +105,8 @@ def test_edge_is_not_noted_without_benefit() -> None:
 
 def test_contradicting_replicates_are_noted() -> None:
     text = checks(trials(), make_evidence((0.01, 0.0, 0.0), searched=0.1))
-    assert (
-        "was better than at ε = 0 in the search (0.100 vs. 0.126), but it is worse on fresh" in text
-    )
+    assert "pick minus ε = 0, was −0.0260 in the search and is +0.0" in text
+    assert "Rely on the fresh seeds" in text
 
 
 def test_search_value_outside_prediction_interval_is_noted() -> None:
@@ -128,15 +127,32 @@ def test_untried_pick_has_no_disagreement_note() -> None:
     assert checks(trials(), make_evidence(searched=None)) == ""
 
 
-def test_large_seed_noise_is_noted() -> None:
-    noisy = make_evidence((-0.002, 0.001, 0.0), searched=None, seed_sd=0.1)
-    assert "Noise: the test NLL at ε = 0 has a standard deviation of" in checks(trials(), noisy)
-    one = make_evidence((-0.002, 0.001, 3.0), searched=None, seed_sd=0.1)
-    assert "Noise" not in checks(trials(), one)
+def test_noise_of_an_undecided_difference_is_noted() -> None:
+    noisy = make_evidence((0.0, 0.0, 0.0), searched=None)
+    assert "between the pick and ε = 0 has a standard deviation of 0.00" in checks(trials(), noisy)
+    # A seed that affects both alike is no noise in their difference.
+    both = make_evidence((-0.04, 0.0, 0.0), searched=None, seed_sd=1.0)
+    assert "Noise" not in checks(trials(), both)
+
+
+def test_few_test_examples_are_noted() -> None:
+    few = make_evidence()
+    replicates = [
+        replace(
+            r,
+            rows={**r.rows, "test": 29},
+            examples={name: values[:29] for name, values in r.examples.items()},
+        )
+        for r in few.replicates
+    ]
+    text = checks(trials(), replace(few, replicates=replicates))
+    assert "Few test examples: the test split has 29 independent examples" in text
+    grouped = [replace(r, rows={**r.rows, "test_groups": 12}) for r in few.replicates]
+    assert "12 independent groups" in checks(trials(), replace(few, replicates=grouped))
 
 
 def test_incomplete_confirmation_is_not_checked() -> None:
-    noisy = make_evidence((0.001, 0.001, 0.0), searched=0.04, seed_sd=0.1)
+    noisy = make_evidence((0.0, 0.0, 0.0), searched=0.04)
     assert "Noise" in checks(trials(), noisy)
     assert checks(trials(), replace(noisy, replicates=noisy.replicates[:-1])) == ""
 

@@ -263,7 +263,7 @@ def test_nothing_to_confirm_is_an_error() -> None:
 
 def test_nan_difference_is_not_a_finding() -> None:
     unknown = Interval(*[math.nan] * 5)
-    assert Comparison(1, "test", "nll", math.nan, 0.1, unknown).word == "same"
+    assert Comparison(1, 0, "test", "nll", math.nan, 0.1, unknown).word == "same"
 
 
 def test_many_trials_are_thinned() -> None:

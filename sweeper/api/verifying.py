@@ -143,7 +143,9 @@ def _retrain(
     on_training: OnTraining,
 ) -> Comparison:
     pick = Candidate(**stated["pick"])
-    zero = Candidate("baseline", {**pick.point, "epsilon": 0.0, "schedule": "fixed", "rate": 1.0})
+    same_settings = {**pick.point, "epsilon": 0.0, "schedule": "fixed", "rate": 1.0}
+    # Exports of earlier versions compare with ε = 0 at the pick's other hyperparameters.
+    zero = Candidate(**stated.get("against", {"role": "baseline", "point": same_settings}))
     spec = stored.spec.model_copy(
         update={"confirm": settings.model_copy(update={"replicates": replicates})}
     )

@@ -64,7 +64,7 @@ def confirmed(evidence: Evidence) -> Table:
     for index, candidate in enumerate(evidence.candidates):
         nll, accuracy, ece = (evidence.compare(index, score) for score in _CONFIRMED)
         change = evidence.compare(index, evidence.metric)
-        shown = (_mean(nll), _change(index, change), _mean(accuracy), _mean(ece))
+        shown = (_mean(nll), _change(change), _mean(accuracy), _mean(ece))
         table.add_row(candidate.role, _point(candidate), *shown)
     return table
 
@@ -81,8 +81,8 @@ def _mean(comparison: Comparison | None) -> str:
     return "" if comparison is None else METRICS[comparison.score].write(comparison.mean)
 
 
-def _change(index: int, comparison: Comparison | None) -> str:
-    if comparison is None or index == 0:
+def _change(comparison: Comparison | None) -> str:
+    if comparison is None or comparison.candidate == comparison.against:
         return ""
     return fmt.interval(comparison.difference)
 

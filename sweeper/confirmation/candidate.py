@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-Role = Literal["baseline", "default", "pick", "runner-up"]
+# "baseline" has the pick's other hyperparameters, "tuned baseline" those that are best at ε = 0.
+Role = Literal["baseline", "tuned baseline", "default", "pick", "runner-up"]
+BASELINES: Final = ("baseline", "tuned baseline")
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,8 @@ def plan_assignments(
 
 
 def _settings(spec: StudySpec) -> dict[str, Any]:
-    # Without `enabled`: turning the confirmation off and on again does not make a new one.
-    return spec.confirm.model_dump(mode="json", exclude={"enabled"})
+    # Changes of these keys do not need a new confirmation.
+    return spec.confirm.model_dump(mode="json", exclude={"enabled", "minimum_effect"})
 
 
 def _design(

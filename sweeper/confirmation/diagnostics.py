@@ -11,8 +11,8 @@ from scipy import special
 from sweeper import formatting as fmt
 from sweeper.confirmation.evidence import Evidence
 from sweeper.confirmation.intervals import Floats
-from sweeper.confirmation.verdict import Verdict
-from sweeper.formatting import nll, two_figures
+from sweeper.confirmation.verdict import Verdict, search_gains
+from sweeper.formatting import two_figures
 from sweeper.metrics import METRICS
 from sweeper.store.code import CodeRevision
 from sweeper.study.results import best, complete, failures
@@ -20,6 +20,8 @@ from sweeper.study.spec import Range, Space
 
 MIN_FINISHED: Final = 10
 MAX_FAILED_SHARE: Final = 0.1
+# Below this, intervals that use Student's t distribution are not reliable for skewed losses.
+MIN_EXAMPLES: Final = 30
 # Share of a range. A best value closer to an end than this suggests that the range is too narrow.
 EDGE: Final = 0.02
 _ERROR_RATE: Final = 0.05
@@ -38,8 +40,9 @@ def health_notes(
     notes = [*_few_trials(finished), *_many_failures(trials), *_unusual_reports(trials)]
     notes += _near_edge(trials, space, complete_evidence, verdict)
     if complete_evidence is not None:
+        notes += _few_examples(complete_evidence)
         notes += _disagreement(complete_evidence, finished)
-        notes += _seed_noise(complete_evidence)
+        notes += _seed_noise(complete_evidence, verdict)
     return tuple(notes)
 
 
@@ -186,42 +189,52 @@ def _edge(subject: str, value: str, side: str, end: float, key: str) -> str:
     )
 
 
+def _few_examples(evidence: Evidence) -> Iterator[str]:
+    count = evidence.independent_examples
+    if 1 < count < MIN_EXAMPLES:
+        unit = "independent group" if evidence.grouped else "independent example"
+        yield (
+            f"Few test examples: the test split has {fmt.count_noun(count, unit)}. "
+            f"Intervals from fewer than {MIN_EXAMPLES} are unreliable; use a larger test split."
+        )
+
+
 def _disagreement(evidence: Evidence, trials: int) -> Iterator[str]:
-    """Yield a note if the fresh seeds contradict the pick's validation value in the search.
+    """Yield a note if the fresh seeds contradict the pick's gain over ε = 0 in the search.
 
     `trials` is the number of finished trials that the pick was selected from.
     """
-    pick, base = evidence.candidates[evidence.pick], evidence.candidates[0]
-    fresh = evidence.compare(evidence.pick, evidence.metric, "valid")
-    if fresh is None or pick.searched is None or base.searched is None:
+    gains = search_gains(evidence)
+    if gains is None:
         return
-    name = METRICS[evidence.metric].label
-    if pick.searched < base.searched and fresh.difference.estimate > 0:
+    searched, fresh = gains
+    name = f"validation {METRICS[evidence.metric].label}, pick minus ε = 0,"
+    decimals = fmt.interval_decimals(fresh.difference)
+    values = _differences(evidence, fresh.against, "valid")
+    shown = f"{fmt.signed(searched, decimals)} in the search"
+    if searched < 0 < fresh.difference.low:
         yield (
-            f"Search and confirmation disagree: the pick's validation {name} was better than at "
-            f"ε = 0 in the search ({nll(pick.searched)} vs. {nll(base.searched)}), but it is worse "
-            f"on fresh seeds ({nll(fresh.mean)} vs. {nll(fresh.baseline)}). Rely on the fresh "
-            "seeds; the search result comes from one seed and is optimistically biased by "
-            "selection."
+            f"Search and confirmation disagree: {name} was {shown} and is "
+            f"{fmt.difference(fresh.difference)} on fresh seeds. Rely on the fresh seeds; the "
+            "search result comes from one seed and is optimistically biased by selection."
         )
-    elif _outside_prediction(pick.searched, _valid(evidence), trials):
+    elif _outside_prediction(searched, values, trials):
+        ends = (fmt.signed(float(end), decimals) for end in (values.min(), values.max()))
         yield (
-            f"Search and confirmation disagree: the pick's validation {name} was "
-            f"{nll(pick.searched)} in the search and is {_spread(_valid(evidence))} on fresh "
-            f"seeds. Seed variation and selection among {trials} trials are unlikely to explain "
-            "the difference. Check what else changed: package versions, device, data, or a "
-            "training loop that does not use its seed."
+            f"Search and confirmation disagree: {name} was {shown} and is {' to '.join(ends)} on "
+            f"fresh seeds. Seed variation and selection among {trials} trials are unlikely to "
+            "explain this. Check what else changed: package versions, device, data, or a training "
+            "function that does not use its seed."
         )
 
 
-def _valid(evidence: Evidence) -> Floats:
-    """Return the pick's validation values (n,) in the study's metric."""
-    pairs = evidence.pairs(evidence.pick)
-    return np.array([mine.scores["valid"][evidence.metric] for mine, _ in pairs], dtype=float)
-
-
-def _spread(values: Floats) -> str:
-    return f"{nll(float(values.min()))} to {nll(float(values.max()))}"
+def _differences(evidence: Evidence, against: int, split: str) -> Floats:
+    """Return the pick's score minus that of a candidate at ε = 0, (n,), one per seed."""
+    pairs = evidence.pairs(evidence.pick, against)
+    scores = [[evidence.score(r, split, evidence.metric) for r in pair] for pair in pairs]
+    values: Floats = np.array(scores, dtype=float)
+    differences: Floats = values[:, 0] - values[:, 1]
+    return differences
 
 
 def _outside_prediction(searched: float, values: Floats, trials: int) -> bool:
@@ -237,24 +250,18 @@ def _outside_prediction(searched: float, values: Floats, trials: int) -> bool:
     return bool(abs(searched - values.mean()) > quantile * sd * math.sqrt(1 + 1 / count) + 1e-6)
 
 
-def _seed_noise(evidence: Evidence) -> Iterator[str]:
-    """Yield a note if the test score varies more between seeds than between candidates."""
-    values = [
-        evidence.score(r, "test", evidence.metric)
-        for r in evidence.replicates_by_candidate[0].values()
-    ]
-    comparisons = [evidence.compare(i, evidence.metric) for i in range(1, len(evidence.candidates))]
-    differences = [each.difference for each in comparisons if each is not None]
-    if len(values) < 2 or not differences:
+def _seed_noise(evidence: Evidence, verdict: Verdict | None) -> Iterator[str]:
+    """Yield a note if seeds explain an undecided verdict: the paired differences vary too much."""
+    if verdict is None or verdict.word != "no benefit shown":
         return
-    noise = float(np.std(np.array(values, dtype=float), ddof=1))
-    largest = max(differences, key=lambda difference: abs(difference.estimate))
-    if noise > abs(largest.estimate):
-        decimals = fmt.interval_decimals(largest)
+    comparison = verdict.comparison
+    noise = float(_differences(evidence, comparison.against, "test").std(ddof=1))
+    if noise > abs(comparison.difference.estimate):
+        decimals = fmt.interval_decimals(comparison.difference)
         yield (
-            f"Noise: the test {METRICS[evidence.metric].label} at ε = 0 has a standard deviation "
-            f"of {noise:.{decimals}f} across seeds, more than the largest difference between a "
-            f"candidate and ε = 0 ({fmt.signed(largest.estimate, decimals)}). In a single "
-            "training run, the seed matters more than the choice of smoothing. To tell the "
-            "candidates apart, increase the number of replicates (confirm.replicates)."
+            f"Noise: the difference in test {METRICS[evidence.metric].label} between the pick and "
+            f"ε = 0 has a standard deviation of {noise:.{decimals}f} across seeds, more than its "
+            f"mean ({fmt.signed(comparison.difference.estimate, decimals)}). In a single training "
+            "run, the seed matters more than smoothing. Increase the number of replicates "
+            "(confirm.replicates) to measure a smaller difference."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 import numpy as np
 
-from sweeper.confirmation.candidate import Candidate
+from sweeper.confirmation.candidate import BASELINES, Candidate
 from sweeper.confirmation.examples import GROUP
 from sweeper.confirmation.intervals import (
     Floats,
@@ -70,12 +70,13 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score of a candidate compared with ε = 0.
+    """A score of a candidate compared with the candidate `against`, which is at ε = 0.
 
     `mean` and `baseline` are means over paired seeds; `difference` is candidate minus baseline.
     """
 
     candidate: int
+    against: int
     split: Split
     score: str
     mean: float
@@ -96,8 +97,9 @@ class Evidence:
     """A confirmation with the results of its replicates so far.
 
     `number` counts the study's confirmations from 1. `earlier` is the number of those before it
-    that have scored the test split. Candidate 0 is the baseline. `labels` says for each split where
-    its labels come from. If there is a `summary`, test scores are read from it, not computed.
+    that have scored the test split. Candidate 0 is the baseline with the pick's other
+    hyperparameters. `labels` says for each split where its labels come from. If there is a
+    `summary`, test scores are read from it, not computed.
     """
 
     number: int
@@ -113,6 +115,34 @@ class Evidence:
     def pick(self) -> int:
         """The candidate that the verdict is about."""
         return next(i for i, candidate in enumerate(self.candidates) if candidate.role == "pick")
+
+    @property
+    def baselines(self) -> Sequence[int]:
+        """The candidates at ε = 0: one, or two if other hyperparameters are searched."""
+        return [i for i, each in enumerate(self.candidates) if each.role in BASELINES]
+
+    @cached_property
+    def reference(self) -> int:
+        """The candidate at ε = 0 that all others are compared with.
+
+        Of two, it is the one with the better mean validation score over the seeds that both have;
+        test scores play no role. With fewer than two such seeds, it is the one with more seeds.
+        """
+        first, *rest = self.baselines
+        for second in rest:
+            pairs = self.pairs(second, first)
+            if len(pairs) < 2:
+                mine, other = (len(self.replicates_by_candidate[i]) for i in (second, first))
+                first = second if mine > other else first
+                continue
+            differences = [
+                (a.scores["valid"].get(self.metric) or 0.0)
+                - (b.scores["valid"].get(self.metric) or 0.0)
+                for a, b in pairs
+            ]
+            better = np.mean(differences) * (-1 if METRICS[self.metric].higher_is_better else 1)
+            first = second if better < 0 else first
+        return first
 
     @property
     def planned_runs(self) -> int:
@@ -137,9 +167,15 @@ class Evidence:
         """Return the number of failed training runs of a candidate."""
         return sum(bool(r.failure) for r in self.replicates if r.candidate == candidate)
 
-    def pairs(self, candidate: int) -> list[tuple[Replicate, Replicate]]:
-        """Return pairs of a candidate's and the baseline's replicate with the same seed."""
-        mine, base = self.replicates_by_candidate[candidate], self.replicates_by_candidate[0]
+    def pairs(
+        self, candidate: int, against: int | None = None
+    ) -> list[tuple[Replicate, Replicate]]:
+        """Return pairs of replicates with the same seed: a candidate's and that of ε = 0.
+
+        `against` is a candidate at ε = 0, by default the reference.
+        """
+        mine = self.replicates_by_candidate[candidate]
+        base = self.replicates_by_candidate[self.reference if against is None else against]
         return [(mine[number], base[number]) for number in sorted(mine.keys() & base.keys())]
 
     @property
@@ -155,8 +191,8 @@ class Evidence:
                 count = f"{failures.total()} of {self.planned_runs} training runs failed"
                 return f"{reason}: {count}, most often with: {failure}"
             return reason
-        if self._independent_examples < 2:
-            unit = "group" if any(TEST_GROUPS in r.rows for r in self.replicates) else "example"
+        if self.independent_examples < 2:
+            unit = "group" if self.grouped else "example"
             return f"the test split has 1 {unit}; a confidence interval needs at least 2"
         if not self._same_test_examples:
             return (
@@ -167,7 +203,12 @@ class Evidence:
         return ""
 
     @property
-    def _independent_examples(self) -> int:
+    def grouped(self) -> bool:
+        """Whether the test examples belong to groups."""
+        return any(TEST_GROUPS in r.rows for r in self.replicates)
+
+    @property
+    def independent_examples(self) -> int:
         """Number of groups of the test split, or of examples if there are no groups."""
         sizes = [
             r.rows.get(TEST_GROUPS, r.rows["test"]) for r in self.replicates if "test" in r.rows
@@ -196,26 +237,31 @@ class Evidence:
     def _all_examples(self) -> Iterator[Mapping[str, Floats]]:
         return (r.examples for r in self.replicates if r.examples)
 
-    def compare(self, candidate: int, score: str, split: Split = "test") -> Comparison | None:
-        """Compare a score of a candidate with the baseline.
+    def compare(
+        self, candidate: int, score: str, split: Split = "test", against: int | None = None
+    ) -> Comparison | None:
+        """Compare a score of a candidate with a candidate at ε = 0, by default the reference.
 
         Return None if there are fewer than two pairs, if a score is missing, or if the test
         examples do not allow an interval (`no_verdict` says why). On the test split, the interval
         includes the variation of both seeds and examples, or groups of examples; on other splits,
         only of seeds.
         """
+        against = self.reference if against is None else against
         if self.summary is not None and split == "test" and score in COMPARED_SCORES:
-            return self.summary.comparisons[candidate, score]
-        pairs = self.pairs(candidate)
+            return self.summary.comparisons[candidate, against, score]
+        pairs = self.pairs(candidate, against)
         values = [(self.score(a, split, score), self.score(b, split, score)) for a, b in pairs]
         if len(pairs) < 2 or any(value is None for pair in values for value in pair):
             return None
-        if split == "test" and (self._independent_examples < 2 or not self._same_test_examples):
+        if split == "test" and (self.independent_examples < 2 or not self._same_test_examples):
             return None
         both = np.array(values, dtype=float)
         mean, baseline = both.mean(0)
-        difference = self._interval(candidate, score, split, both[:, 0] - both[:, 1])
-        return Comparison(candidate, split, score, float(mean), float(baseline), difference)
+        difference = self._interval(pairs, score, split, both[:, 0] - both[:, 1])
+        return Comparison(
+            candidate, against, split, score, float(mean), float(baseline), difference
+        )
 
     def score(self, replicate: Replicate, split: Split, name: str) -> float | None:
         """Return a score of a replicate, None if it has none.
@@ -240,8 +286,10 @@ class Evidence:
 
         from sweeper.scoring import reliability
 
-        place = 1 if candidate == 0 else 0
-        pooled = [pair[place] for pair in self.pairs(candidate or self.pick)]
+        if candidate == self.reference:
+            pooled = [base for _, base in self.pairs(self.pick)]
+        else:
+            pooled = [mine for mine, _ in self.pairs(candidate)]
         if any(confidence not in each.examples for each in pooled):
             return Bins(*np.zeros((3, 0)))
         values, correct = (
@@ -253,8 +301,13 @@ class Evidence:
         columns = (diagram.confidence, diagram.accuracy, diagram.samples.double())
         return Bins(*(np.asarray(column[filled], dtype=float) for column in columns))
 
-    def _interval(self, candidate: int, score: str, split: Split, by_seed: Floats) -> Interval:
-        pairs = self.pairs(candidate)
+    def _interval(
+        self,
+        pairs: Sequence[tuple[Replicate, Replicate]],
+        score: str,
+        split: Split,
+        by_seed: Floats,
+    ) -> Interval:
         if split != "test" or score not in COMPARED_SCORES:
             return resplit_interval(by_seed, test_share=0.0)
         if self.settings.resplit:
@@ -269,7 +322,7 @@ class Evidence:
         resampled = np.mean(
             [self._resample_score(a, score) - self._resample_score(b, score) for a, b in pairs], 0
         )
-        return bootstrap_interval(by_seed, resampled, self._independent_examples)
+        return bootstrap_interval(by_seed, resampled, self.independent_examples)
 
     def _resample_score(self, replicate: Replicate, score: str) -> Floats:
         """Return a score on each bootstrap resample (B,) of the test examples."""
@@ -291,7 +344,7 @@ class Evidence:
         import torch  # lazy: reading stored results does not need torch
 
         resamples = max(MAX_BOOTSTRAP_COUNTS // len(next(self._all_examples)["nll"]), MIN_RESAMPLES)
-        count = self._independent_examples
+        count = self.independent_examples
         drawn = np.random.default_rng(0).multinomial(
             count, np.full(count, 1 / count), min(resamples, RESAMPLES)
         )
@@ -312,16 +365,16 @@ class Bins(NamedTuple):
 class EvidenceSummary:
     """The test results of a complete confirmation, computed once and stored.
 
-    `comparisons` are by candidate and score, None if it could not be computed. `scores` are by
-    candidate and replicate number, for replicates that have examples. `reliability` has the
-    diagrams of the baseline and of the pick, by candidate and confidence; it is empty with fewer
-    than two pairs of seeds.
+    `comparisons` are by candidate, candidate at ε = 0 and score, None if it could not be computed.
+    `scores` are by candidate and replicate number, for replicates that have examples.
+    `reliability` has the diagrams of the reference and of the pick, by candidate and confidence; it
+    is empty with fewer than two pairs of seeds.
     """
 
     # Increase this when the computed numbers change for the same replicates.
-    VERSION: ClassVar = 1
+    VERSION: ClassVar = 2
 
-    comparisons: Mapping[tuple[int, str], Comparison | None]
+    comparisons: Mapping[tuple[int, int, str], Comparison | None]
     scores: Mapping[tuple[int, int], Mapping[str, float]]
     reliability: Mapping[tuple[int, str], Bins]
 
@@ -329,8 +382,9 @@ class EvidenceSummary:
     def from_evidence(cls, evidence: Evidence) -> Self:
         """Compute the summary of a complete confirmation."""
         comparisons = {
-            (candidate, score): evidence.compare(candidate, score)
+            (candidate, against, score): evidence.compare(candidate, score, against=against)
             for candidate in range(len(evidence.candidates))
+            for against in evidence.baselines
             for score in COMPARED_SCORES
         }
         scores = {
@@ -345,7 +399,7 @@ class EvidenceSummary:
         paired = len(evidence.pairs(evidence.pick)) >= 2
         reliability = {
             (candidate, confidence): evidence.reliability(candidate, confidence)
-            for candidate in (0, evidence.pick)
+            for candidate in (evidence.reference, evidence.pick)
             for confidence in CONFIDENCE_VALUES
             if paired
         }
@@ -368,10 +422,12 @@ class EvidenceSummary:
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """Read a summary from the result of `to_dict`."""
         comparisons = {
-            (candidate, score): None
+            (candidate, against, score): None
             if values is None
-            else Comparison(candidate, "test", score, values[0], values[1], Interval(*values[2:]))
-            for candidate, score, values in plain["comparisons"]
+            else Comparison(
+                candidate, against, "test", score, values[0], values[1], Interval(*values[2:])
+            )
+            for candidate, against, score, values in plain["comparisons"]
         }
         scores = {(candidate, number): scores for candidate, number, scores in plain["scores"]}
         reliability = {

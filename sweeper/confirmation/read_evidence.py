@@ -62,7 +62,7 @@ def read_evidence(
     evidence = Evidence(
         number=last.number,
         metric=spec.objective.metric,
-        settings=ConfirmSection(**last.settings),
+        settings=ConfirmSection(**last.settings, minimum_effect=spec.confirm.minimum_effect),
         candidates=[Candidate(**candidate) for candidate in last.candidates],
         replicates=[
             _replicate(

@@ -21,13 +21,18 @@ def recommendation(candidate: Candidate | None) -> str:
     return f"Recommended: {fmt.smoothing(*smoothing)}{without}"
 
 
-def other_hyperparameters(candidate: Candidate) -> str:
-    """Return the values that were searched besides smoothing, "" if there are none."""
-    values = [
+def describe_hparams(candidate: Candidate) -> str:
+    """Return the values that were searched besides smoothing, as `lr = 0.01, width = 64`."""
+    return ", ".join(
         f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
         for name, value in hparams_of(candidate.point).items()
-    ]
-    return f"Other hyperparameters: {', '.join(values)}." if values else ""
+    )
+
+
+def other_hyperparameters(candidate: Candidate) -> str:
+    """Return the values that were searched besides smoothing, "" if there are none."""
+    values = describe_hparams(candidate)
+    return f"Other hyperparameters: {values}." if values else ""
 
 
 def lowest_in_search(trials: pd.DataFrame, metric: str) -> str:

@@ -4,7 +4,7 @@ All are selected from the results of the search alone, before any of them is ret
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -34,7 +34,9 @@ def select_candidates(
 
     `classes` is None if it is not known; the default is then ε = 0.1 in the convention `others`.
     ε = 0 and the default get the pick's other hyperparameters, so that they differ from the pick
-    only in smoothing. Raises `SweeperError` if there is nothing to confirm.
+    only in smoothing. If other hyperparameters are searched, ε = 0 is also a candidate with the
+    values that are best for it: untuned, it makes smoothing look better than it is. Raises
+    `SweeperError` if there is nothing to confirm.
     """
     if baseline(trials) is None:
         raise SweeperError("ε = 0 has not finished, so there is no baseline to compare with")
@@ -46,7 +48,18 @@ def select_candidates(
     zero = {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0, **hparams}
     base = _candidate_from_point("baseline", zero, spec, trials)
     default = _candidate_from_point("default", {**zero, "epsilon": epsilon}, spec, trials)
-    return _drop_duplicates([base, *selected, default])
+    return _drop_duplicates([base, *_tuned_baseline(spec, trials), *selected, default])
+
+
+def _tuned_baseline(spec: StudySpec, trials: pd.DataFrame) -> Iterator[Candidate]:
+    """Yield the best trial at ε = 0, selected like the pick by the smoothed metric."""
+    done: pd.DataFrame = complete(trials[trials["copied_from"].isna()])
+    done = done.loc[np.isfinite(done["value"]) & (done["epsilon"] == 0)]
+    rows = thin_out(done.reset_index(drop=True))
+    if len(rows):
+        means, _ = Surrogate(rows, spec.space, "value").estimates()
+        row = int(means.argmin())
+        yield _candidate_from_trial("tuned baseline", rows.iloc[row], means[row], spec)
 
 
 def shortlist(spec: StudySpec, trials: pd.DataFrame) -> tuple[Candidate, ...]:

@@ -3,13 +3,14 @@
 The pick was selected before the confirmation, so the test is pre-specified.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from sweeper import formatting as fmt
 from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Comparison, Evidence
+from sweeper.confirmation.recommendation import describe_hparams
 from sweeper.metrics import METRICS
 from sweeper.study.constraint import parse_constraint
 from sweeper.study.space import effective_smoothing
@@ -22,8 +23,9 @@ Word = Literal["helps", "no benefit shown", "hurts"]
 class Verdict:
     """The verdict on the pick, in the study's metric on the test split.
 
-    `comparison` is the pick against ε = 0. `curse` is the mean validation value of the pick over
-    its replicates minus its validation value in the search; None if either is missing. `failed`
+    `comparison` is the pick against `baseline`, the better of the candidates at ε = 0. `contrasts`
+    are the pick against each of them. `curse` is the validation difference between the pick and
+    ε = 0 on fresh seeds minus that difference in the search; None if either is missing. `failed`
     counts the pick's failed training runs. `reason` says how the pick violates the constraint
     ("" if the constraint holds or there is none).
     """
@@ -32,6 +34,7 @@ class Verdict:
     pick: Candidate
     baseline: Candidate
     comparison: Comparison
+    contrasts: Mapping[str, Comparison]
     replicates: int
     failed: int
     curse: float | None
@@ -54,9 +57,18 @@ class Verdict:
             "metric": comparison.score,
             "pick": self.pick.to_dict(),
             "mean": comparison.mean,
+            "against": self.baseline.to_dict(),
             "baseline": comparison.baseline,
             "difference": asdict(comparison.difference),
             "detectable": comparison.difference.detectable,
+            "contrasts": {
+                role: {
+                    "mean": contrast.mean,
+                    "baseline": contrast.baseline,
+                    "difference": asdict(contrast.difference),
+                }
+                for role, contrast in self.contrasts.items()
+            },
             "replicates": self.replicates,
             "failed": self.failed,
             "winners_curse": self.curse,
@@ -75,8 +87,13 @@ def verdict(evidence: Evidence) -> Verdict | None:
     result = Verdict(
         word=_word(comparison, failed),
         pick=evidence.candidates[pick],
-        baseline=evidence.candidates[0],
+        baseline=evidence.candidates[evidence.reference],
         comparison=comparison,
+        contrasts={
+            evidence.candidates[index].role: contrast
+            for index in evidence.baselines
+            if (contrast := evidence.compare(pick, evidence.metric, against=index)) is not None
+        },
         replicates=len(evidence.pairs(pick)),
         failed=failed,
         curse=_curse(evidence),
@@ -106,9 +123,24 @@ def _word(comparison: Comparison, failed: int) -> Word:
 
 
 def _curse(evidence: Evidence) -> float | None:
+    gains = search_gains(evidence)
+    return None if gains is None else gains[1].difference.estimate - gains[0]
+
+
+def search_gains(evidence: Evidence) -> tuple[float, Comparison] | None:
+    """Return the validation difference between the pick and ε = 0: in the search, on fresh seeds.
+
+    The search trains both on the same seed. So the difference, unlike the values, is not affected
+    by how good that seed is. ε = 0 is the reference if the search has trained it, else the other
+    candidate at ε = 0. Return None if the search has trained neither.
+    """
     searched = evidence.candidates[evidence.pick].searched
-    fresh = evidence.compare(evidence.pick, evidence.metric, "valid")
-    return None if searched is None or fresh is None else fresh.mean - searched
+    for index in (evidence.reference, *evidence.baselines):
+        base = evidence.candidates[index].searched
+        fresh = evidence.compare(evidence.pick, evidence.metric, "valid", against=index)
+        if searched is not None and base is not None and fresh is not None:
+            return searched - base, fresh
+    return None
 
 
 def _reason(evidence: Evidence) -> str:
@@ -139,9 +171,11 @@ def _sentences(evidence: Evidence, result: Verdict) -> list[str]:
         )
     if result.reason:
         lines.append(f"ε = 0 is recommended instead of the pick: {result.reason}.")
+    lines += _two_baselines(evidence, result)
+    lines += _calibrated(evidence)
     lines.append(_power(evidence, result))
-    if result.curse is not None and result.pick.searched is not None:
-        lines.append(_search_bias(evidence, result, result.pick.searched))
+    lines += _small_effect(evidence, result)
+    lines += _search_bias(evidence, result)
     if evidence.settings.resplit:
         lines.append(
             "The redrawn test splits contain examples that the search used, and the variance is "
@@ -178,6 +212,55 @@ def _finding(evidence: Evidence, result: Verdict) -> str:
     )
 
 
+def _two_baselines(evidence: Evidence, result: Verdict) -> Iterator[str]:
+    """Yield which ε = 0 the verdict is about, and the difference from the other one."""
+    if len(evidence.baselines) < 2:
+        return
+    metric = METRICS[evidence.metric].label
+    names = {
+        "baseline": "ε = 0 with the pick's other hyperparameters",
+        "tuned baseline": "ε = 0 with its own best hyperparameters",
+    }
+    hparams = describe_hparams(result.baseline)
+    yield (
+        f"The verdict compares with {names[result.baseline.role]} ({hparams}), which has the "
+        f"better validation {metric} of the two on fresh seeds."
+    )
+    for role, contrast in result.contrasts.items():
+        if role != result.baseline.role:
+            yield (
+                f"Compared with {names[role]}, the difference in test {metric} is "
+                f"{fmt.difference(contrast.difference)}."
+            )
+
+
+def _calibrated(evidence: Evidence) -> Iterator[str]:
+    """Yield raw and temperature-scaled NLL, and a warning if they disagree."""
+    raw, scaled = (evidence.compare(evidence.pick, score) for score in ("nll", "nll_calibrated"))
+    if raw is None or scaled is None:
+        return
+    yield (
+        f"Test NLL minus that at ε = 0, with 95% CI: {fmt.difference(raw.difference)} raw, "
+        f"{fmt.difference(scaled.difference)} after temperature scaling."
+    )
+    opposite = raw.difference.estimate * scaled.difference.estimate < 0
+    if opposite and raw.word == "better":
+        finding = "the pick is worse" if scaled.word == "worse" else "the pick shows no benefit"
+        yield f"After temperature scaling, {finding}: if you calibrate afterwards, use ε = 0."
+    elif opposite and scaled.word == "better":
+        yield (
+            "After temperature scaling, the pick is better than ε = 0, although its raw NLL is "
+            'not; if you calibrate afterwards, search with objective.metric = "nll_calibrated".'
+        )
+
+
+def _small_effect(evidence: Evidence, result: Verdict) -> Iterator[str]:
+    """Yield a sentence if the whole interval lies within `confirm.minimum_effect` of 0."""
+    minimum, difference = evidence.settings.minimum_effect, result.comparison.difference
+    if minimum is not None and -minimum < difference.low <= difference.high < minimum:
+        yield f"The difference is smaller than your minimum effect ({minimum:g})."
+
+
 def _population(evidence: Evidence) -> tuple[str, str]:
     """Return which data and which training sets the verdict applies to."""
     if evidence.settings.resplit:
@@ -197,24 +280,22 @@ def _power(evidence: Evidence, result: Verdict) -> str:
     )
 
 
-def _search_bias(evidence: Evidence, result: Verdict, searched: float) -> str:
-    """Compare the validation values of the search, which selected the pick, with fresh seeds.
-
-    The gain over ε = 0 is given too, because the search trains both on the same seed: unlike the
-    values, it is not affected by how good that seed is.
-    """
-    fresh = evidence.compare(evidence.pick, evidence.metric, "valid")
-    assert fresh is not None
+def _search_bias(evidence: Evidence, result: Verdict) -> Iterator[str]:
+    """Yield how much of the difference in the search remains on fresh seeds."""
+    gains = search_gains(evidence)
+    if gains is None:
+        return
+    searched, fresh = gains[0], gains[1].difference
     metric = METRICS[evidence.metric].label
-    text = (
-        f"Validation {metric} of the pick: {fmt.nll(searched)} in the search (one seed, "
-        f"optimistically biased by selection), {fmt.nll(fresh.mean)} on fresh seeds "
-        f"(mean of {result.replicates})."
+    decimals = fmt.interval_decimals(fresh)
+    data = (
+        "The gap includes sampling variation of the validation set, which is redrawn too."
+        if evidence.settings.resplit
+        else "The gap includes seed variation; both use the same validation set, whose own "
+        "sampling variation favors the selected configuration in both."
     )
-    base = evidence.candidates[0].searched
-    if base is None:
-        return text
-    return (
-        f"{text} Gain over ε = 0 on validation: {fmt.change(searched, base)} nats in the search, "
-        f"{fmt.change(fresh.mean, fresh.baseline)} on fresh seeds."
+    yield (
+        f"Validation {metric}, pick minus ε = 0: {fmt.signed(searched, decimals)} in the search "
+        f"(one seed, optimistically biased by selection), {fmt.signed(fresh.estimate, decimals)} "
+        f"on fresh seeds (mean of {result.replicates}). {data}"
     )

@@ -411,6 +411,14 @@ class ConfirmSection(Section):
         Field(description="Constraint on all candidates, as 'accuracy >= baseline - 0.005'."),
     ] = None
     resplit: Annotated[bool, Field(description="Redraw the data splits for each seed.")] = False
+    minimum_effect: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Smallest difference that matters to you, in units of the metric. If the "
+            "whole interval is smaller, the verdict says so.",
+        ),
+    ] = None
 
 
 class ResourcesSection(Section):

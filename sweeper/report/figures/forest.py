@@ -52,11 +52,16 @@ def forest_data(evidence: Evidence | None) -> Forest:
     """
     if evidence is None:
         return Forest("nll", (), 0, False, (0.0, 0.0))
-    others = [i for i in range(1, len(evidence.candidates)) if i != evidence.pick]
+    known = (evidence.pick, evidence.reference)
+    others = [i for i in range(len(evidence.candidates)) if i not in known]
     compared = (_comparison_row(evidence, index) for index in (evidence.pick, *others))
     rows = tuple(row for row in compared if row is not None)
     examples = next(
-        (r.rows.get("test", 0) for r in evidence.replicates_by_candidate[0].values()), 0
+        (
+            r.rows.get("test", 0)
+            for r in evidence.replicates_by_candidate[evidence.reference].values()
+        ),
+        0,
     )
     return Forest(evidence.metric, rows, examples, evidence.settings.resplit, _limits(rows))
 
@@ -131,7 +136,8 @@ def _label(candidate: Candidate) -> str:
 
 
 _ROLES: Final = {
-    "baseline": "ε = 0",
+    "baseline": "pick's settings",
+    "tuned baseline": "best settings at ε = 0",
     "pick": "pick",
     "runner-up": "runner-up",
     "default": "common default",

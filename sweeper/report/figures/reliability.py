@@ -46,9 +46,13 @@ class ReliabilityDiagrams(NamedTuple):
 def reliability_data(evidence: Evidence | None) -> ReliabilityDiagrams:
     """Return the diagrams on the test split, pooled over the pairs of seeds."""
     pairs = [] if evidence is None else evidence.pairs(evidence.pick)
-    if evidence is None or len(pairs) < 2 or not len(evidence.reliability(0, "confidence").samples):
+    if (
+        evidence is None
+        or len(pairs) < 2
+        or not len(evidence.reliability(evidence.reference, "confidence").samples)
+    ):
         return ReliabilityDiagrams((), 0, 0)
-    base = _panel(evidence, 0, "ε = 0")
+    base = _panel(evidence, evidence.reference, "ε = 0")
     name = style.plain(describe_smoothing(evidence.candidates[evidence.pick]), 60)
     pick = _panel(evidence, evidence.pick, name)
     return ReliabilityDiagrams((base, pick), len(pairs), pairs[0][0].rows["test"])
@@ -97,7 +101,7 @@ def _diagram(evidence: Evidence, index: int, score: str, confidence: str) -> Dia
     comparison = evidence.compare(evidence.pick, score)
     ece = float("nan")
     if comparison is not None:
-        ece = comparison.baseline if index == 0 else comparison.mean
+        ece = comparison.baseline if index == evidence.reference else comparison.mean
     return Diagram(*evidence.reliability(index, confidence), ece)
 
 
