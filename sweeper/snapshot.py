@@ -20,7 +20,7 @@ from sweeper.store.code import CodeRevision, read_revisions
 from sweeper.store.confirmations import last_confirmation
 from sweeper.store.damage import check_intact, reports_damage
 from sweeper.store.database import Store
-from sweeper.store.records import read_environment
+from sweeper.store.records import EpochRow, read_environment, read_epochs_of
 from sweeper.store.studies import StudyRecord, get_study
 from sweeper.study import results
 from sweeper.study.frames import trials_frame
@@ -124,7 +124,9 @@ def read_snapshot(store: Store, name: str) -> StudySnapshot:
         unconfirmed="" if confirmation is None else confirmation.reason,
         health=(
             *evidence_notes(versions.get(EVIDENCE, "scored")),
-            *health_notes(frame, spec.space, evidence, result),
+            *health_notes(
+                frame, spec.space, evidence, result, _baseline_curve(store, record, frame)
+            ),
             *code_notes(frame, code, confirmed if evidence is not None else None),
         ),
         code=code,
@@ -170,6 +172,11 @@ def snapshot_html(study: StudySnapshot) -> str:
         + (f"<table>{table}</table>" if rows else "")
         + "</div>"
     )
+
+
+def _baseline_curve(store: Store, record: StudyRecord, trials: pd.DataFrame) -> list[EpochRow]:
+    row = results.baseline(trials)
+    return [] if row is None else read_epochs_of(store, record, int(row["ticket"]))
 
 
 def _verdict(evidence: Evidence | None) -> Verdict | None:

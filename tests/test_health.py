@@ -10,6 +10,7 @@ import pytest
 from sweeper.confirmation.diagnostics import health_notes
 from sweeper.confirmation.evidence import Evidence
 from sweeper.confirmation.verdict import verdict
+from sweeper.store.records import EpochRow
 from sweeper.study.spec import Range, Space
 from tests.support.report_evidence import make_evidence
 from tests.support.report_frames import FAILED, frame, make_trial
@@ -149,6 +150,20 @@ def test_few_test_examples_are_noted() -> None:
     assert "Few test examples: the test split has 29 independent examples" in text
     grouped = [replace(r, rows={**r.rows, "test_groups": 12}) for r in few.replicates]
     assert "12 independent groups" in checks(trials(), replace(few, replicates=grouped))
+
+
+@pytest.mark.parametrize(
+    ("last", "noted"), [(0.5, "fell by 0.5 in the last 10% of training"), (0.99, ""), (1.1, "")]
+)
+def test_a_baseline_that_still_improves_is_noted(last: float, noted: str) -> None:
+    curve = [
+        EpochRow(epoch, epoch / 10, 0.0, None, nll, None, None, None)
+        for epoch, nll in ((8, 1.2), (9, 1.0), (10, last))
+    ]
+    evidence = make_evidence()
+    text = " ".join(health_notes(trials(), SPACE, evidence, verdict(evidence), curve))
+    assert noted in text
+    assert ("Baseline still improving" in text) is bool(noted)
 
 
 def test_incomplete_confirmation_is_not_checked() -> None:

@@ -15,6 +15,7 @@ from sweeper.confirmation.verdict import Verdict, search_gains
 from sweeper.formatting import two_figures
 from sweeper.metrics import METRICS
 from sweeper.store.code import CodeRevision
+from sweeper.store.records import EpochRow
 from sweeper.study.results import best, complete, failures
 from sweeper.study.spec import Range, Space
 
@@ -22,18 +23,24 @@ MIN_FINISHED: Final = 10
 MAX_FAILED_SHARE: Final = 0.1
 # Below this, intervals that use Student's t distribution are not reliable for skewed losses.
 MIN_EXAMPLES: Final = 30
+# Share of the training at whose end ε = 0 should no longer improve much.
+LAST_PART: Final = 0.1
 # Share of a range. A best value closer to an end than this suggests that the range is too narrow.
 EDGE: Final = 0.02
 _ERROR_RATE: Final = 0.05
 
 
 def health_notes(
-    trials: pd.DataFrame, space: Space, evidence: Evidence | None, verdict: Verdict | None
+    trials: pd.DataFrame,
+    space: Space,
+    evidence: Evidence | None,
+    verdict: Verdict | None,
+    baseline_curve: Sequence[EpochRow] = (),
 ) -> tuple[str, ...]:
     """Return one note per problem; empty if there is none.
 
-    `trials` is a frame as described in `sweeper.study.results`. The confirmation is checked only
-    when it is complete.
+    `trials` is a frame as described in `sweeper.study.results`, `baseline_curve` are the
+    evaluations of its best trial at ε = 0. The confirmation is checked only when it is complete.
     """
     complete_evidence = evidence if evidence is not None and evidence.complete else None
     finished = len(_finished(trials))
@@ -43,6 +50,7 @@ def health_notes(
         notes += _few_examples(complete_evidence)
         notes += _disagreement(complete_evidence, finished)
         notes += _seed_noise(complete_evidence, verdict)
+        notes += _undertrained(baseline_curve, complete_evidence)
     return tuple(notes)
 
 
@@ -248,6 +256,22 @@ def _outside_prediction(searched: float, values: Floats, trials: int) -> bool:
     quantile = special.stdtrit(count - 1, 1 - _ERROR_RATE / (2 * max(trials, 1)))
     # 1e-6: the sd of equal replicates is only their rounding error.
     return bool(abs(searched - values.mean()) > quantile * sd * math.sqrt(1 + 1 / count) + 1e-6)
+
+
+def _undertrained(curve: Sequence[EpochRow], evidence: Evidence) -> Iterator[str]:
+    """Yield a note if ε = 0 still improves at its end by more than smoothing gains."""
+    comparison = evidence.compare(evidence.pick, "nll")
+    earlier = [row.nll for row in curve if row.progress <= 1 - LAST_PART and row.nll is not None]
+    if comparison is None or comparison.word != "better" or not earlier:
+        return
+    last, gain = curve[-1].nll, -comparison.difference.estimate
+    if last is not None and last <= min(earlier) and earlier[-1] - last > gain:
+        yield (
+            f"Baseline still improving: at ε = 0, validation NLL fell by "
+            f"{two_figures(earlier[-1] - last)} in the last {LAST_PART:.0%} of training, more than "
+            f"the pick gains ({two_figures(gain)}). Train longer or with a higher learning rate: "
+            "the benefit of smoothing may be smaller then."
+        )
 
 
 def _seed_noise(evidence: Evidence, verdict: Verdict | None) -> Iterator[str]:
