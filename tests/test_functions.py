@@ -15,6 +15,7 @@ import pytest
 
 import sweeper
 from sweeper.api import Study
+from sweeper.errors import SweeperError
 from sweeper.tasks.digest import source_digest
 from sweeper.tasks.given import PickleFile, given_object
 from sweeper.tasks.importing import StudyModules
@@ -253,6 +254,26 @@ def test_invalid_settings_are_reported_like_those_of_a_file(
     with pytest.raises(sweeper.SweeperError, match=message):
         launch(main(TRAIN).train, storage, **keywords)
     assert not list(tmp_path.glob("*.db"))
+
+
+def test_wrong_keywords_are_refused_with_a_reason(storage: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("")
+
+    def train(run: object) -> None: ...
+
+    for call, reason in (
+        (lambda: sweeper.launch(file, options={"depth": 3}), "options is a setting of the study"),
+        (lambda: sweeper.launch(file, options=3), "options is a setting of the study"),
+        (lambda: sweeper.launch(file, name="x"), "name is a setting of the study"),
+        (lambda: sweeper.launch(file, wokers=3), r"'wokers' \(did you mean 'workers'\?\)"),
+        (lambda: sweeper.launch(train, name="x", task="x"), "task must be a dict of the keys"),
+        (lambda: sweeper.launch(train, name="x", options=3), "task.options: must be a table"),
+        (lambda: sweeper.confirm("x", trials=3), "trials is a setting of the study"),
+        (lambda: sweeper.retry("x", wokers=3), "unknown keyword 'wokers'"),
+    ):
+        with pytest.raises(SweeperError, match=reason):
+            call()
 
 
 def test_settings_are_keywords_or_tables(main: Main, storage: str) -> None:

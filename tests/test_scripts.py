@@ -27,11 +27,9 @@ from sweeper.export import document_of
 from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import Store
-from sweeper.study.load import parse_spec, parse_toml, read_study, submitted_study
+from sweeper.study.load import parse_spec, read_study, submitted_study
 from sweeper.study.registration import register
 from sweeper.study.script_keys import DEFAULT_COMMAND
-from sweeper.study.spec import Range, StudySpec
-from sweeper.study.wandb import convert_wandb
 from sweeper.tasks.script_sources import ScriptSources
 from sweeper.training.failures import TrainingFailed
 from sweeper.training.messages import (
@@ -555,8 +553,8 @@ def test_macros_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ]
     assert result[12:15] == ["n=[1, 2]", "opt.lr=0.1", "on=True"]
     assert Path(result[-1]).read_text() == (
-        f'{{"n": [1, 2], "lr": 0.1, "on": true, "epsilon": 0.25, "label_smoothing": {smoothing}, '
-        '"seed": 7}'
+        f'{{"n": [1, 2], "opt": {{"lr": 0.1}}, "on": true, "e": 0.25, "label-smoothing": '
+        f'{smoothing}, "s": 7}}'
     )
     environment = environment_of(script, start, tmp_path, tmp_path / "socket")
     assert environment["SWEEPER_LABEL_SMOOTHING"] == str(smoothing) == "0.3125"
@@ -588,6 +586,33 @@ def test_macros_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"command": ["${program}"]}, {}, "${program} requires task.program"),
         ({"program": "a.py", "flags": {"label_smoothing": "-l"}}, {}, "task.classes: missing"),
         ({"program": "a.py", "flags": {"lrr": "-l"}}, {"lr": [1, 2]}, "did you mean 'lr'"),
+        ({"program": "a.py", "flags": {"epsilon": ""}}, {}, "task.flags.epsilon: must be a flag"),
+        ({"program": "a.py", "flags": {"lr": "--"}}, {"lr": [1]}, "task.flags.lr: must be a flag"),
+        (
+            {"program": "a.py", "flags": {"seed": "-s"}, "options": {"seed": 1}},
+            {},
+            "task.flags.seed: seed is also an option",
+        ),
+        (
+            {"program": "a.py", "flags": {"seed": "-s"}},
+            {"seed": [1, 2]},
+            "task.flags.seed: seed is also a hyperparameter of [space]",
+        ),
+        (
+            {"program": "a.py", "flags": {"seed": "-s", "data_seed": "-s"}},
+            {},
+            "task.flags.data_seed: '-s' already passes seed",
+        ),
+        (
+            {"program": "a.py", "flags": {"epsilon": "--lr"}},
+            {"lr": [1, 2]},
+            "task.flags.epsilon: '--lr' already passes lr",
+        ),
+        (
+            {"program": "a.py", "classes": 2},
+            {"epsilon": {"low": 0.0, "high": 0.6}},
+            "space.epsilon.high: torch's label_smoothing would exceed 1",
+        ),
         ({"program": "a.py", "pattern": "(a)(b)"}, {}, "must have one group"),
         ({"program": "a.py", "pattern": "("}, {}, "not a regular expression"),
         ({"program": "a.py", "pattern": "(a{99999999999})"}, {}, "not a regular expression"),
@@ -660,89 +685,6 @@ def test_script_that_cannot_run_is_refused_at_launch(
     with pytest.raises(SweeperError) as refused:
         read_study(tmp_path / "x.toml")
     assert error in str(refused.value)
-
-
-# ---- W&B sweeps --------------------------------------------------------------------------
-
-RECORDED = Path(__file__).parent / "recorded" / "wandb"
-
-
-def imported(name: str, tmp_path: Path) -> tuple[StudySpec, str]:
-    notes = api.import_wandb(RECORDED / f"{name}.yaml", tmp_path / f"{name}.toml", classes=4)
-    spec = parse_spec(parse_toml((tmp_path / f"{name}.toml").read_text()))
-    return spec, "\n".join(notes)
-
-
-def test_wandb_sweeps_are_converted(tmp_path: Path) -> None:
-    grid, notes = imported("grid", tmp_path)
-    assert grid.study.name == "Smoothing-grid"
-    assert grid.sampler.name == "grid"
-    assert grid.space.epsilon.high == 0.3
-    assert grid.task.flags == {"epsilon": "--epsilon"}
-    assert grid.task.options == {"epochs": 3}
-    assert grid.space.extras == {"lr": (0.3, 0.6)}
-    assert "project is ignored" in notes
-    bayes, notes = imported("bayes", tmp_path)
-    assert (bayes.sampler.name, bayes.budget.trials) == ("tpe", 4)
-    assert (bayes.pruner.name, bayes.pruner.reduction) == ("hyperband", 2)
-    assert bayes.space.epsilon.high == pytest.approx(0.15)
-    assert bayes.space.extras["lr"] == Range(low=0.1, high=1.0, log=True)
-    assert bayes.space.extras["epochs"] == Range(low=2, high=4, integer=True)
-    assert "early_terminate: not converted: min_iter" in notes
-    nested, notes = imported("nested", tmp_path)
-    lr = nested.space.extras["optimizer.lr"]
-    assert isinstance(lr, Range)
-    assert lr.log
-    assert [lr.low, lr.high] == pytest.approx([np.exp(-2.3), 1.0])
-    assert nested.task.options == {"optimizer.schedule.warmup": 2, "epochs": 3}
-    assert "nested parameter optimizer" in notes
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("a: [", "not valid YAML"),
-        ("[]", "not a sweep"),
-        ("program: a.py\nmethod: bayes\nparameter: {}", "did you mean 'parameters'"),
-        ("program: a.py\nmethod: bohb\nparameters: {a: {value: 1}}", "method: must be one of"),
-        ("method: grid\nparameters: {a: {value: 1}}", "program: missing"),
-        (
-            "program: a.py\nmethod: grid\nparameters: {a: {distribution: normal, mu: 0}}",
-            "parameters.a: needs value, values, or min and max (distribution normal)",
-        ),
-        (
-            "program: a\nmethod: grid\nparameters: {a: {distribution: q_uniform, min: 0, max: 1}}",
-            "the distribution 'q_uniform' has no equivalent",
-        ),
-        (
-            "program: a.py\nmethod: grid\nparameters: {label_smoothing: {min: 0, max: 0.1}}",
-            "--classes N",
-        ),
-        (
-            "program: a.py\nmethod: grid\nparameters: {a: {value: 1}}\nearly_terminate: {type: x}",
-            "early_terminate: must have type: hyperband",
-        ),
-    ],
-)
-def test_sweep_without_an_equivalent_is_refused(text: str, error: str) -> None:
-    with pytest.raises(SweeperError) as refused:
-        convert_wandb(text, "x")
-    assert error in str(refused.value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["grid", "bayes", "nested"])
-def test_converted_sweep_runs(name: str, store: Store, storage: str, tmp_path: Path) -> None:
-    for file in ("script.py", "softmax.py"):
-        shutil.copy(TASKS / file, tmp_path / file)
-    imported(name, tmp_path)
-    study = read_study(tmp_path / f"{name}.toml", trials=3, confirm=False)
-    register(store, study)
-    options = WorkerOptions(study.name, tmp_path / "results", slots=1)
-    assert work(store, options, StopRequest()) is EndReason.FINISHED
-    frame = Study(study.name, storage).frame()
-    assert set(frame["state"]) <= {"complete", "pruned"}, frame["failure"].tolist()
-    assert len(frame) == 3
 
 
 # ---- current_run -------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 """Studies that are given to `launch` as a function or a task with keywords, without a file."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from sweeper.errors import SweeperError, suggestion
 from sweeper.study.section import Section
 from sweeper.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from sweeper.api.worker_pool import RunOptions
 
 _SECTIONS: Final = tuple(StudySpec.model_fields)
 
@@ -45,6 +48,25 @@ def split_keywords(
                 )
             table[name] = value
     return of_options, tables
+
+
+Options = TypeVar("Options", bound="RunOptions")
+
+
+def with_keywords(options: Options, keywords: Mapping[str, Any]) -> Options:
+    """Return options with other values; raises `SweeperError` for an unknown keyword."""
+    names = [field.name for field in fields(options)]
+    for name in keywords:
+        if name in (*_SECTIONS, *_keys_of_sections()) and name not in names:
+            raise SweeperError(
+                f"{name} is a setting of the study, not of its launch; set it in the study file "
+                "(only a function or a Task is launched with settings as keywords)"
+            )
+        if name not in names:
+            raise SweeperError(
+                f"unknown keyword {name!r}{suggestion(name, names)}; allowed: {', '.join(names)}"
+            )
+    return replace(options, **keywords)
 
 
 def _keys_of_sections() -> dict[str, str]:

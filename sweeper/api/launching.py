@@ -13,7 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from sweeper import limits
-from sweeper.api.given_study import split_keywords
+from sweeper.api.given_study import split_keywords, with_keywords
 from sweeper.api.notebook import progress_display
 from sweeper.api.worker_pool import RunOptions, WorkerPool, worker_pool
 from sweeper.confirmation.design import check_confirmable, finished
@@ -38,6 +38,7 @@ from sweeper.study.load import (
 )
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.registration import check_same, register
+from sweeper.study.schema_errors import toml_value
 from sweeper.study.sources import check_sources
 from sweeper.study.space import Point
 from sweeper.study.spec import StudySpec
@@ -168,13 +169,13 @@ def plan_launch(
     or the executor.
     """
     given, tables = None, dict[str, Any]()
-    if isinstance(options, Mapping):
+    if options is not None and not isinstance(options, LaunchOptions):
         options, keywords = None, {**keywords, "options": options}
     if not isinstance(study, str | Path):
         given = given_object(study)
         keywords, tables = split_keywords(keywords, LaunchOptions)
-        tables = {**tables, "task": {**tables.get("task", {}), "use": given.use}}
-    options = replace(options or LaunchOptions(), **keywords)
+        tables = {**tables, "task": {**_task_of(tables), "use": given.use}}
+    options = with_keywords(options or LaunchOptions(), keywords)
     pool = worker_pool(options, given, detach=options.detach)
     _check_run(options)
     overrides: dict[str, Any] = {
@@ -191,6 +192,17 @@ def plan_launch(
     if upgrade and is_older(options.storage):
         open_writer(options.storage).close()
     return LaunchPlan(options, file, *_progress_before(file, options), pool)
+
+
+def _task_of(tables: Mapping[str, Any]) -> Mapping[str, Any]:
+    task = tables.get("task", {})
+    if not isinstance(task, Mapping):
+        raise SweeperError(
+            f"launch: task must be a dict of the keys of [task], for example "
+            f'task={{"threads": 2}}, got {toml_value(task)}; the function itself is the first '
+            "argument"
+        )
+    return task
 
 
 def launch(
@@ -266,7 +278,7 @@ def confirm(
     `SweeperError`, before anything is written, if the search has not ended or there is nothing to
     confirm.
     """
-    options = replace(options or RunOptions(), **keywords)
+    options = with_keywords(options or RunOptions(), keywords)
     run_confirmation(name, options, on_progress or progress_display(name))
     return _study(name, options.storage)
 
@@ -284,7 +296,7 @@ def retry(
     are fields of `RunOptions`. Raises `SweeperError`, before anything is written, if there are no
     such trials or if the code of the study has changed.
     """
-    options = replace(options or RunOptions(), **keywords)
+    options = with_keywords(options or RunOptions(), keywords)
     run_retry(name, options, on_progress or progress_display(name))
     return _study(name, options.storage)
 

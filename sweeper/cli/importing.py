@@ -26,11 +26,25 @@ def wandb(
     name: Annotated[
         str | None, typer.Option(help="Name of the study; default: that of the sweep or file.")
     ] = None,
+    epsilon: Annotated[
+        str | None,
+        typer.Option(
+            help="Parameter that is ε, the mass taken from the true class, or none; default: "
+            "epsilon.",
+            metavar="NAME",
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        str | None,
+        typer.Option(
+            help="Parameter that is ε in torch's convention; default: label_smoothing or "
+            "smoothing.",
+            metavar="NAME",
+        ),
+    ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(
-            min=2, max=limits.CLASSES, help="Number of classes, for a parameter label_smoothing."
-        ),
+        typer.Option(min=2, max=limits.CLASSES, help="Number of classes, for --label-smoothing."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing study file.")] = False,
 ) -> None:
@@ -40,6 +54,13 @@ def wandb(
     target = output or file.with_suffix(".toml")
     if target.exists() and not force:
         raise SweeperError(f"{target} already exists; choose another file with -o, or use --force")
-    for note in api.import_wandb(file, target, name=name, classes=classes):
+    for note in api.import_wandb(
+        file,
+        target,
+        name=name,
+        epsilon=epsilon,
+        label_smoothing=label_smoothing,
+        classes=classes,
+    ):
         echo(f"note: {note}")
     echo(f"wrote {target}; to run it: sweeper launch {target}")

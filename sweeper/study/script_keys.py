@@ -176,30 +176,52 @@ def space_problems(task: "TaskSection", space: "Space") -> list[tuple[str, str]]
         problems.append(
             ("space.schedule", f"a script cannot use a schedule of a file: {custom[0]!r}")
         )
-    known = (*SMOOTHING_NAMES, *space.extras, *task.options)
-    for name in task.flags:
+    return problems + flag_problems(task, space.extras) + _classes_problems(task, space)
+
+
+def flag_problems(task: "TaskSection", extras: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with [task.flags]; each value must have a name and a flag of its own."""
+    problems = list[tuple[str, str]]()
+    known = (*SMOOTHING_NAMES, *extras, *task.options)
+    taken = {f"--{name}": name for name in (*extras, *task.options) if name not in task.flags}
+    for name, flag in task.flags.items():
+        other = "an option" if name in task.options else "a hyperparameter of [space]"
+        text = ""
         if name not in known:
-            problems.append(
-                (
-                    f"task.flags.{name}",
-                    f"is neither a hyperparameter of [space] nor an option"
-                    f"{suggestion(name, known)}; allowed: {', '.join(known)}",
-                )
+            text = (
+                f"is neither a hyperparameter of [space] nor an option{suggestion(name, known)}; "
+                f"allowed: {', '.join(known)}"
             )
-    clash = next((name for name in task.options if name in space.extras), None)
+        elif name in SMOOTHING_NAMES and (name in task.options or name in extras):
+            text = (
+                f"{name} is also {other}; give that another name, for example script_{name}, and "
+                f'set flags.script_{name} = "--{name}"'
+            )
+        elif not flag.strip("- \t\r\n"):
+            text = f"must be a flag such as --{name}, got {toml_value(flag)}"
+        elif flag in taken:
+            text = f"{toml_value(flag)} already passes {taken[flag]}; choose another flag"
+        taken.setdefault(flag, name)
+        if text:
+            problems.append((f"task.flags.{name}", text))
+    clash = next((name for name in task.options if name in extras), None)
     if clash is not None:
         problems.append((f"task.options.{clash}", "is also a hyperparameter of [space]"))
-    high = space.epsilon.high
-    if (
-        "label_smoothing" in task.flags
-        and task.classes
-        and high > (task.classes - 1) / task.classes
-    ):
-        problems.append(
-            (
-                "space.epsilon.high",
-                f"torch's label_smoothing would exceed 1; with {task.classes} classes, high must "
-                f"be at most {(task.classes - 1) / task.classes:.6g}, got {high:g}",
-            )
-        )
     return problems
+
+
+def _classes_problems(task: "TaskSection", space: "Space") -> list[tuple[str, str]]:
+    """Return a problem if ε in torch's convention could exceed 1."""
+    passed = task.loss is None or "label_smoothing" in task.flags
+    if task.classes is None or not passed:
+        return []
+    most, high = (task.classes - 1) / task.classes, space.epsilon.high
+    if high <= most:
+        return []
+    return [
+        (
+            "space.epsilon.high",
+            f"torch's label_smoothing would exceed 1; with {task.classes} classes, high must be at "
+            f"most {most:.6g}, got {high:g}",
+        )
+    ]

@@ -29,9 +29,8 @@ def command_of(script: ScriptConfig, start: Start, directory: Path) -> list[str]
                 for name, value in values.items():
                     result += _flag(script.flags.get(name, f"--{name}"), _text(value))
             case "${args_no_hyphens}":
-                for name, value in values.items():
-                    flag = script.flags.get(name, name).lstrip("-")
-                    result.append(f"{flag}={_text(value)}")
+                for name, value in _named(values, script).items():
+                    result.append(f"{name}={_text(value)}")
             case _:
                 macros = {
                     macro: _macro(macro, script, values, directory) for macro in macros_of(argument)
@@ -75,6 +74,11 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _named(values: Mapping[str, Any], script: ScriptConfig) -> dict[str, Any]:
+    """Return the values by the names of their flags, without hyphens in front."""
+    return {script.flags.get(name, name).lstrip("-"): value for name, value in values.items()}
+
+
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values with names like "optimizer.lr" as nested tables, as in a W&B sweep."""
     result: dict[str, Any] = {}
@@ -99,10 +103,10 @@ def _macro(macro: str, script: ScriptConfig, values: Mapping[str, Any], director
         case "program":
             return script.program
         case "args_json":
-            return json.dumps(_nested(values))
+            return json.dumps(_nested(_named(values, script)))
         case "args_json_file":
             file = directory / _ARGS_FILE
-            file.write_text(json.dumps(_nested(values)), encoding="utf-8")
+            file.write_text(json.dumps(_nested(_named(values, script))), encoding="utf-8")
             return str(file)
         case "envvar":
             if argument not in os.environ:
