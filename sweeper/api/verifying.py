@@ -35,7 +35,11 @@ OnTraining = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Verification:
-    """The mean difference on new seeds, and the interval stated in an export."""
+    """The mean difference on new seeds, and the interval stated in an export.
+
+    With `resplit`, the data splits are redrawn; otherwise the test examples are those of the
+    export, and only the seeds are new.
+    """
 
     study: str
     metric: str
@@ -43,6 +47,7 @@ class Verification:
     difference: float
     low: float
     high: float
+    resplit: bool = False
 
     @property
     def holds(self) -> bool:
@@ -52,9 +57,10 @@ class Verification:
     @property
     def sentence(self) -> str:
         place = "inside" if self.holds else "OUTSIDE"
+        data = "newly drawn splits" if self.resplit else "the same test examples"
         decimals = fmt.interval_decimals(self)
         return (
-            f"{self.study}: on {self.replicates} new seeds, the pick's test "
+            f"{self.study}: on {self.replicates} new seeds and {data}, the pick's test "
             f"{METRICS[self.metric].label} minus that at ε = 0 is "
             f"{fmt.signed(self.difference, decimals)}; this is {place} the exported 95% CI, "
             f"{fmt.interval(self)}."
@@ -107,6 +113,7 @@ def verify(
         comparison.difference.estimate,
         interval["low"],
         interval["high"],
+        settings.resplit,
     )
 
 
