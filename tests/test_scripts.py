@@ -227,6 +227,8 @@ def test_files_are_scored_as_they_appear(train_one: Train) -> None:
         assert report.scores["nll"] == pytest.approx(expected_nll(0.1, report.number), abs=1e-6)
     assert done.ending.state == "complete"
     assert done.ending.last == done.reports[-1]
+    calibrated = [report.scores["nll_calibrated"] is None for report in done.reports]
+    assert calibrated == [True, True, True, False]  # the others are computed only if needed
     assert done.reports[-1].classes == softmax.CLASSES
 
 
@@ -243,6 +245,35 @@ def test_confirmation_scores_the_file_of_the_test_split(train_one: Train, tmp_pa
     assert result["rows"] == {"valid": 80, "test": 100}
     assert result["scores"]["test"]["nll"] == pytest.approx(expected_nll(0.1, 4, "test"), abs=1e-6)
     assert np.load(tmp_path / "examples.npz")["examples"].shape == (len(EXAMPLE_VALUES), 100)
+
+
+@pytest.mark.parametrize("evidence", ["scored", "per-example"])
+def test_script_that_ends_early_is_scored_with_its_last_file(
+    evidence: str, train_one: Train, tmp_path: Path
+) -> None:
+    options = {"evidence": evidence, "stop": 3}
+    done = train_one(options=options, arrays=str(tmp_path / "examples.npz"))
+    assert done.ending.state == "complete"
+    assert [report.progress for report in done.reports] == [0.25, 0.5, 0.75]
+    assert "the script ended at progress 0.75, not 1" in done.ending.notes[0]
+    last = done.ending.last
+    assert last is not None
+    assert (last.scores["nll_calibrated"] is None) == (evidence == "per-example")
+    assert last.replicate_result is not None
+    of_test = last.replicate_result["scores"]["test"]
+    assert of_test["nll"] == pytest.approx(expected_nll(0.1, 3, "test"), abs=1e-6)
+    assert np.load(tmp_path / "examples.npz")["examples"].shape == (len(EXAMPLE_VALUES), 100)
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_script_without_a_test_file_fails_in_a_confirmation(
+    stop: int, train_one: Train, tmp_path: Path
+) -> None:
+    options = {"stop": stop, "then": "no-test"}
+    assert train_one(options=options).ending.state == "complete"
+    done = train_one(options=options, arrays=str(tmp_path / "examples.npz"))
+    assert done.ending.state == "failed"
+    assert "the script has written no file test-….npz" in done.ending.failure
 
 
 @pytest.mark.parametrize("evidence", ["self-reported", "pattern"])
@@ -349,10 +380,40 @@ def test_large_files_are_scored_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     assert [len(batch[0]) for batch in file.batches()] == [2] * 25
     evaluation = Evaluation(logits, labels, 1.0, ignore_index=-1)  # type: ignore[arg-type]
     expected = score(evaluation.logits, evaluation.labels, groups=evaluation.groups).to_dict()
-    assert measure_file(file, None, None).scores == pytest.approx(expected, abs=1e-9)
+    assert measure_file(file, None, None, full=True).scores == pytest.approx(expected, abs=1e-9)
     np.savez(tmp_path / "valid-2.npz", logits=logits[:40], labels=labels)
     with pytest.raises(TrainingFailed, match="logits have 40 rows and labels 50"):
-        measure_file(read_file(tmp_path / "valid-2.npz"), None, None)
+        measure_file(read_file(tmp_path / "valid-2.npz"), None, None, full=False)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_large_logits_are_read_in_place(
+    kind: type, grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = np.random.default_rng(0)
+    logits, labels = draws.normal(size=(60, 5)).astype(kind), draws.integers(0, 5, 60)
+    groups = {"groups": draws.integers(0, 20, 60)} if grouped else {}
+    np.savez(tmp_path / "valid-1.npz", labels=labels, logits=logits, **groups)
+    np.savez(tmp_path / "test-1.npz", logits=logits[:50], labels=labels[:50])
+    valid, test = (read_file(tmp_path / f"{split}-1.npz") for split in ("valid", "test"))
+    expected = measure_file(valid, lambda: test, tmp_path / "expected.npz", full=True)
+    for module in ("training.scripts.delivered", "training.outputs", "scoring.temperature"):
+        monkeypatch.setattr(f"sweeper.{module}.MAX_KEPT", 100)
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")  # nothing can be copied
+    measured = measure_file(valid, lambda: test, tmp_path / "examples.npz", full=True)
+    assert measured.scores == pytest.approx(expected.scores, abs=1e-9)
+    assert measured.result is not None
+    for name in ("examples", "groups"):
+        arrays = [np.load(tmp_path / f"{file}.npz")[name] for file in ("examples", "expected")]
+        assert np.allclose(*arrays, atol=1e-6)
+    np.savez(tmp_path / "valid-2.npz", logits=logits, labels=labels.astype(float))
+    with pytest.raises(TrainingFailed, match="they must be integer class numbers"):
+        measure_file(read_file(tmp_path / "valid-2.npz"), None, None, full=False)
+    labels[3] = -100
+    np.savez(tmp_path / "valid-3.npz", logits=logits, labels=labels)
+    with pytest.raises(FileNotFoundError):  # ignored rows must be left out
+        measure_file(read_file(tmp_path / "valid-3.npz"), None, None, full=False)
 
 
 # ---- studies -----------------------------------------------------------------------------

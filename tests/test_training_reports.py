@@ -247,6 +247,8 @@ class TestSqlite(Reports):
             ("single_split", "Evaluation.splits['test'] returned a Tensor of shape (30, 3); it"),
             ("one_example", "the test split has 1 example; a confidence interval needs at least 2"),
             ("array_split", ""),
+            ("short_split", ""),
+            ("short_calls", ""),
         ],
     )
     def test_a_confirmation_without_a_verdict_says_why(

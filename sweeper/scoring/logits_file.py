@@ -4,7 +4,7 @@ import os
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import torch
 from torch import Tensor
@@ -13,19 +13,32 @@ from sweeper.errors import SweeperError
 
 
 class LogitsFile:
-    """Logits (N, K) in a temporary file, which the operating system removes when it is closed.
+    """Logits (N, K) in a file. Rows are read when they are indexed, so only those are in memory.
 
-    Rows are read when they are indexed, so only those in use are in memory. Nothing is mapped:
-    mapped pages would count as memory of the process. `directory` is the folder of the file; None
-    is the folder for temporary files.
+    Nothing is mapped: mapped pages would count as memory of the process. `file` contains `count`
+    rows from the byte `start` on, and is closed with this object.
     """
 
-    def __init__(self, classes: int, dtype: torch.dtype, directory: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
-        self._folder = directory or tempfile.gettempdir()
-        self._count, self._classes, self.dtype = 0, classes, dtype
+    _folder = ""
+
+    def __init__(
+        self, file: IO[bytes], classes: int, dtype: torch.dtype, *, start: int = 0, count: int = 0
+    ) -> None:
+        self._file = file
+        weakref.finalize(self, file.close)
+        self._start, self._count, self._classes, self.dtype = start, count, classes, dtype
         self._row_size = classes * dtype.itemsize
+
+    @classmethod
+    def temporary(cls, classes: int, dtype: torch.dtype, directory: Path | None) -> Self:
+        """Return an empty file in a folder, which the operating system removes when it is closed.
+
+        If `directory` is None, it is in the folder for temporary files.
+        """
+        file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
+        created = cls(file, classes, dtype)
+        created._folder = str(directory or tempfile.gettempdir())
+        return created
 
     @property
     def shape(self) -> torch.Size:
@@ -68,9 +81,11 @@ class LogitsFile:
 
     def _read(self, start: int, stop: int) -> Tensor:
         found = torch.empty(stop - start, self._classes, dtype=self.dtype)
-        left, place = bytes_of(found), start * self._row_size
+        left, place = bytes_of(found), self._start + start * self._row_size
         while len(left):
             size = os.preadv(self._file.fileno(), [left], place)
+            if not size:
+                raise SweeperError("the file of the logits was changed while it was read")
             left, place = left[size:], place + size
         return found
 

@@ -1,8 +1,12 @@
 """Messages between a worker and a trainer; they are sent as JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
+
+# Tolerance, because progress may be a sum of rounded fractions.
+ROUNDING: Final = 1e-9
 
 # Why a training run failed. "lost" and "crashed" runs failed after retries.
 Cause = Literal["", "raised", "diverged", "memory", "timeout", "exited", "crashed", "lost"]
@@ -32,7 +36,7 @@ _ADD_TEST: Final = (
     "pass splits={'test': function} to run.report(...) or Evaluation(...), where function returns "
     "logits and labels of data that was not used for training or selection"
 )
-NO_TEST: Final = f"the training loop has no test split; {_ADD_TEST}"
+NO_TEST: Final = f"the training function has no test split; {_ADD_TEST}"
 NO_TEST_YET: Final = (
     "the first report has no test split; without one in the last report, a confirmation will not "
     f"be possible; {_ADD_TEST}"
@@ -50,6 +54,16 @@ class FullScores:
     number: int | None = None
     steps: int = 0
     first: int = 0
+
+    def includes(self, number: int, progress: float, before: float | None) -> bool:
+        """Return whether a report has all scores; `before` is the progress of the previous one."""
+        if progress == 1.0 or number == self.number:
+            return True
+        if not self.steps:
+            return False
+        step = math.floor(progress * self.steps + ROUNDING)
+        done = -1 if before is None else math.floor(before * self.steps + ROUNDING)
+        return max(self.first, done + 1) <= step < self.steps
 
 
 @dataclass(frozen=True)
@@ -96,10 +110,9 @@ class Report:
     """The report of a training run after an epoch; it contains scores, not arrays.
 
     `scores` are the fields of `Scores`; `classes` is None if they are not computed from logits.
-    `number` counts reports from 1. `seconds` is the training
-    time so far over all attempts. `replicate_result` contains the scores and row counts of the
-    other splits, for a confirmation. `environment` is what determines the bits of the result; it
-    is sent with the first report only.
+    `number` counts reports from 1. `seconds` is the training time so far over all attempts.
+    `replicate_result` contains the scores and row counts of the other splits, for a confirmation.
+    `environment` is what determines the bits of the result; it is sent with the first report only.
     """
 
     key: str

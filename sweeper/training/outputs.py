@@ -92,7 +92,7 @@ class Scorer:
         elif len(logits):
             self._kept += bytes_of(logits.cpu().contiguous())
             if len(self._kept) > MAX_KEPT * logits.dtype.itemsize:
-                self._file = LogitsFile(logits.shape[1], logits.dtype, self._directory)
+                self._file = LogitsFile.temporary(logits.shape[1], logits.dtype, self._directory)
                 self._file.append(self._kept_logits())
                 self._kept = bytearray()
         if len(labels):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sweeper.scoring import Scores, examples, score
 from sweeper.training.conversion import in_one_line
@@ -32,9 +31,10 @@ class ReplicateResult:
     examples: NDArray[np.float32]
     groups: NDArray[np.int32]
 
-    def save(self, path: Path) -> None:
-        """Write the values and the groups of the test examples to an .npz file."""
+    def save(self, path: Path) -> dict[str, Any]:
+        """Write the values and groups of the test examples to an .npz file; return the rest."""
         np.savez(path, examples=self.examples, groups=self.groups)
+        return {"scores": self.scores, "rows": self.rows}
 
 
 def replicate_result(evaluation: Evaluation, valid: Scores) -> ReplicateResult:
@@ -56,23 +56,29 @@ def replicate_result(evaluation: Evaluation, valid: Scores) -> ReplicateResult:
     values = examples(logits, labels, valid.temperature)
     rows = {"valid": len(evaluation.labels)}
     rows |= {name: len(outputs.labels) for name, outputs in splits.items()}
-    numbers = _group_numbers(groups)
-    if len(numbers):
-        rows[TEST_GROUPS] = int(numbers.max()) + 1
-    stacked = np.stack([np.asarray(getattr(values, name)) for name in EXAMPLE_VALUES])
-    return ReplicateResult(
+    return result_of(
         {"valid": valid.to_dict(), **scores},
         rows,
-        # float32, because its rounding error is far below the noise of the differences
-        stacked.astype(np.float32),
-        numbers,
+        {name: np.asarray(getattr(values, name)) for name in EXAMPLE_VALUES},
+        None if groups is None else groups.cpu().numpy(),
     )
 
 
-def _group_numbers(groups: Tensor | None) -> NDArray[np.int32]:
+def result_of(
+    scores: Mapping[str, Mapping[str, float | None]],
+    rows: Mapping[str, int],
+    values: Mapping[str, NDArray[Any]],
+    groups: NDArray[Any] | None,
+) -> ReplicateResult:
+    """Return a result from values (N,) of the test examples; those that are not given are NaN."""
+    # float32, because its rounding error is far below the noise of the differences
+    stacked = np.full((len(EXAMPLE_VALUES), rows["test"]), np.nan, np.float32)
+    for name, value in values.items():
+        stacked[EXAMPLE_VALUES.index(name)] = value
     if groups is None:
-        return np.empty(0, np.int32)
-    return np.unique(groups.cpu().numpy(), return_inverse=True)[1].astype(np.int32)
+        return ReplicateResult(scores, rows, stacked, np.empty(0, np.int32))
+    numbers = np.unique(groups, return_inverse=True)[1].astype(np.int32)
+    return ReplicateResult(scores, {**rows, TEST_GROUPS: int(numbers.max()) + 1}, stacked, numbers)
 
 
 def _scores(name: str, outputs: Outputs) -> dict[str, Any]:

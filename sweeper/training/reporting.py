@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -19,6 +19,7 @@ from sweeper.training.device import pick_device
 from sweeper.training.failures import TrainingFailed, training_failure
 from sweeper.training.messages import (
     PACKED,
+    ROUNDING,
     Action,
     FromTrainer,
     Reply,
@@ -32,9 +33,6 @@ from sweeper.training.run import Evaluation, TrainingRun
 
 # Sends a message to the worker and returns its answer.
 Exchange = Callable[[FromTrainer], ToTrainer]
-
-# Tolerance, because progress may be a sum of rounded fractions.
-_ROUNDING: Final = 1e-9
 
 # Prefix of the failures of trials whose state cannot be saved.
 BAD_STATE = "Evaluation.state"
@@ -164,7 +162,8 @@ class Reporter:
                 "yield sweeper.Evaluation(logits, labels, progress)"
             )
         number, progress = self.next_number(evaluation.progress), evaluation.progress
-        scores = _score(evaluation, full=self._in_full(number, progress))
+        before = None if self._last is None else self._last.progress
+        scores = _score(evaluation, full=self.start.full.includes(number, progress, before))
         if not math.isfinite(scores.nll):
             raise TrainingFailed(
                 f"training diverged: validation NLL is {scores.nll} at epoch {number}",
@@ -251,9 +250,10 @@ class Reporter:
                 "each epoch"
             )
         self._notes.end(self._evaluation)
-        if self._last.scores["nll_calibrated"] is None:
+        if self._last.progress < 1.0:
             scores = _score(self._evaluation, full=True)
-            self._last = replace(self._last, scores=scores.to_dict())
+            result = self._replicate_result(self._evaluation, scores)
+            self._last = replace(self._last, scores=scores.to_dict(), replicate_result=result)
         return self._ended("complete")
 
     def _ended(self, state: Any) -> TrainingEnd:
@@ -263,27 +263,10 @@ class Reporter:
 
     # ---- details -------------------------------------------------------------------------
 
-    def _in_full(self, number: int, progress: float) -> bool:
-        full = self.start.full
-        if progress == 1.0 or number == full.number:
-            return True
-        if not full.steps:
-            return False
-        step = math.floor(progress * full.steps + _ROUNDING)
-        return self._full_from(full.first) <= step < full.steps
-
-    def _full_from(self, first: int) -> int:
-        if self._last is None:
-            return first
-        done = math.floor(self._last.progress * self.start.full.steps + _ROUNDING)
-        return max(first, done + 1)
-
     def _replicate_result(self, evaluation: Evaluation, scores: Scores) -> Mapping[str, Any] | None:
         if self.start.arrays is None:
             return None
-        result = replicate_result(evaluation, scores)
-        result.save(Path(self.start.arrays))
-        return {"scores": result.scores, "rows": result.rows}
+        return replicate_result(evaluation, scores).save(Path(self.start.arrays))
 
     def _save_weights(self, evaluation: Evaluation) -> None:
         model = None if evaluation.state is None else state_of(evaluation).get("model")
@@ -301,7 +284,7 @@ def first_number(start: Start, progress: float) -> int:
 
     If it resumed from files of its own, it continues the numbers of the reports with less progress.
     """
-    return 1 + sum(earlier < progress - _ROUNDING for earlier in start.reported)
+    return 1 + sum(earlier < progress - ROUNDING for earlier in start.reported)
 
 
 def stop_exception(action: Action) -> TrialPruned | TrialReleased | None:

@@ -68,9 +68,9 @@ class FunctionTrainer:
         try:
             with running(reporter.run):
                 self._call(reporter)
+                return reporter.training_end()
         except self._caught as error:
             return reporter.training_end(error)
-        return reporter.training_end()
 
     def _call(self, reporter: Reporter) -> None:
         returned = self._function(reporter.run)

@@ -82,6 +82,20 @@ def short(run: TrainingRun) -> Iterator[Evaluation]:
     return report(run, lambda usual, epoch: {"progress": epoch / 8})
 
 
+def short_split(run: TrainingRun) -> Iterator[Evaluation]:
+    """Ends at half of the training, with a test split."""
+    return report(run, lambda usual, epoch: {
+        "progress": epoch / 8,
+        "splits": {"test": lambda: (usual.logits, usual.labels)},
+    })  # fmt: skip
+
+
+def short_calls(run: TrainingRun) -> None:
+    """Calls `run.report` and returns early."""
+    for usual in short_split(run):
+        run.report(usual.logits, usual.labels, progress=usual.progress, splits=usual.splits)
+
+
 def probabilities(run: TrainingRun) -> Iterator[Evaluation]:
     """Softmax outputs in place of logits."""
     return report(run, lambda usual, epoch: {"logits": usual.logits.softmax(1)})

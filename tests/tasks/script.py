@@ -74,6 +74,7 @@ if __name__ == "__main__":
     parser.add_argument("--evidence", default="scored")
     parser.add_argument("--then", default="")
     parser.add_argument("--labels", default="")
+    parser.add_argument("--stop", type=int, help="ends after this epoch")
     parser.add_argument("--label_smoothing", type=float)
     parser.add_argument("--config", type=Path)
     args = parser.parse_args()
@@ -97,5 +98,7 @@ if __name__ == "__main__":
             print(f"epoch {epoch}: validation loss {nll(weights):.6f}")
         else:
             deliver("valid", epoch, weights, progress=epoch / args.epochs)
-    if "test" in os.environ["SWEEPER_SPLITS"].split(","):
+        if epoch == args.stop:
+            break
+    if args.then != "no-test" and "test" in os.environ["SWEEPER_SPLITS"].split(","):
         deliver("test", 1, weights)

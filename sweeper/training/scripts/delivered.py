@@ -1,15 +1,19 @@
 """What a script delivers in files: logits and labels, or values of each example."""
 
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from sweeper.scoring.logits_file import LogitsFile
+from sweeper.scoring.temperature import MAX_KEPT
 from sweeper.training.conversion import as_progress, in_one_line
 from sweeper.training.failures import TrainingFailed
 from sweeper.training.messages import Grade
@@ -22,6 +26,11 @@ _FORMS: Final = (
 )
 # Logits that are read at a time.
 _PIECE: Final = 2**22
+_DTYPES: Final = {
+    np.dtype(np.float16): torch.float16,
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,23 @@ class Delivered:
     def ignore_index(self) -> int:
         """The label of positions that are not scored."""
         return int(self.arrays.get("ignore_index", IGNORED))
+
+    def outputs(self) -> tuple[Any, ...]:
+        """Return logits, labels and groups as `Evaluation` takes them.
+
+        Large logits (N, K) are read in place, others in batches; then the labels are None. Raises
+        `TrainingFailed` for a damaged file.
+        """
+        labels, groups = self.arrays["labels"], self.arrays.get("groups")
+        given = [labels] if groups is None else [labels, groups]
+        simple = all(each.ndim == 1 and each.dtype.kind in "iu" for each in given)
+        logits = _in_place(self.path) if simple else None
+        if logits is None or any(len(each) != len(logits) for each in given):
+            return self.batches(), None, None
+        if (labels == self.ignore_index).any():
+            return self.batches(), None, None
+        found = [torch.from_numpy(each.astype(np.int64)) for each in given]
+        return logits, found[0], None if groups is None else found[1]
 
     def batches(self) -> Iterator[Batch]:
         """Yield logits, labels and groups in pieces. Raises `TrainingFailed` for a damaged file."""
@@ -128,17 +154,32 @@ def _unreadable(path: Path, error: Exception) -> TrainingFailed:
     )
 
 
+def _in_place(path: Path) -> LogitsFile | None:
+    """Return large logits (N, K) of a file that are stored as they are; None for others."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("logits.npy") as stream:
+            entry = archive.getinfo("logits.npy")
+            shape, dtype = _header(stream) or ((), np.dtype(bool))
+            known = _DTYPES.get(dtype)
+            if known is None or len(shape) != 2 or shape[1] < 2 or shape[0] * shape[1] <= MAX_KEPT:
+                return None
+            if entry.compress_type != zipfile.ZIP_STORED:
+                return None
+            file, header_size = path.open("rb", buffering=0), stream.tell()
+            file.seek(entry.header_offset + 26)  # the sizes of the name and of the extra field
+            start = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+            return LogitsFile(file, shape[1], known, start=start + header_size, count=shape[0])
+    except Exception as error:  # zipfile, zlib and NumPy raise many types
+        raise _unreadable(path, error) from error
+
+
 def _pieces(path: Path) -> Iterator[NDArray[Any]]:
     """Yield the logits of a file in pieces of about `_PIECE` numbers."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("logits.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            shape, fortran, dtype = ((), True, None) if read_header is None else read_header(stream)
-            if not fortran and shape and dtype is not None and not dtype.hasobject:
+            header = _header(stream)
+            if header is not None:
+                shape, dtype = header
                 size = max(int(np.prod(shape[1:])), 1)
                 rows = max(_PIECE // size, 1)
                 for begin in range(0, shape[0], rows):
@@ -150,6 +191,17 @@ def _pieces(path: Path) -> Iterator[NDArray[Any]]:
             yield arrays["logits"]
     except Exception as error:  # zipfile, zlib and NumPy raise many types
         raise _unreadable(path, error) from error
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Read the shape and the type of an array; None if its rows are not one after the other."""
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    shape, fortran, dtype = ((), True, None) if read is None else read(stream)
+    return None if fortran or not shape or dtype is None or dtype.hasobject else (shape, dtype)
 
 
 def _check_options(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:

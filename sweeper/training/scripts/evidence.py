@@ -12,9 +12,8 @@ import numpy as np
 from sweeper.scoring import Scores, score
 from sweeper.training.conversion import as_progress
 from sweeper.training.failures import TrainingFailed
-from sweeper.training.messages import EXAMPLE_VALUES, TEST_GROUPS, Grade
-from sweeper.training.outputs import Scorer
-from sweeper.training.replicate_scores import ReplicateResult, replicate_result
+from sweeper.training.messages import Grade
+from sweeper.training.replicate_scores import replicate_result, result_of
 from sweeper.training.run import Evaluation, new_scorer
 from sweeper.training.scripts.delivered import Delivered, FileReader, read_file
 from sweeper.training.scripts.labels import digest_of
@@ -42,9 +41,9 @@ class Measured:
 
 
 def measure_file(
-    file: Delivered, test: Callable[[], Delivered] | None, arrays: Path | None
+    file: Delivered, test: Callable[[], Delivered] | None, arrays: Path | None, *, full: bool
 ) -> Measured:
-    """Score a file of the validation split.
+    """Score a file of the validation split; `full` says whether all scores are needed.
 
     In a confirmation, `test` returns the file of the test split, and the values of its examples are
     written to `arrays`. Raises `TrainingFailed` if a file cannot be scored.
@@ -53,32 +52,35 @@ def measure_file(
         return _per_example(file, test, arrays)
     splits = {} if test is None else {"test": partial(_test_outputs, test)}
     try:
+        logits, labels, groups = file.outputs()
         evaluation = Evaluation(
-            file.batches(),  # type: ignore[arg-type]  # Evaluation converts its arguments
-            None,  # type: ignore[arg-type]
+            logits,
+            labels,
             1.0,
+            groups=groups,
             splits=splits,  # type: ignore[arg-type]
             ignore_index=file.ignore_index,
         )
-        scores = score(evaluation.logits, evaluation.labels, groups=evaluation.groups)
+        scores = score(evaluation.logits, evaluation.labels, full=full, groups=evaluation.groups)
     except (TypeError, ValueError) as error:
         raise TrainingFailed(f"{file.name}: {error}") from error
     _check_finite(file.name, scores.nll)
     result = None
     if test is not None and arrays is not None:
-        replicate = replicate_result(evaluation, scores)
-        replicate.save(arrays)
-        result = {"scores": replicate.scores, "rows": replicate.rows}
-    labels, classes = digest_of(file.arrays["labels"]), evaluation.logits.shape[1]
-    return Measured("scored", scores.to_dict(), classes, labels, None, result)
+        result = replicate_result(evaluation, scores).save(arrays)
+    digest, classes = digest_of(file.arrays["labels"]), evaluation.logits.shape[1]
+    return Measured("scored", scores.to_dict(), classes, digest, None, result)
 
 
-def _test_outputs(test: Callable[[], Delivered]) -> Scorer:
+def _test_outputs(test: Callable[[], Delivered]) -> Any:
     file = test()
     if file.grade != "scored":
         raise TrainingFailed(f"{file.name} must contain logits and labels, as the valid file does")
+    logits, labels, groups = file.outputs()
+    if labels is not None:
+        return logits, labels, *(() if groups is None else (groups,))
     scorer = new_scorer(file.ignore_index)
-    for batch in file.batches():
+    for batch in logits:
         scorer.add(*batch)
     return scorer
 
@@ -107,19 +109,10 @@ def _per_example(
             raise TrainingFailed(
                 f"{examples.name} must contain nll and correct, as the valid file does"
             )
-        of_test = _means(examples)
-        count = len(examples.arrays["nll"])
-        values = np.full((len(EXAMPLE_VALUES), count), np.nan, np.float32)
-        for name in ("nll", "correct"):
-            values[EXAMPLE_VALUES.index(name)] = examples.arrays[name]
-        rows = {"valid": len(file.arrays["nll"]), "test": count}
-        groups = np.empty(0, np.int32)
-        if "groups" in examples.arrays:
-            groups = np.unique(examples.arrays["groups"], return_inverse=True)[1].astype(np.int32)
-            rows[TEST_GROUPS] = int(groups.max()) + 1
-        replicate = ReplicateResult({"valid": scores, "test": of_test}, rows, values, groups)
-        replicate.save(arrays)
-        result = {"scores": replicate.scores, "rows": replicate.rows}
+        values = {name: examples.arrays[name] for name in ("nll", "correct")}
+        rows = {"valid": len(file.arrays["nll"]), "test": len(values["nll"])}
+        both = {"valid": scores, "test": _means(examples)}
+        result = result_of(both, rows, values, examples.arrays.get("groups")).save(arrays)
     labels = file.arrays.get("labels")
     digest = "" if labels is None else digest_of(labels)
     return Measured("per-example", scores, None, digest, None, result)

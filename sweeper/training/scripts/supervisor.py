@@ -85,6 +85,7 @@ class _ScriptRun:
         self._paused = 0.0  # seconds spent on waiting for replies
         self._began = time.monotonic()
         self._unreported: Delivered | SelfReport | None = None  # without progress
+        self._reported: Delivered | SelfReport | None = None  # the last one
 
     # ---- the process ---------------------------------------------------------------------
 
@@ -199,9 +200,11 @@ class _ScriptRun:
     def _report(self, item: Delivered | SelfReport, progress: float) -> None:
         first = first_number(self._start, progress)
         number = first if self._last is None else self._last.number + 1
-        measured = self._measure(item, final=progress == 1.0)
-        if self._last is not None and progress <= self._last.progress:
-            before = self._last.progress
+        before = None if self._last is None else self._last.progress
+        full = self._start.full.includes(number, progress, before)
+        measured = self._measure(item, final=progress == 1.0, full=full)
+        self._reported = item
+        if before is not None and progress <= before:
             self._note(f"progress {progress:g} was reported after {before:g}; it must increase")
         self._send(
             Report(
@@ -220,12 +223,12 @@ class _ScriptRun:
             )
         )
 
-    def _measure(self, item: Delivered | SelfReport, *, final: bool) -> Measured:
+    def _measure(self, item: Delivered | SelfReport, *, final: bool, full: bool) -> Measured:
         if isinstance(item, SelfReport):
             return measure_line(item)
         arrays = self._start.arrays
         test = test_file(self._directory) if final and arrays is not None else None
-        return measure_file(item, test, None if arrays is None else Path(arrays))
+        return measure_file(item, test, None if arrays is None else Path(arrays), full=full)
 
     def _environment_of(self, measured: Measured) -> dict[str, str]:
         # The CPU, because this process does not know on which device the script trains.
@@ -277,10 +280,12 @@ class _ScriptRun:
             self._check_grade(item.grade)
             self._report(item, 1.0)
             return
-        if self._last is None:
+        if self._last is None or self._reported is None:
             raise TrainingFailed(
                 f"{self._nothing_delivered}{_after(self._output.last_lines())}", "exited"
             )
+        measured = self._measure(self._reported, final=True, full=True)
+        self._last = replace(self._last, scores=measured.scores, replicate_result=measured.result)
         self._note(
             f"the script ended at progress {self._last.progress:g}, not 1; its last report is used "
             "as the result"
