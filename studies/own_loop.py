@@ -1,4 +1,4 @@
-"""A custom training loop: breast cancer diagnosis from 30 measurements of a cell sample."""
+"""A custom training function: breast cancer diagnosis from 30 measurements of a cell sample."""
 
 from collections.abc import Iterator
 from typing import Any

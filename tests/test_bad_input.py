@@ -87,7 +87,7 @@ WRONG = {
     "misspelt epsilon": (
         "[space]\nepsilonn = { low = 0, high = 0.4 }",
         "space.epsilonn: unknown key (did you mean 'epsilon'?); if it is a hyperparameter of your "
-        "training loop, choose a less similar name",
+        "training function, choose a less similar name",
     ),
     "epsilon below 0": (
         "[space]\nepsilon = { low = -0.1, high = 0.4 }",

@@ -371,7 +371,7 @@ def test_a_pick_that_breaks_the_constraint_on_fresh_seeds_is_not_exported(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (text(function="train", options="{}"), "the training loop has no test split"),
+        (text(function="train", options="{}"), "the training function has no test split"),
         (text(confirm="constraint = 'accuracy >= 1.5'"), "ε > 0 satisfies confirm.constraint"),
         (text(trials=1), "no trial with ε > 0 has finished"),
         (text(function="broken", options="{}", trials=4), "ε = 0 has not finished"),

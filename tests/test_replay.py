@@ -491,7 +491,7 @@ def test_extra_metric_difference_is_explained(write: Write, storage: str) -> Non
     run(write("random_metric", trials=1), storage)
     again = replay("quick", 0, storage)
     assert [line.name for line in again.differences] == ["extra_luck"]
-    assert again.reason.startswith("only extra metrics of the training loop differ")
+    assert again.reason.startswith("only extra metrics of the training function differ")
 
 
 # ---- mistakes, and the command -----------------------------------------------------------

@@ -1,5 +1,6 @@
 """The site of the documentation: its reference pages follow the code, and it builds offline."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_no_other_table_is_documented() -> None:
 def test_every_public_name_is_in_the_api_reference() -> None:
     shown = set(re.findall(r"^::: sweeper\.(\w+)$", page("api.md"), re.MULTILINE))
     assert shown == set(sweeper.__all__) - {"__version__"}
+
+
+def test_every_adapter_is_in_the_api_reference() -> None:
+    functions = {
+        f"sweeper.training.adapters.{path.stem}.{node.name}"
+        for path in (ROOT / "sweeper" / "training" / "adapters").glob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        and [each.arg for each in node.args.args][:1] == ["run"]
+    }
+    pattern = r"^::: (sweeper\.training\.adapters\.\w+\.\w+)$"
+    assert set(re.findall(pattern, page("api.md"), re.MULTILINE)) == functions != set()
 
 
 # ---- generated pages ---------------------------------------------------------------------

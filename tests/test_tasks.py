@@ -370,7 +370,7 @@ def test_dataclasses_with_postponed_annotations_import(folder: Path) -> None:
     assert load_function("data.py:f", StudyModules(folder))() == 1
 
 
-ALLOWED = "allowed: a Task, a function that returns a Task, or a training loop train(run)"
+ALLOWED = "allowed: a Task, a function that returns a Task, or a training function train(run)"
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ ALLOWED = "allowed: a Task, a function that returns a Task, or a training loop t
             "own.py:needs",
             {"width": 2},
             "task.options: own.py:needs requires path; set every option without a default (if "
-            "this is a training loop, its first parameter must be run, or it must yield "
+            "this is a training function, its first parameter must be run, or it must yield "
             "evaluations)",
         ),
         (
@@ -470,14 +470,14 @@ ALLOWED = "allowed: a Task, a function that returns a Task, or a training loop t
         (
             "loop.py:train_two",
             {},
-            "task.use: loop.py:train_two is a training loop, but cannot be called as "
+            "task.use: loop.py:train_two is a training function, but cannot be called as "
             "train(run): missing a required argument: 'other'; its parameters must be run (a "
             "TrainingRun) and options",
         ),
         (
             "loop.py:train_async",
             {},
-            "task.use: loop.py:train_async is an async function; a training loop must be a "
+            "task.use: loop.py:train_async is an async function; a training function must be a "
             "normal function",
         ),
     ],

@@ -98,7 +98,7 @@ class TestSqlite(Reports):
             ("raising_state", "Evaluation.state raised RuntimeError: no state today"),
             ("set_state", "Evaluation.state: state['model']['seen'] is a set of length 2; allowed"),
             ("array_state", "Evaluation.state: state['rng'] is an ndarray of shape (3,); allowed"),
-            ("nothing", "the training loop returned None and reported nothing; after each"),
+            ("nothing", "the training function returned None and reported nothing; after each"),
             (
                 "uncallable_state",
                 "Evaluation.state must be a function that returns a dict, got a dict",
@@ -157,7 +157,10 @@ class TestSqlite(Reports):
             ("iterator", ""),
             ("summed", ""),
             ("repeated", "progress 0.5 was reported after 0.5; it must increase"),
-            ("short", "the training loop ended at progress 0.5, not 1; its last report is used as"),
+            (
+                "short",
+                "the training function ended at progress 0.5, not 1; its last report is used as",
+            ),
             ("probabilities", "the logits look like probabilities: no value is negative and each"),
         ],
     )
@@ -229,9 +232,7 @@ class TestSqlite(Reports):
     ) -> None:
         launch("short").close()
         site = serve(url)
-        words = (
-            "the training loop ended at progress 0.5, not 1; its last report is used as the result"
-        )
+        words = "the training function ended at progress 0.5, not 1; its last report is used as the result"
         assert words in site.page("/studies/x/trials/1").text
         assert site.ask("/v1/studies/x/trials/1").json["trial"]["notes"] == words
 

@@ -272,7 +272,7 @@ class Study:
         if weights is None:
             raise SweeperError(
                 f"the weights of trial {row['number']} are not in {files.folder}; give the results "
-                "folder of its workers with --results (a custom training loop has to yield its "
+                "folder of its workers with --results (a custom training function has to yield its "
                 "weights in `state`)"
             )
         try:

@@ -56,7 +56,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         show_default=False,
-        help="Number of workers; 0 trains in this process; by default 2 (inline: 1).",
+        help="Slots of the local worker, or number of workers of another executor; 0 trains in "
+        "this process; by default 2 (inline: 1).",
     ),
 ]
 # Same as in sweeper.executors, whose import would load the modules of all executors.

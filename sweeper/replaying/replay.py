@@ -212,7 +212,7 @@ def _reason(
             "is that of the last worker; earlier epochs may come from another machine"
         )
     if differences and all(difference.name.startswith("extra_") for difference in differences):
-        return "only extra metrics of the training loop differ, for example a measured time"
+        return "only extra metrics of the training function differ, for example a measured time"
     return (
         f"packages, processor type, threads and device are the same, so {use} is likely not "
         "deterministic: it uses random numbers that do not depend on run.seed, or reads data that "

@@ -158,7 +158,7 @@ def _without_empty_columns(epochs: Mapping[int, Numbers]) -> dict[int, Numbers]:
 
 
 def extra_scores(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the extra metrics of a training loop under their names in a study's frame."""
+    """Return the extra metrics of a training function under their names in a study's frame."""
     return {f"extra_{name}": value for name, value in extra.items()}
 
 

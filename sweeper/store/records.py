@@ -63,7 +63,7 @@ class Result:
     copied_from: int | None = None
     failure: str = ""
     cause: str = ""  # sweeper.training.messages.Cause
-    splits: str = ""  # splits that the training loop reports besides validation
+    splits: str = ""  # splits that the training function reports besides validation
     notes: str = ""  # warnings about its reports, one per line
     code: int = 1  # the revision of the study's code
     problem: str = ""  # key for grouping equal failures

@@ -127,7 +127,7 @@ def _hyperparameter_errors(name: str, dimension: Dimension, code: CodeFacts) -> 
         yield (
             f"space.{name}: unknown key{suggestion(name, SMOOTHING_KEYS)}; if it is a "
             "hyperparameter "
-            "of your training loop, choose a less similar name"
+            "of your training function, choose a less similar name"
         )
     is_range = isinstance(dimension, Range)
     for index, error in code.refused.get(name, ()):

@@ -2,7 +2,7 @@
 
 `trials` frames have one row per trial, sorted by `number`. Their columns are `TRIAL_COLUMNS`,
 `hp_<name>` for each hyperparameter of the space besides smoothing, and `extra_<name>` for each
-extra metric that the training loop reported. `epochs` frames have one row per evaluation.
+extra metric that the training function reported. `epochs` frames have one row per evaluation.
 """
 
 from typing import Final
@@ -30,7 +30,7 @@ TRIAL_COLUMNS: Final = (
     "finished",
     "failure",  # one line that summarizes the failure; "" if the trial did not fail
     "cause",  # raised | diverged | memory | timeout | exited | crashed | lost; ""
-    "notes",  # unusual reports of the training loop, one line per note; ""
+    "notes",  # unusual reports of the training function, one line per note; ""
     "code",  # int from 1; the revision of the study's code that the trial was trained with
 )
 

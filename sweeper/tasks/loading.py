@@ -1,4 +1,4 @@
-"""Load the task or the training loop that a study file names."""
+"""Load the task or the training function that a study file names."""
 
 import inspect
 import re
@@ -21,9 +21,9 @@ from sweeper.training.task import Task
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A loaded task or training loop.
+    """A loaded task or training function.
 
-    `task` is None for a custom training loop. `source` is its file, None for a built-in task.
+    `task` is None for a custom training function. `source` is its file, None for a built-in task.
     `accepts` are the hyperparameters that can be searched, None for any.
     """
 
@@ -41,19 +41,19 @@ def load_task(
     `pickled` is the path of the pickled object if `use` starts with "__main__:".
 
     The named object is a Task, a function that takes the options as keyword arguments and returns a
-    Task, or a training loop `train(run)`, which calls `run.report`, yields evaluations or returns
-    an iterator of them. A loop is called with the options that its signature names; all options are
-    in `run.options`. If a parameter is annotated as a `Path`, its option is converted to a `Path`
-    relative to the folder. If a function `setup(options)` is next to a loop, it is called once.
-    Raises SweeperError, with a message of one line, if the name, the file
-    or the options are invalid.
+    Task, or a training function `train(run)`, which calls `run.report`, yields evaluations or
+    returns an iterator of them. A training function is called with the options that its signature
+    names; all options are in `run.options`. If a parameter is annotated as a `Path`, its option is
+    converted to a `Path` relative to the folder. If a function `setup(options)` is next to a
+    training function, it is called once. Raises SweeperError, with a message of one line, if the
+    name, the file or the options are invalid.
     """
     target, source = _find(use, modules, pickled)
     given, options = options, _with_paths(target, options, modules.folder)
-    if _is_loop(target):
-        loop = _with_options(use, target, options)
+    if _is_training_function(target):
+        function = _with_options(use, target, options)
         _set_up(use, target, given)
-        return LoadedTask(loop, None, source, accepts=None)
+        return LoadedTask(function, None, source, accepts=None)
     task = _make_task(use, target, options)
     return LoadedTask(partial(train_or_resume, task), task, source, task.accepts())
 
@@ -101,7 +101,7 @@ def _make_task(use: str, target: object, options: Mapping[str, Any]) -> Task:
     return task
 
 
-_ALLOWED = "allowed: a Task, a function that returns a Task, or a training loop train(run)"
+_ALLOWED = "allowed: a Task, a function that returns a Task, or a training function train(run)"
 
 
 def _kind(target: object) -> str:
@@ -110,7 +110,7 @@ def _kind(target: object) -> str:
     return f"of type {type(target).__name__}"
 
 
-def _is_loop(target: object) -> bool:
+def _is_training_function(target: object) -> bool:
     """Return whether it is a generator function or a function whose first parameter is `run`."""
     if inspect.isgeneratorfunction(target):
         return True
@@ -120,14 +120,14 @@ def _is_loop(target: object) -> bool:
 
 
 def _with_options(
-    use: str, loop: Callable[..., Any], options: Mapping[str, Any]
+    use: str, function: Callable[..., Any], options: Mapping[str, Any]
 ) -> Callable[..., Any]:
-    """Bind the options that the signature of the loop names; all options are in `run.options`."""
-    if inspect.iscoroutinefunction(loop) or inspect.isasyncgenfunction(loop):
+    """Bind the options that the signature of a training function names."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise SweeperError(
-            f"task.use: {use} is an async function; a training loop must be a normal function"
+            f"task.use: {use} is an async function; a training function must be a normal function"
         )
-    signature = inspect.signature(loop)
+    signature = inspect.signature(function)
     others = [*signature.parameters.values()][1:]
     named = {p.name for p in others if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in others)
@@ -143,15 +143,15 @@ def _with_options(
         signature.bind(object(), **bound)
     except TypeError as error:
         raise SweeperError(
-            f"task.use: {use} is a training loop, but cannot be called as train(run): {error}; "
+            f"task.use: {use} is a training function, but cannot be called as train(run): {error}; "
             "its parameters must be run (a TrainingRun) and options"
         ) from None
-    return partial(loop, **bound) if bound else loop
+    return partial(function, **bound) if bound else function
 
 
-def _set_up(use: str, loop: object, options: Mapping[str, Any]) -> None:
-    """Call the function `setup(options)` next to the loop, if there is one."""
-    setup = setup_of(loop)
+def _set_up(use: str, function: object, options: Mapping[str, Any]) -> None:
+    """Call the function `setup(options)` next to a training function, if there is one."""
+    setup = setup_of(function)
     if setup is None:
         return
     try:
@@ -209,7 +209,7 @@ def _check_options(use: str, signature: inspect.Signature, options: Mapping[str,
     if missing:
         raise SweeperError(
             f"task.options: {use} requires {', '.join(missing)}; set every option without a "
-            "default (if this is a training loop, its first parameter must be run, or it must "
+            "default (if this is a training function, its first parameter must be run, or it must "
             "yield evaluations)"
         )
 

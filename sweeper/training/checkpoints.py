@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The `state` of a training loop after `epochs` evaluations and `seconds` of training.
+    """The `state` of a training function after `epochs` evaluations and `seconds` of training.
 
     `key` identifies the trial; only this trial resumes from the checkpoint.
     """

@@ -158,7 +158,7 @@ class Reporter:
         """
         if not isinstance(evaluation, Evaluation):
             raise TrainingFailed(
-                f"the training loop yielded {type(evaluation).__name__}; "
+                f"the training function yielded {type(evaluation).__name__}; "
                 "yield sweeper.Evaluation(logits, labels, progress)"
             )
         number, progress = self.next_number(evaluation.progress), evaluation.progress
@@ -246,8 +246,8 @@ class Reporter:
     def _completed(self) -> TrainingEnd:
         if self._last is None or self._evaluation is None:
             raise TrainingFailed(
-                "the training loop reported nothing; yield an Evaluation or call run.report after "
-                "each epoch"
+                "the training function reported nothing; yield an Evaluation or call run.report "
+                "after each epoch"
             )
         self._notes.end(self._evaluation)
         if self._last.progress < 1.0:
@@ -355,9 +355,9 @@ class _Notes:
             )
 
     def end(self, last: Evaluation) -> None:
-        """Check the last report of a training loop that returned normally."""
+        """Check the last report of a training function that returned normally."""
         if last.progress < 1.0:
             self.texts.append(
-                f"the training loop ended at progress {last.progress:g}, not 1; "
+                f"the training function ended at progress {last.progress:g}, not 1; "
                 "its last report is used as the result"
             )

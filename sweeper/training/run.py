@@ -1,4 +1,4 @@
-"""The interface of training loops: `TrainingRun` is their input, `Evaluation` their output."""
+"""The interface of training functions: `TrainingRun` is their input, `Evaluation` their output."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ Number = float | Tensor | np.number[Any]
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """The input of a training loop: one configuration to train once.
+    """The input of a training function: one configuration to train once.
 
     `seed` determines the initialization, the batch order, dropout and augmentation; `data_seed`
     determines the data split. All trials of a study have the same two seeds, so that trials differ
@@ -39,7 +39,7 @@ class TrainingRun:
     folder is removed, except that of the best trial so far. In a replay it is a temporary folder,
     and in a TrainingRun that was created manually the current one.
 
-    After each epoch a training loop calls `report`, or yields an `Evaluation`.
+    After each epoch a training function calls `report`, or yields an `Evaluation`.
     """
 
     smoothing: Smoothing
@@ -137,8 +137,10 @@ class Evaluation:
     tensors, numbers, strings, and lists and dicts of these, such as torch's `state_dict()`, with
     the model's weights under "model". None if the loop cannot resume. `splits` maps "test" and
     "train" to functions that return the logits and the labels of these splits, optionally with
-    groups, or batches of these. The search never calls them; a confirmation calls them at the end
-    of each training run. `state` and `splits` are called before the loop continues, or never.
+    groups, or batches of these. The search never calls them; a confirmation calls those of the last
+    report of each training run. `state` and `splits` are called before the loop continues, or
+    never, except that the splits of a last report with `progress` < 1 are called after the training
+    function has returned.
     `mean_epsilon` is the mean of the probability mass taken from the true class (convention
     `others`) over the samples since the last evaluation.
 
@@ -207,7 +209,7 @@ def _check_splits(splits: object) -> None:
 class Reports(Protocol):
     """Receives the reports of a training run.
 
-    `losses` are the losses that the training loop has created with `run.loss()`.
+    `losses` are the losses that the training function has created with `run.loss()`.
     """
 
     losses: list[SmoothingLoss]

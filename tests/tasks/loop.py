@@ -17,4 +17,4 @@ def train_two(run: TrainingRun, other: Any) -> Iterator[None]:
 
 
 async def train_async(run: TrainingRun) -> None:
-    """Cannot be a training loop."""
+    """Cannot be a training function."""
