@@ -62,6 +62,7 @@ def test_every_adapter_is_in_the_api_reference() -> None:
         for path in (ROOT / "sweeper" / "training" / "adapters").glob("*.py")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
+        and not node.name.startswith("_")
         and [each.arg for each in node.args.args][:1] == ["run"]
     }
     pattern = r"^::: (sweeper\.training\.adapters\.\w+\.\w+)$"

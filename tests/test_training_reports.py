@@ -232,7 +232,10 @@ class TestSqlite(Reports):
     ) -> None:
         launch("short").close()
         site = serve(url)
-        words = "the training function ended at progress 0.5, not 1; its last report is used as the result"
+        words = (
+            "the training function ended at progress 0.5, not 1; its last report is used as the "
+            "result"
+        )
         assert words in site.page("/studies/x/trials/1").text
         assert site.ask("/v1/studies/x/trials/1").json["trial"]["notes"] == words
 
