@@ -17,8 +17,9 @@ from sweeper.formatting import moment
 from sweeper.metrics import METRICS
 from sweeper.smoothing.usage import label_smoothing, why_no_label_smoothing
 from sweeper.snapshot import StudySnapshot
+from sweeper.study.dimensions import Space
 from sweeper.study.results import SCORES, baseline, best
-from sweeper.study.space import EffectiveSmoothing, effective_smoothing, hparams_of
+from sweeper.study.space import EffectiveSmoothing, effective_smoothing, run_hparams
 from sweeper.study.spec import canonical_json, digest
 from sweeper.training.messages import EVIDENCE
 
@@ -35,6 +36,7 @@ class StudyFacts:
     spec_hash: str
     metric: str
     seed: int
+    space: Space
     classes: int | None
     versions: Mapping[str, str]
     created: str
@@ -48,6 +50,7 @@ def document_of(snapshot: StudySnapshot) -> dict[str, Any]:
         spec_hash=snapshot.record.spec_hash,
         metric=snapshot.metric,
         seed=snapshot.spec.study.seed,
+        space=snapshot.spec.space,
         classes=snapshot.classes,
         versions=snapshot.versions,
         created=moment(time.time()),
@@ -112,7 +115,7 @@ def _search_result(facts: StudyFacts, trials: pd.DataFrame) -> dict[str, Any]:
         "rule": "lowest trial",
         "trial": int(row["number"]),
         **_smoothing(smoothing, facts.classes),
-        "hparams": _prefixed(row, "hp_"),
+        "hparams": {**facts.space.fixed, **_prefixed(row, "hp_")},
         "code": int(row["code"]),
         "split": "valid",
         "scores": _scores(row),
@@ -128,7 +131,7 @@ def _confirmation_result(facts: StudyFacts, evidence: Evidence, verdict: Verdict
         "rule": evidence.settings.choice,
         "trial": candidate.trial,
         **_smoothing(effective_smoothing(candidate.point), facts.classes),
-        "hparams": hparams_of(candidate.point),
+        "hparams": run_hparams(candidate.point, facts.space),
         "code": facts.confirmed_code,
         "split": "valid",
         "scores": _means(evidence, evidence.candidates.index(candidate)),

@@ -19,6 +19,7 @@ from sweeper.export import FORMATS, StudyFacts, best_document, digest_of, render
 from sweeper.files import write_text
 from sweeper.smoothing import to_uniform
 from sweeper.smoothing.usage import usage
+from sweeper.study.dimensions import Space
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.space import effective_smoothing
 from tests.support.studies import STUDY
@@ -39,6 +40,7 @@ KEYS = {
     ),
 }
 FACTS = StudyFacts(
+    space=Space(),
     name="tiny",
     spec_hash="0" * 64,
     metric="nll",

@@ -18,7 +18,7 @@ from sweeper.report.figures.trade_off import trade_off_data, trade_off_notes
 from sweeper.report.report_input import finished_trials, prepare
 from sweeper.report.summary import summarize
 from sweeper.report.trial_table import trials_table
-from sweeper.study.spec import Space
+from sweeper.study.dimensions import Space
 from tests.support.report_frames import (
     EPOCHS,
     SCHEDULES,

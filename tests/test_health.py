@@ -11,7 +11,7 @@ from sweeper.confirmation.diagnostics import health_notes
 from sweeper.confirmation.evidence import Evidence
 from sweeper.confirmation.verdict import verdict
 from sweeper.store.records import EpochRow
-from sweeper.study.spec import Range, Space
+from sweeper.study.dimensions import Range, Space
 from tests.support.report_evidence import make_evidence
 from tests.support.report_frames import FAILED, frame, make_trial
 

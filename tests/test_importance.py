@@ -12,9 +12,9 @@ import pytest
 from optuna.trial import create_trial
 
 from sweeper.smoothing.names import BUILT_IN
+from sweeper.study.dimensions import Space
 from sweeper.study.importance import importance_of
 from sweeper.study.space import distributions, effective_smoothing
-from sweeper.study.spec import Space
 
 SPACE = Space()
 DIMENSIONS = distributions(SPACE)
@@ -64,7 +64,7 @@ def searched(value: Value, seed: int, sampler: str) -> list[optuna.trial.FrozenT
 def test_the_only_hyperparameter_that_matters_gets_most_of_the_importance(
     value: Value, cause: str, sampler: str, seed: int
 ) -> None:
-    shares = importance_of(searched(value, seed, sampler))
+    shares = importance_of(searched(value, seed, sampler), Space())
     assert sum(shares.values()) == pytest.approx(1)
     assert shares[cause] > 0.6
 
@@ -72,20 +72,21 @@ def test_the_only_hyperparameter_that_matters_gets_most_of_the_importance(
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_epsilon_has_no_importance_if_only_the_rate_of_a_schedule_matters(sampler: str) -> None:
     """The schedule has some, because it decides whether the rate has an effect."""
-    assert importance_of(searched(only_an_active_rate, 0, sampler))["epsilon"] < 0.1
+    assert importance_of(searched(only_an_active_rate, 0, sampler), Space())["epsilon"] < 0.1
 
 
 def test_the_schedule_matters_most_in_the_digits_study() -> None:
     """Its lowest NLL is 0.058 with the cosine schedule and 0.20 with a fixed ε."""
     rows = json.loads((Path(__file__).parent / "recorded" / "digits_trials.json").read_text())
-    shares = importance_of(
+    trials = [
         create_trial(
             params={"epsilon": epsilon, "schedule": schedule, "rate": rate},
             distributions=DIMENSIONS,
             value=value,
         )
         for epsilon, schedule, rate, value in rows
-    )
+    ]
+    shares = importance_of(trials, Space())
     assert next(iter(shares)) == "schedule"
     assert shares["schedule"] > 0.6
 
@@ -93,12 +94,12 @@ def test_the_schedule_matters_most_in_the_digits_study() -> None:
 def test_values_that_are_not_finite_are_left_out() -> None:
     trials = searched(only_the_schedule, 0, "random")
     trials[0].value = math.inf
-    assert importance_of(trials)["schedule"] > 0.6
+    assert importance_of(trials, Space())["schedule"] > 0.6
 
 
 def test_a_study_whose_values_are_all_equal_has_no_importance() -> None:
     trials = searched(only_the_schedule, 0, "random")
     for trial in trials:
         trial.value = 0.1
-    assert importance_of(trials) == {}
-    assert importance_of(trials[:7]) == {}
+    assert importance_of(trials, Space()) == {}
+    assert importance_of(trials[:7], Space()) == {}

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import create_trial
 
 from sweeper.errors import SweeperError
+from sweeper.study.dimensions import Space
 from sweeper.study.plan import check_length, iterate_plan, plan, start_point
 from sweeper.study.sampler import propose
 from sweeper.study.space import Point, canonical, distributions
@@ -90,7 +91,7 @@ def test_sampler_proposes_only_after_startup(sampler: str) -> None:
 
 def test_grid_has_no_duplicates_and_is_complete() -> None:
     planned = points("grid", 10_000, space={"schedule": ["fixed", "linear"]})
-    assert len({canonical(point) for point in planned}) == len(planned)
+    assert len({canonical(point, Space()) for point in planned}) == len(planned)
     # ε: 5 values, 4 above zero; the fixed schedule has no rate, the linear one 5; and ε = 0.
     assert len(planned) == 1 + 4 * (1 + 5)
 
@@ -106,7 +107,7 @@ def test_huge_grid_is_sampled(points: int) -> None:
         of = grid_of(points, 300, **more)
         planned = plan(of, {})
         assert planned[:100] == plan(grid_of(points, 100, **more), {})
-        assert len({canonical(point) for point in planned if point is not None}) == 300
+        assert len({canonical(point, Space()) for point in planned if point is not None}) == 300
         steps = (points - 1) / 0.4
         assert all(
             point["epsilon"] * steps == pytest.approx(round(point["epsilon"] * steps), abs=1e-6)

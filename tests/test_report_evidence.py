@@ -22,7 +22,7 @@ from sweeper.report.score_table import score_table
 from sweeper.report.summary import summarize
 from sweeper.report.trial_table import trials_table
 from sweeper.report.verdict_section import verdict_section
-from sweeper.study.spec import Space
+from sweeper.study.dimensions import Space
 from tests.support.report_evidence import (
     EXAMPLES,
     LABELS,

@@ -14,9 +14,10 @@ from sweeper.confirmation.shortlist import MIN_DISTANCE, knee, select_candidates
 from sweeper.confirmation.surrogate import Surrogate, distances, embed, one_row
 from sweeper.errors import SweeperError
 from sweeper.study.constraint import parse_constraint
+from sweeper.study.dimensions import Space
 from sweeper.study.load import parse_spec
 from sweeper.study.results import TRIAL_COLUMNS
-from sweeper.study.spec import Space, StudySpec
+from sweeper.study.spec import StudySpec
 
 Rows = list[dict[str, Any]]
 

@@ -20,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 from benchmarks.shared.landscape_table import Columns, Floats, Landscape, rows
 from sweeper.confirmation.shortlist import shortlist
 from sweeper.smoothing import Smoothing
+from sweeper.study.dimensions import Space
 from sweeper.study.plan import plan
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.sampler import REPORTS, make_pruner, propose, warmup_steps
@@ -164,7 +165,7 @@ class _Simulation:
         columns = [
             self._of.at(Smoothing(*effective_smoothing(point)))[self._seed] for _, point in born
         ]
-        twins = [self._done.get(canonical(point)) for _, point in born]
+        twins = [self._done.get(canonical(point, Space())) for _, point in born]
         ends = [REPORTS] * len(born)
         for step in range(warmup_steps(self._spec.pruner), REPORTS):
             for place, (trial, _) in enumerate(born):
@@ -190,7 +191,7 @@ class _Simulation:
         if end < REPORTS:
             return whole._replace(state="pruned", value=math.nan, spent=end / REPORTS)
         self._tell(trial, "complete", whole.value)
-        self._done[canonical(point)] = whole.value
+        self._done[canonical(point, Space())] = whole.value
         return whole if twin is None else whole._replace(spent=0.0, copied=True)
 
     def _tell(self, trial: int, state: str, value: float) -> None:
@@ -243,11 +244,11 @@ def frame(tried: Iterable[Tried]) -> pd.DataFrame:
                 "epsilon": smoothing.epsilon,
                 "schedule": smoothing.schedule,
                 "rate": rate,
-                "copied_from": first.get(canonical(one.point)) if one.copied else None,
+                "copied_from": first.get(canonical(one.point, Space())) if one.copied else None,
                 "value": one.value,
                 "accuracy": one.accuracy,
             }
         )
-        first.setdefault(canonical(one.point), number)
+        first.setdefault(canonical(one.point, Space()), number)
     types = {"copied_from": "Int64"}
     return pd.DataFrame(found).reindex(columns=list(TRIAL_COLUMNS)).astype(types)

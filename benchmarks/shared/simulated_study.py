@@ -30,6 +30,7 @@ from sweeper.confirmation.intervals import Floats, resplit_interval
 from sweeper.confirmation.shortlist import eligible_trials, select_candidates
 from sweeper.confirmation.verdict import verdict
 from sweeper.smoothing import Smoothing
+from sweeper.study.dimensions import Space
 from sweeper.study.plan import plan
 from sweeper.study.results import TRIAL_COLUMNS
 from sweeper.study.space import canonical, effective_smoothing, from_unit
@@ -185,13 +186,13 @@ class Nature:
         baseline: float = self._once("baseline", seed, self._normal)
         weights = self._once("near", seed, lambda: self.rng.standard_normal(2 * FEATURES))
         near = float(_features(self.near @ self.place(point)) @ weights)
-        alone: float = self._once("alone", (canonical(point), seed), self._normal)
+        alone: float = self._once("alone", (canonical(point, Space()), seed), self._normal)
         own = math.sqrt(NEAR_LUCK) * near + math.sqrt(1 - NEAR_LUCK) * alone
         return math.sqrt(0.5) * (baseline + own)
 
     def _suited(self, point: Point) -> Floats:
         """Return v on the whole pool."""
-        drawn: Floats = self._once("suited", canonical(point), lambda: self._mixed(point))
+        drawn: Floats = self._once("suited", canonical(point, Space()), lambda: self._mixed(point))
         return drawn
 
     def _mixed(self, point: Point) -> Floats:

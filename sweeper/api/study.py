@@ -36,8 +36,9 @@ from sweeper.store.database import Store, open_reader
 from sweeper.store.outputs import read_outputs
 from sweeper.store.records import Result, read_epochs_of, read_result
 from sweeper.store.studies import StudyRecord, all_studies, get_study
-from sweeper.store.trials import TrialQuery, find_number, page_of_trials
+from sweeper.store.trials import Requirement, TrialQuery, find_number, page_of_trials
 from sweeper.store.urls import DEFAULT_STORAGE
+from sweeper.study.dimensions import Space
 from sweeper.study.frames import (
     STATE_WORDS,
     epochs_frame,
@@ -48,6 +49,7 @@ from sweeper.study.frames import (
 from sweeper.study.load import StoredStudy, read_stored
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.results import SCORES, baseline, best
+from sweeper.study.space import distributions, requirements
 from sweeper.study.spec import StudySpec
 from sweeper.training.checkpoints import export_weights
 from sweeper.worker.trial_files import check_owner, files_of
@@ -156,6 +158,7 @@ class Study:
             state=next((s.name for s, word in STATE_WORDS.items() if word == state), None),
             schedules=None if schedule is None else _places(schedule, space.schedule),
             at_zero=schedule == "fixed",
+            requirements=list(_requirements(space, sort.removeprefix("hp_"))),
             offset=offset,
             limit=limit,
         )
@@ -320,6 +323,13 @@ def _check_known(key: str, value: str | None, allowed: Sequence[str]) -> None:
             f"{key}: unknown value {value!r}{suggestion(value, allowed)}; "
             f"allowed: {', '.join(allowed)}"
         )
+
+
+def _requirements(space: Space, name: str) -> Iterator[Requirement]:
+    for parent, allowed in requirements(space, name):
+        to_internal = distributions(space)[parent].to_internal_repr
+        at_zero = "fixed" in allowed if parent == "schedule" else None
+        yield Requirement(parent, [to_internal(value) for value in allowed], at_zero)
 
 
 def _places(schedule: str, choices: Sequence[str]) -> list[int]:

@@ -15,6 +15,7 @@ from sweeper.confirmation.design import Assignment, plan_assignments
 from sweeper.confirmation.evidence import Comparison, Evidence, Replicate
 from sweeper.confirmation.examples import pack_examples
 from sweeper.confirmation.read_evidence import StoredScores, replicate_of
+from sweeper.confirmation.shortlist import with_fixed_smoothing
 from sweeper.errors import SweeperError
 from sweeper.export import digest_of
 from sweeper.metrics import METRICS
@@ -150,7 +151,7 @@ def _retrain(
     on_training: OnTraining,
 ) -> Comparison:
     pick = Candidate(**stated["pick"])
-    same_settings = {**pick.point, "epsilon": 0.0, "schedule": "fixed", "rate": 1.0}
+    same_settings = with_fixed_smoothing(pick.point, 0.0, stored.spec.space)
     # Exports of earlier versions compare with ε = 0 at the pick's other hyperparameters.
     zero = Candidate(**stated.get("against", {"role": "baseline", "point": same_settings}))
     spec = stored.spec.model_copy(

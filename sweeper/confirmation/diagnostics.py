@@ -16,8 +16,8 @@ from sweeper.formatting import two_figures
 from sweeper.metrics import METRICS
 from sweeper.store.code import CodeRevision
 from sweeper.store.records import EpochRow
+from sweeper.study.dimensions import Range, Space
 from sweeper.study.results import best, complete, failures
-from sweeper.study.spec import Range, Space
 
 MIN_FINISHED: Final = 10
 MAX_FAILED_SHARE: Final = 0.1

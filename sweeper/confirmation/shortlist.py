@@ -16,8 +16,9 @@ from sweeper.errors import SweeperError
 from sweeper.metrics import METRICS
 from sweeper.smoothing import to_others
 from sweeper.study.constraint import Constraint, parse_constraint
+from sweeper.study.dimensions import Space
 from sweeper.study.results import baseline, complete
-from sweeper.study.space import canonical, hparams_of
+from sweeper.study.space import active_point, canonical, complete_point, hparams_of
 from sweeper.study.spec import StudySpec
 
 # Minimum distance of two candidates, in units of the epsilon range; see `embed`.
@@ -41,14 +42,16 @@ def select_candidates(
     if baseline(trials) is None:
         raise SweeperError("ε = 0 has not finished, so there is no baseline to compare with")
     selected = shortlist(spec, trials)
-    hparams = hparams_of(selected[0].point)
+    pick = selected[0].point
     epsilon = (
         DEFAULT_LABEL_SMOOTHING if classes is None else to_others(DEFAULT_LABEL_SMOOTHING, classes)
     )
-    zero = {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0, **hparams}
+    zero = with_fixed_smoothing(pick, 0.0, spec.space)
     base = _candidate_from_point("baseline", zero, spec, trials)
-    default = _candidate_from_point("default", {**zero, "epsilon": epsilon}, spec, trials)
-    return _drop_duplicates([base, *_tuned_baseline(spec, trials), *selected, default])
+    smoothed = with_fixed_smoothing(pick, epsilon, spec.space)
+    default = _candidate_from_point("default", smoothed, spec, trials)
+    tuned = _tuned_baseline(spec, trials)
+    return _drop_duplicates([base, *tuned, *selected, default], spec.space)
 
 
 def _tuned_baseline(spec: StudySpec, trials: pd.DataFrame) -> Iterator[Candidate]:
@@ -60,6 +63,16 @@ def _tuned_baseline(spec: StudySpec, trials: pd.DataFrame) -> Iterator[Candidate
         means, _ = Surrogate(rows, spec.space, "value").estimates()
         row = int(means.argmin())
         yield _candidate_from_trial("tuned baseline", rows.iloc[row], means[row], spec)
+
+
+def with_fixed_smoothing(point: Mapping[str, Any], epsilon: float, space: Space) -> dict[str, Any]:
+    """Return a point with the schedule "fixed" and this epsilon, and nothing else changed.
+
+    A hyperparameter that only the schedule "fixed" uses gets the middle of its range.
+    """
+    smoothing = {"epsilon": epsilon, "schedule": "fixed", "rate": 1.0}
+    filled = complete_point({**smoothing, **hparams_of(point)}, space, {})
+    return active_point({**smoothing, **filled}, space)
 
 
 def shortlist(spec: StudySpec, trials: pd.DataFrame) -> tuple[Candidate, ...]:
@@ -179,7 +192,11 @@ def _candidate_from_trial(role: Role, row: pd.Series, mean: float, spec: StudySp
 
 def _point(row: pd.Series, spec: StudySpec) -> dict[str, Any]:
     rate = 1.0 if pd.isna(row["rate"]) else float(row["rate"])
-    extras = {name: _plain(row[f"hp_{name}"]) for name in spec.space.extras}
+    extras = {
+        name: _plain(row[f"hp_{name}"])
+        for name in spec.space.extras
+        if not pd.isna(row[f"hp_{name}"])
+    }
     smoothing = {"epsilon": float(row["epsilon"]), "schedule": str(row["schedule"]), "rate": rate}
     return {**smoothing, **extras}
 
@@ -192,15 +209,15 @@ def _candidate_from_point(
     role: Role, point: Mapping[str, Any], spec: StudySpec, trials: pd.DataFrame
 ) -> Candidate:
     """Return a candidate for a point, with its trial if the search tried it."""
-    key = canonical(point)
+    key = canonical(point, spec.space)
     for _, row in complete(trials).iterrows():
-        if canonical(_point(row, spec)) == key:
+        if canonical(_point(row, spec), spec.space) == key:
             return Candidate(role, point, int(row["number"]), float(row["value"]))
     return Candidate(role, point)
 
 
-def _drop_duplicates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def _drop_duplicates(candidates: Iterable[Candidate], space: Space) -> tuple[Candidate, ...]:
     first: dict[Any, Candidate] = {}
     for candidate in candidates:
-        first.setdefault(canonical(candidate.point), candidate)
+        first.setdefault(canonical(candidate.point, space), candidate)
     return tuple(first.values())

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sweeper.study.dimensions import Dimension, Range, Space
 from sweeper.study.space import hparams_of
-from sweeper.study.spec import Dimension, Range, Space
 
 Floats = NDArray[np.float64]
 
@@ -24,9 +24,10 @@ _TINY: Final = 1e-12
 def embed(rows: pd.DataFrame, space: Space) -> Floats:
     """Return configurations as points (N, D), so that similar training runs are close.
 
-    `rows` have the columns epsilon, schedule, rate (NaN if it has no effect) and hp_NAME. Epsilon
-    and the other hyperparameters are scaled to their ranges. Schedule and rate are multiplied by
-    the scaled epsilon, so that their effect vanishes as epsilon goes to 0 and ε = 0 is one point.
+    `rows` have the columns epsilon, schedule, rate (NaN if it has no effect) and hp_NAME (missing
+    if inactive). Epsilon and the other hyperparameters are scaled to their ranges. Schedule and
+    rate are multiplied by the scaled epsilon, so that their effect vanishes as epsilon goes to 0
+    and ε = 0 is one point.
     """
     epsilon = rows["epsilon"].to_numpy(float) / space.epsilon.high
     rate = np.array([_share(space.rate, value) for value in rows["rate"]])
@@ -36,7 +37,7 @@ def embed(rows: pd.DataFrame, space: Space) -> Floats:
     extras = [
         column
         for name, dimension in space.extras.items()
-        for column in _columns(dimension, rows[f"hp_{name}"])
+        for column in _columns(dimension, rows[f"hp_{name}"], conditional=name in space.conditions)
     ]
     # √½ makes the distance between two schedules equal to their scaled epsilon.
     return np.column_stack(
@@ -114,9 +115,12 @@ def _share(dimension: Range, value: float) -> float:
     return (value - low) / (high - low)
 
 
-def _columns(dimension: Dimension, values: pd.Series) -> list[Floats]:
+def _columns(dimension: Dimension, values: pd.Series, *, conditional: bool) -> list[Floats]:
     if isinstance(dimension, Range):
-        return [np.array([_share(dimension, float(value)) for value in values])]
+        numbers = pd.to_numeric(values).to_numpy(float)
+        shares = np.array([_share(dimension, number) for number in numbers])
+        # Centered like the rate, so that inactive values are in the middle.
+        return [np.where(np.isnan(shares), 0.0, shares - 0.5) if conditional else shares]
     return [np.sqrt(0.5) * (values == choice).to_numpy(np.float64) for choice in dimension]
 
 

@@ -20,7 +20,7 @@ from sweeper.study.frames import failure_summary
 from sweeper.study.load import read_stored
 from sweeper.study.metric import metric_of
 from sweeper.study.sources import changed_sources, check_present
-from sweeper.study.space import Point
+from sweeper.study.space import Point, active_point
 from sweeper.study.spec import Metric, StudySpec
 from sweeper.training.device import device_named
 from sweeper.training.messages import PACKED, FullScores, Reply, Report, Start, TrainingEnd
@@ -181,7 +181,7 @@ def _replay(
         requested=stored_run.requested,
         trial=stored_run.trial.number,
         state=stored_run.state,
-        point=stored_run.trial.params,
+        point=active_point(stored_run.trial.params, spec.space),
         epochs=len(stored.epochs),
         scores=sum(value is not None for value in stored.scores.values()),
         differences=differences,

@@ -28,7 +28,7 @@ def read_report_input(store: Store, snapshot: StudySnapshot) -> ReportInput:
         label_source=snapshot.label_source,
         trials=snapshot.frame,
         epochs=epochs_frame(store, snapshot.record, chosen),
-        importance=importance(store, snapshot.name),
+        importance=importance(store, snapshot.name, snapshot.spec.space),
         facts=_footer(snapshot),
         space=snapshot.spec.space,
         evidence=snapshot.evidence,

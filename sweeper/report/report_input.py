@@ -14,7 +14,7 @@ from sweeper.confirmation.evidence import Evidence, Split
 from sweeper.confirmation.verdict import Verdict
 from sweeper.smoothing.names import BUILT_IN
 from sweeper.study import results
-from sweeper.study.spec import Space
+from sweeper.study.dimensions import Space
 
 Metric = Literal["nll", "nll_calibrated"]
 Floats = NDArray[np.float64]

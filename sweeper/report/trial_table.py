@@ -140,8 +140,8 @@ def _columns(trials: pd.DataFrame) -> tuple[Column, ...]:
 
 def _extra(name: str, trials: pd.DataFrame) -> Column:
     heading = name.removeprefix("hp_").removeprefix("extra_")
-    title = "extra hyperparameter" if name.startswith("hp_") else "reported by the task"
-    numeric = pd.api.types.is_numeric_dtype(trials[name])
+    title = "hyperparameter; – if inactive" if name.startswith("hp_") else "reported by the task"
+    numeric = pd.api.types.is_numeric_dtype(trials[name].dropna().infer_objects())
     return Column(name, heading, f"{heading}: {title}", fmt.setting if numeric else None)
 
 
@@ -162,11 +162,11 @@ def _cell(trial: Mapping[Any, Any], column: Column, code: int) -> Cell:
     if column.key == "note":
         return _note(trial, code)
     value = trial[column.key]
+    if _missing(value) and (column.shown is not None or column.key.startswith("hp_")):
+        return Cell(fmt.NOTHING, "", column.shown is not None)
     if column.shown is None:
         text = "" if _missing(value) else str(value)
         return Cell(text, text, False)
-    if math.isnan(value):
-        return Cell(fmt.NOTHING, "", True)
     return Cell(column.shown(value), f"{value!r}", True)
 
 

@@ -34,6 +34,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    not_,
     or_,
     select,
     true,
@@ -109,6 +110,17 @@ class StoredTrial:
     finished: datetime | None
 
 
+class Requirement(NamedTuple):
+    """A parameter with the values, as Optuna stores them, of which it must have one.
+
+    `at_zero` tells what counts for trials at ε = 0 instead, None if nothing else does.
+    """
+
+    name: str
+    values: Collection[float]
+    at_zero: bool | None = None
+
+
 @dataclass(frozen=True)
 class TrialQuery:
     """Filter, order and page of a list of trials.
@@ -116,7 +128,8 @@ class TrialQuery:
     `sort` is "number", "state", "value", "epsilon", "schedule", "rate", "epochs", "seconds", the
     name of a score, or "hp_" followed by a hyperparameter. `state` (a name as in `TrialRows`) and
     `schedules` (indices of the choices) are filters; None matches all. If `schedules` is set,
-    trials at ε = 0 match only with `at_zero`.
+    trials at ε = 0 match only with `at_zero`. `requirements` are what the hyperparameter to sort by
+    requires to be active.
     """
 
     sort: str = "number"
@@ -124,6 +137,7 @@ class TrialQuery:
     state: str | None = None
     schedules: Collection[int] | None = None
     at_zero: bool = True
+    requirements: Collection["Requirement"] = ()
     offset: int = 0
     limit: int = 50
 
@@ -444,6 +458,8 @@ def page_of_trials(
     )
     matching = matching.outerjoin(results, _result_of(study))
     key = _sort_key(query.sort)
+    if query.requirements:
+        key = case((and_(*map(_meets, query.requirements)), key))
     order = (key.is_(None), key.desc() if query.descending else key.asc(), _trials.c.number)
     page = matching.order_by(*order).offset(query.offset).limit(query.limit)
     count = _query_trials(study.name, func.count()).where(condition)
@@ -509,6 +525,14 @@ def _sort_key(key: str) -> ColumnElement[Any]:
         return _param(key.removeprefix("hp_"))
     score: ColumnElement[Any] = results.c.scores[key].as_float()
     return score
+
+
+def _meets(requirement: Requirement) -> ColumnElement[bool]:
+    meets = _param(requirement.name).in_(requirement.values)
+    if requirement.at_zero is None:
+        return meets
+    zero = _param("epsilon") == 0
+    return or_(zero, meets) if requirement.at_zero else and_(not_(zero), meets)
 
 
 def _param(name: str) -> ColumnElement[Any]:

@@ -8,9 +8,11 @@ from typing import Any
 
 from sweeper.errors import SweeperError, suggestion
 from sweeper.smoothing.names import BUILT_IN
+from sweeper.study.dimensions import SMOOTHING_KEYS, Range, Space
 from sweeper.study.script_keys import DEFAULT_COMMAND, ScriptKeys
-from sweeper.study.spec import SMOOTHING_KEYS, Dimension, Range, StudySpec
-from sweeper.tasks.facts import CodeFacts, CodeRequest
+from sweeper.study.space import requirements
+from sweeper.study.spec import StudySpec
+from sweeper.tasks.facts import OPTIMIZER, CodeFacts, CodeRequest
 from sweeper.trainers.channel import ChannelClosed
 from sweeper.trainers.client import TrainerServer, start_loaded_server
 
@@ -25,7 +27,8 @@ def code_request(spec: StudySpec, folder: Path) -> CodeRequest:
         folder=str(folder),
         options=spec.task.options,
         schedules=[name for name in spec.space.schedule if ":" in name or name not in BUILT_IN],
-        values={name: _values(dimension) for name, dimension in spec.space.extras.items()},
+        values={name: _values(values) for name, values in _hyperparameters(spec.space).items()},
+        contexts={name: list(_contexts(spec.space, name)) for name in _hyperparameters(spec.space)},
         device=spec.task.device,
         threads=spec.task.threads,
         seed=spec.study.seed,
@@ -56,7 +59,7 @@ def checked_code(spec: StudySpec, folder: Path, inspect: Inspect) -> CodeFacts:
     facts = inspect(code_request(spec, folder))
     lines = [
         line
-        for name, dimension in spec.space.extras.items()
+        for name, dimension in _hyperparameters(spec.space).items()
         for line in _hyperparameter_errors(name, dimension, facts)
     ]
     if lines:
@@ -109,13 +112,34 @@ def _problem(server: TrainerServer) -> str:
     return problem
 
 
-def _values(dimension: Dimension) -> list[Any]:
-    if isinstance(dimension, Range):
-        return [dimension.low, dimension.high]
-    return list(dimension)
+def _hyperparameters(space: Space) -> dict[str, Any]:
+    """Return the searched and the fixed hyperparameters of the task."""
+    return dict(sorted({**space.extras, **space.fixed}.items()))
 
 
-def _hyperparameter_errors(name: str, dimension: Dimension, code: CodeFacts) -> Iterator[str]:
+def _values(values: Any) -> list[Any]:
+    if isinstance(values, Range):
+        return [values.low, values.high]
+    return list(values) if isinstance(values, tuple) else [values]
+
+
+def _contexts(space: Space, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the other hyperparameters on which it depends whether a task accepts a value.
+
+    These are the fixed ones and each optimizer that the hyperparameter is used with.
+    """
+    fixed = {other: value for other, value in space.fixed.items() if other != name}
+    optimizers = () if name == OPTIMIZER else space.extras.get(OPTIMIZER, ())
+    if isinstance(optimizers, Range) or not optimizers:
+        yield fixed
+        return
+    required = [allowed for parent, allowed in requirements(space, name) if parent == OPTIMIZER]
+    for optimizer in optimizers:
+        if all(optimizer in allowed for allowed in required):
+            yield {**fixed, OPTIMIZER: optimizer}
+
+
+def _hyperparameter_errors(name: str, dimension: Any, code: CodeFacts) -> Iterator[str]:
     """Yield an error message for each problem of a hyperparameter of the space."""
     if code.accepts is not None and name not in code.accepts:
         allowed = [*SMOOTHING_KEYS, *code.accepts]
@@ -129,7 +153,6 @@ def _hyperparameter_errors(name: str, dimension: Dimension, code: CodeFacts) -> 
             "hyperparameter "
             "of your training function, choose a less similar name"
         )
-    is_range = isinstance(dimension, Range)
     for index, error in code.refused.get(name, ()):
-        value = "" if is_range else f": {_values(dimension)[index]!r}"
+        value = f": {_values(dimension)[index]!r}" if isinstance(dimension, tuple) else ""
         yield f"space.{name}{value}: {error}"

@@ -16,8 +16,10 @@ from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, read_epochs
 from sweeper.store.studies import StudyRecord
 from sweeper.store.trials import TrialRows, read_table, trial_numbers
+from sweeper.study.dimensions import Space
+from sweeper.study.load import read_stored
 from sweeper.study.results import EPOCH_COLUMNS, SCORES
-from sweeper.study.space import EffectiveSmoothing, effective_smoothing
+from sweeper.study.space import EffectiveSmoothing, effective_smoothing, inactive
 
 # Characters of a failure that are shown in a table.
 _LONGEST_LINE = 300
@@ -46,7 +48,8 @@ def trials_frame(store: Store, study: StudyRecord) -> pd.DataFrame:
     with _gc_disabled():
         table = read_table(store, study)
         numbers = dict(zip(table.ticket, table.number, strict=True))
-        return _frame(table, numbers).sort_values("number", ignore_index=True)
+        space = read_stored(study).spec.space
+        return _frame(table, numbers, space).sort_values("number", ignore_index=True)
 
 
 @reports_damage
@@ -59,13 +62,16 @@ def trials_by_id(
     """
     table = read_table(store, study, [trial for trial, _ in wanted])
     copied = any(ticket is not None for ticket in table.copied_from)
-    frame = _frame(table, trial_numbers(store, study.name) if copied else {})
+    numbers = trial_numbers(store, study.name) if copied else {}
+    frame = _frame(table, numbers, read_stored(study).spec.space)
     place = {ticket: index for index, (_, ticket) in enumerate(wanted)}
     return frame.sort_values("ticket", key=lambda tickets: tickets.map(place), ignore_index=True)
 
 
-def _frame(table: TrialRows, numbers: Mapping[int, int]) -> pd.DataFrame:
+def _frame(table: TrialRows, numbers: Mapping[int, int], space: Space) -> pd.DataFrame:
     """Return the frame of the trials that sweeper created; `numbers` are by ticket.
+
+    Hyperparameters that are inactive in a trial have no value there.
 
     Trials that something else added to the Optuna study may lack epsilon, schedule or rate. They
     are left out.
@@ -121,14 +127,34 @@ def _frame(table: TrialRows, numbers: Mapping[int, int]) -> pd.DataFrame:
         "cause": select(table.cause),
         "notes": select(table.notes),
         "code": select(table.code),
-        **{
-            f"hp_{name}": select(values)
-            for name, values in table.params.items()
-            if name not in _SMOOTHING
-        },
+        **dict(
+            _hyperparameters({name: select(values) for name, values in table.params.items()}, space)
+        ),
         **{f"extra_{name}": [extra.get(name) for extra in extras] for name in extra_names},
     }
     return pd.DataFrame(columns).astype(_TYPES)
+
+
+def _hyperparameters(params: Mapping[str, list[Any]], space: Space) -> Iterator[tuple[str, Any]]:
+    """Yield the columns of the hyperparameters, without the values that were not used."""
+    unused = (
+        [
+            inactive(dict(zip(params, point, strict=True)), space)
+            for point in zip(*params.values(), strict=True)
+        ]
+        if space.conditions
+        else []
+    )
+    for name, values in params.items():
+        if name in _SMOOTHING:
+            continue
+        if name in space.conditions:
+            values = [
+                None if name in off else value for value, off in zip(values, unused, strict=True)
+            ]
+        # pandas would convert integers to floats if values are missing.
+        is_integer = None in values and any(type(value) is int for value in values)
+        yield f"hp_{name}", pd.Series(values, dtype="object") if is_integer else values
 
 
 def _effective_smoothing(epsilon: float, schedule: str) -> EffectiveSmoothing:

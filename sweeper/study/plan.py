@@ -5,6 +5,7 @@ tpe and gp, and all points of grid, random and qmc. They are the same for any nu
 Only the points that a model proposes depend on the order in which trials finish.
 """
 
+import bisect
 import itertools
 import math
 import random
@@ -16,6 +17,7 @@ import numpy as np
 from sweeper import limits
 from sweeper.errors import SweeperError
 from sweeper.smoothing.names import BUILT_IN
+from sweeper.study.dimensions import Space
 from sweeper.study.space import (
     Point,
     baseline_point,
@@ -23,8 +25,9 @@ from sweeper.study.space import (
     complete_point,
     from_unit,
     grid_values,
+    inactive,
 )
-from sweeper.study.spec import Space, StudySpec
+from sweeper.study.spec import StudySpec
 from sweeper.training.seeds import derive_seed
 
 # Sobol points generated at a time; a power of two, because blocks of this size are balanced.
@@ -32,6 +35,8 @@ _BLOCK: Final = 64
 # Larger grids are sampled instead of shuffled. They have many more points than a plan, so few
 # samples are duplicates.
 _LARGEST_SHUFFLED: Final = 8_000_000
+# For more combinations of values that conditions depend on, the whole product is built.
+_MOST_COMBINATIONS: Final = 10_000
 
 
 def check_length(spec: StudySpec) -> None:
@@ -43,7 +48,7 @@ def check_length(spec: StudySpec) -> None:
         case "tpe" | "gp":
             count, key = min(trials, sampler.startup), "sampler.startup"
         case "grid":
-            count = min(trials, _size(_axes(spec.space, sampler.points)))
+            count = min(trials, _Grid(spec.space, sampler.points).count)
         case _:
             count = trials
     if count > most:
@@ -81,7 +86,7 @@ def _proposals(
     """Yield the points after the fixed ones, from proposal `first` on."""
     match spec.sampler.name:
         case "grid":
-            return itertools.islice(_without(fixed, _grid(spec)), first, None)
+            return itertools.islice(_without(fixed, _grid(spec), spec.space), first, None)
         case "random":
             return (_random(spec, number) for number in itertools.count(len(fixed) + first))
         case "qmc":
@@ -124,14 +129,61 @@ def start_point(spec: StudySpec, ticket: int) -> Point:
 
 def _grid(spec: StudySpec) -> Iterator[Point]:
     """Yield the points of the grid in random order; there may be duplicates."""
-    axes = _axes(spec.space, spec.sampler.points)
-    count, seed = _size(axes), derive_seed(spec.study.seed, "grid")
-    if count <= _LARGEST_SHUFFLED:
-        for index in np.random.default_rng(seed).permutation(count):
-            yield _grid_point(axes, int(index))
+    grid, seed = _Grid(spec.space, spec.sampler.points), derive_seed(spec.study.seed, "grid")
+    if grid.count <= _LARGEST_SHUFFLED:
+        for index in np.random.default_rng(seed).permutation(grid.count):
+            yield grid.point(int(index))
     draws = random.Random(seed)
-    while count > _LARGEST_SHUFFLED:
-        yield _grid_point(axes, draws.randrange(count))
+    while grid.count > _LARGEST_SHUFFLED:
+        yield grid.point(draws.randrange(grid.count))
+
+
+class _Grid:
+    """The points of a grid, by index. An inactive hyperparameter has only its first value.
+
+    The grid is the union of one product of axes for each combination of the values that conditions
+    depend on.
+    """
+
+    def __init__(self, space: Space, points: int) -> None:
+        self._axes = _axes(space, points)
+        self._products = list(self._by_combination(space)) if space.conditions else [self._axes]
+        self._starts = [0, *itertools.accumulate(map(_size, self._products))]
+
+    @property
+    def count(self) -> int:
+        return self._starts[-1]
+
+    def point(self, index: int) -> Point:
+        """Return a point by its index; the last axis varies fastest."""
+        number = bisect.bisect_right(self._starts, index) - 1
+        axes, index = self._products[number], index - self._starts[number]
+        point = {}
+        for name in reversed(axes):
+            index, position = divmod(index, len(axes[name]))
+            point[name] = axes[name][position]
+        return {name: point[name] for name in axes}
+
+    def _by_combination(self, space: Space) -> Iterator[dict[str, list[Any]]]:
+        depended_on = {parent for when in space.conditions.values() for parent in when}
+        names = [name for name in self._axes if name in depended_on]
+        axes = {name: self._axes[name] for name in names}
+        if _size(axes) > _MOST_COMBINATIONS:
+            yield self._axes  # equal configurations are left out later
+            return
+        for values in itertools.product(*axes.values()):
+            combination = {"epsilon": 1.0, "schedule": "", "rate": 1.0}
+            combination |= dict(zip(names, values, strict=True))
+            unused = inactive(combination, space)
+            if all(combination[name] == axes[name][0] for name in unused.intersection(names)):
+                yield {
+                    name: [combination[name]]
+                    if name in axes
+                    else axis[:1]
+                    if name in unused
+                    else axis
+                    for name, axis in self._axes.items()
+                }
 
 
 def _axes(space: Space, points: int) -> dict[str, list[Any]]:
@@ -146,20 +198,11 @@ def _size(axes: Mapping[str, list[Any]]) -> int:
     return math.prod(map(len, axes.values()))
 
 
-def _grid_point(axes: dict[str, list[Any]], index: int) -> Point:
-    """Return a point of the product of the axes by its index; the last axis varies fastest."""
-    point = {}
-    for name in reversed(axes):
-        index, position = divmod(index, len(axes[name]))
-        point[name] = axes[name][position]
-    return {name: point[name] for name in axes}
-
-
-def _without(excluded: Sequence[Point], points: Iterable[Point]) -> Iterator[Point]:
+def _without(excluded: Sequence[Point], points: Iterable[Point], space: Space) -> Iterator[Point]:
     """Yield points without duplicates of excluded or earlier points, as `canonical` sees them."""
-    seen = {canonical(point) for point in excluded}
+    seen = {canonical(point, space) for point in excluded}
     for point in points:
-        key = canonical(point)
+        key = canonical(point, space)
         if key not in seen:
             seen.add(key)
             yield point

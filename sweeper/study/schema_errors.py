@@ -12,8 +12,8 @@ from sweeper import limits
 from sweeper.errors import SweeperError, suggestion
 from sweeper.study.json_schema import alternatives, resolve_ref
 
-# Tags of the two forms of a dimension. In pydantic's locations, they are not keys of the file.
-RANGE, CHOICES = "<range>", "<choices>"
+# Tags of the forms of a hyperparameter. In pydantic's locations, they are not keys of the file.
+RANGE, CHOICES, CONDITIONAL, FIXED = _TAGS = "<range>", "<choices>", "<conditional>", "<fixed>"
 _LONGEST: Final = 60
 
 
@@ -61,7 +61,7 @@ def error_lines(error: ValidationError, model: type[BaseModel]) -> Iterator[str]
     schema = model.model_json_schema()
     errors = error.errors()
     for item in errors[: limits.ERROR_LINES]:
-        loc = tuple(part for part in item["loc"] if part not in (RANGE, CHOICES))
+        loc = tuple(part for part in item["loc"] if part not in _TAGS)
         if item["type"] == "too_short" and item["input"]:
             continue  # caused by wrong items, which have their own lines
         for key, text in _texts(item, loc, schema):

@@ -15,7 +15,8 @@ from sweeper.training.messages import Grade
 from sweeper.training.scripts.config import MACROS, SMOOTHING_NAMES, macros_of
 
 if TYPE_CHECKING:
-    from sweeper.study.spec import Space, TaskSection
+    from sweeper.study.dimensions import Space
+    from sweeper.study.spec import TaskSection
 
 Argument = Annotated[str, Field(max_length=limits.ARGUMENT_LENGTH)]
 
@@ -176,7 +177,7 @@ def space_problems(task: "TaskSection", space: "Space") -> list[tuple[str, str]]
         problems.append(
             ("space.schedule", f"a script cannot use a schedule of a file: {custom[0]!r}")
         )
-    return problems + flag_problems(task, space.extras) + _classes_problems(task, space)
+    return problems + flag_problems(task, {**space.extras, **space.fixed}) + _classes_problems(task, space)
 
 
 def flag_problems(task: "TaskSection", extras: Mapping[str, Any]) -> list[tuple[str, str]]:

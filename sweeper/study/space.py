@@ -1,7 +1,8 @@
 """Points of the search space and their conversions."""
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from optuna.distributions import (
@@ -12,7 +13,7 @@ from optuna.distributions import (
 )
 
 from sweeper.smoothing.names import BUILT_IN
-from sweeper.study.spec import Dimension, Range, Space
+from sweeper.study.dimensions import Dimension, Range, Space
 
 Point = Mapping[str, Any]
 
@@ -55,9 +56,41 @@ def hparams_of(point: Point) -> dict[str, Any]:
     }
 
 
-def canonical(point: Point) -> tuple[Any, ...]:
+def inactive(point: Point, space: Space) -> frozenset[str]:
+    """Return the hyperparameters whose conditions a point does not meet.
+
+    A hyperparameter that is missing in the point does not meet any condition.
+    """
+    if not space.conditions:
+        return frozenset()
+    # Conditions on what is missing are never met: None is no value of a hyperparameter.
+    values = defaultdict[str, Any](lambda: None, {**point, **space.fixed})
+    values["schedule"] = effective_smoothing(point).schedule
+    names = set[str]()
+    for name, condition in space.conditions.items():
+        if any(
+            parent in names or values[parent] not in allowed
+            for parent, allowed in condition.items()
+        ):
+            names.add(name)
+    return frozenset(names)
+
+
+def active_point(point: Point, space: Space) -> dict[str, Any]:
+    """Return a point without its inactive hyperparameters."""
+    unused = inactive(point, space)
+    return {name: value for name, value in point.items() if name not in unused}
+
+
+def run_hparams(point: Point, space: Space) -> dict[str, Any]:
+    """Return the hyperparameters that a training run gets: fixed and active ones."""
+    return {**space.fixed, **hparams_of(active_point(point, space))}
+
+
+def canonical(point: Point, space: Space) -> tuple[Any, ...]:
     """Return a key that is equal for points with the same training run."""
-    return (*effective_smoothing(point), *sorted(hparams_of(point).items()))
+    hparams = hparams_of(active_point(point, space))
+    return (*effective_smoothing(point), *sorted(hparams.items()))
 
 
 def baseline_point(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,12 +113,23 @@ def complete_point(point: Point, space: Space, defaults: Mapping[str, Any]) -> d
         for name, dimension in space.dimensions.items()
         if name not in ("epsilon", "schedule")
     }
-    return {**filled, **{key: value for key, value in point.items() if value is not None}}
+    given = {
+        key: value for key, value in point.items() if value is not None and key in space.dimensions
+    }
+    return {**filled, **given}
 
 
 def from_unit(space: Space, unit: Mapping[str, float]) -> dict[str, Any]:
     """Map coordinates in [0, 1), one per dimension, to a point of the space."""
     return {name: _scaled(dimension, unit[name]) for name, dimension in space.dimensions.items()}
+
+
+def requirements(space: Space, name: str) -> Iterator[tuple[str, Collection[Any]]]:
+    """Yield what an active hyperparameter requires: names and allowed values of dimensions."""
+    for parent, allowed in space.conditions.get(name, {}).items():
+        if parent in space.dimensions:
+            yield parent, allowed
+        yield from requirements(space, parent)
 
 
 def grid_values(dimension: Dimension, points: int) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -10,55 +9,30 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
-    field_validator,
     model_validator,
 )
 
 from sweeper import limits
 from sweeper.errors import suggestion
-from sweeper.smoothing.names import BUILT_IN
 from sweeper.study.constraint import parse_constraint
-from sweeper.study.schema_errors import CHOICES, RANGE, KeyErrors, join_alternatives, toml_value
+from sweeper.study.dimensions import (
+    Scalar,
+    Space,
+    check_plain_scalar,
+    contains,
+    describe_values,
+)
+from sweeper.study.schema_errors import KeyErrors, join_alternatives, toml_value
 from sweeper.study.script_keys import ScriptKeys, script_problems, space_problems, with_schedule
 from sweeper.study.section import FEW_KEYS, Reference, Section
 
-SMOOTHING_KEYS: Final = ("epsilon", "schedule", "rate")
 Metric = Literal["nll", "nll_calibrated"]
 
 # The tables that identify a study. The others (budget, pruner, confirm) may change on resume.
 IDENTITY: Final = ("task", "space", "objective", "sampler", "first")
 
 
-def _check_plain_scalar(value: Any) -> Any:
-    if isinstance(value, int) and not -limits.LARGEST_INTEGER <= value <= limits.LARGEST_INTEGER:
-        raise ValueError(f"must fit in 64 bits, got {toml_value(value)}")
-    is_finite = isinstance(value, int | float) and math.isfinite(value)
-    if not is_finite and not isinstance(value, str):
-        raise ValueError(
-            f"must be a string, a finite number, true or false, got {toml_value(value)}"
-        )
-    return value
-
-
-def _check_scalar(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > limits.CHOICE_LENGTH:
-        raise ValueError(
-            f"must have at most {limits.CHOICE_LENGTH} characters, got {toml_value(value)}"
-        )
-    if isinstance(value, float) and limits.LARGEST_NUMBER < abs(value) < math.inf:
-        raise ValueError(
-            f"must be from -{limits.LARGEST_NUMBER:g} to {limits.LARGEST_NUMBER:g}, got {value:g}"
-        )
-    return _check_plain_scalar(value)
-
-
-Real = Annotated[float, Field(ge=-limits.LARGEST_NUMBER, le=limits.LARGEST_NUMBER)]
-Integer = Annotated[int, Field(ge=-limits.LARGEST_INTEGER, le=limits.LARGEST_INTEGER)]
-Choice = Annotated[str, Field(max_length=limits.CHOICE_LENGTH)]
-Scalar = Annotated[bool | Integer | Real | Choice, BeforeValidator(_check_scalar)]
 Seconds = Annotated[float, Field(gt=0, le=limits.SECONDS)]
 
 
@@ -69,7 +43,7 @@ def _check_plain(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [_check_plain(item, key) for item in value]
     try:
-        return _check_plain_scalar(value)
+        return check_plain_scalar(value)
     except ValueError as error:
         raise ValueError(f"{key.removeprefix('.')}: {error}" if key else str(error)) from None
 
@@ -124,146 +98,6 @@ class TaskSection(ScriptKeys):
         if problems:
             raise KeyErrors(problems)
         return self
-
-
-class Range(Section):
-    """A numeric search range, including both ends."""
-
-    low: Annotated[Real, Field(description="Lowest value.")]
-    high: Annotated[Real, Field(description="Highest value.")]
-    log: Annotated[bool, Field(description="Sample on a log scale.")] = False
-    integer: Annotated[bool, Field(description="Integers only.")] = False
-
-    @model_validator(mode="after")
-    def _check_order(self) -> "Range":
-        if self.low >= self.high:
-            raise ValueError(f"low = {self.low:g} and high = {self.high:g}; low must be below high")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low = {self.low:g} with log = true; low must be > 0")
-        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
-            raise ValueError(
-                f"low = {self.low:g} and high = {self.high:g} with integer = true; "
-                "both must be integers"
-            )
-        if self.integer and max(-self.low, self.high) > limits.LARGEST_EXACT_INTEGER:
-            raise ValueError(
-                f"low = {self.low:g} and high = {self.high:g} with integer = true; "
-                f"both must be from -{limits.LARGEST_EXACT_INTEGER:,} to "
-                f"{limits.LARGEST_EXACT_INTEGER:,}"
-            )
-        return self
-
-    def contains(self, value: float) -> bool:
-        """Return whether the value is in the range, and an integer if the range has only these."""
-        allowed_type = not self.integer or float(value).is_integer()
-        return allowed_type and self.low <= value <= self.high
-
-
-def _check_distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
-    # 1, 1.0 and true are equal in Python, so Optuna cannot distinguish them.
-    for index, choice in enumerate(choices):
-        if choice in choices[:index]:
-            raise ValueError(
-                f"duplicate choice {toml_value(choice)} in {toml_value(list(choices))}"
-            )
-    return choices
-
-
-Choices = Annotated[
-    tuple[Scalar, ...],
-    Field(strict=False, min_length=1, max_length=limits.CHOICES),
-    AfterValidator(_check_distinct),
-]
-
-
-def _dimension_tag(value: Any) -> str | None:
-    if isinstance(value, list | tuple):
-        return CHOICES
-    return RANGE if isinstance(value, dict | Range) else None
-
-
-Dimension = Annotated[
-    Annotated[Range, Tag(RANGE)] | Annotated[Choices, Tag(CHOICES)],
-    Discriminator(
-        _dimension_tag,
-        custom_error_type="dimension",
-        custom_error_message="a dimension",
-    ),
-]
-
-
-class Space(Section):
-    """The search space: epsilon, schedule, annealing rate and hyperparameters of the task."""
-
-    model_config = ConfigDict(extra="allow", json_schema_extra=FEW_KEYS)
-    __pydantic_extra__: dict[str, Dimension] = Field(init=False)
-
-    epsilon: Annotated[
-        Range, Field(description="Smoothing strength ε, in the convention 'others'.")
-    ] = Range(low=0.0, high=0.4)
-    schedule: Annotated[
-        tuple[Reference, ...],
-        Field(
-            strict=False,
-            min_length=1,
-            max_length=limits.CHOICES,
-            description=f"Schedules of ε: {', '.join(BUILT_IN)}, or 'file.py:function'.",
-        ),
-    ] = tuple(BUILT_IN)
-    rate: Annotated[Range, Field(description="Annealing rate of the schedule.")] = Range(
-        low=0.3, high=12.0, log=True
-    )
-
-    @field_validator("epsilon")
-    @classmethod
-    def _epsilon(cls, epsilon: Range) -> Range:
-        if epsilon.log or epsilon.integer:
-            raise ValueError(
-                "epsilon is always sampled on a linear scale from 0; remove log and integer"
-            )
-        if epsilon.low != 0.0:
-            raise ValueError(
-                f"low must be 0, because every study tries epsilon = 0 first; got {epsilon.low:g}"
-            )
-        if epsilon.high > 1.0:
-            raise ValueError(f"high must be <= 1, got {epsilon.high:g}")
-        return epsilon
-
-    @field_validator("schedule")
-    @classmethod
-    def _schedule(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if ":" not in name and name not in BUILT_IN:
-                raise ValueError(
-                    f"unknown schedule {name!r}{suggestion(name, BUILT_IN)}; "
-                    f"allowed: {', '.join(BUILT_IN)} or file.py:function"
-                )
-            if names.count(name) > 1:
-                raise ValueError(f"duplicate schedule {name!r} in {list(names)}")
-        return names
-
-    @field_validator("rate")
-    @classmethod
-    def _rate(cls, rate: Range) -> Range:
-        if rate.low <= 0:
-            raise ValueError(f"low must be > 0, got {rate.low:g}")
-        return rate
-
-    @property
-    def extras(self) -> dict[str, Dimension]:
-        """The hyperparameters of the task, without those of smoothing, sorted by name."""
-        # Sorted, so that the plan does not depend on the order of the lines in the file.
-        return dict(sorted(self.__pydantic_extra__.items()))
-
-    @property
-    def dimensions(self) -> dict[str, Dimension]:
-        """All dimensions by name, those of smoothing first."""
-        return {
-            "epsilon": self.epsilon,
-            "schedule": self.schedule,
-            "rate": self.rate,
-            **self.extras,
-        }
 
 
 class ObjectiveSection(Section):
@@ -561,34 +395,17 @@ def _outside(first: FirstPoint, space: Space) -> Iterator[tuple[str, str]]:
     """Yield each key of a first point that is outside the space, with an error message."""
     for key in ("epsilon", "rate"):
         value, searched = getattr(first, key), space.dimensions[key]
-        if value is not None and not _inside(value, searched):
-            yield key, _outside_message(f"{value:g}", key, searched)
+        if value is not None and not contains(searched, value):
+            yield key, f"must be {describe_values(searched)} (space.{key}), got {value:g}"
     if first.schedule not in space.schedule:
         near = suggestion(first.schedule, space.schedule)
         allowed = join_alternatives(space.schedule)
         yield "schedule", f"must be {allowed} (space.schedule), got {first.schedule!r}{near}"
+    known = {**space.extras, **space.fixed}
     for name, value in first.__pydantic_extra__.items():
-        dimension = space.extras.get(name)
-        if dimension is None:
-            near = suggestion(name, space.dimensions)
+        if name not in known:
+            near = suggestion(name, [*space.dimensions, *space.fixed])
             yield name, f"is not a key of [space]{near}; add it there or remove it here"
-        elif not _inside(value, dimension):
-            yield name, _outside_message(toml_value(value), name, dimension)
-
-
-def _outside_message(value: str, key: str, dimension: Dimension) -> str:
-    return f"must be {_describe_bounds(dimension)} (space.{key}), got {value}"
-
-
-def _inside(value: Any, dimension: Dimension) -> bool:
-    if not isinstance(dimension, Range):
-        return value in dimension
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and dimension.contains(value)
-
-
-def _describe_bounds(dimension: Dimension) -> str:
-    if not isinstance(dimension, Range):
-        return join_alternatives([toml_value(choice) for choice in dimension])
-    kind = "an integer " if dimension.integer else ""
-    return f"{kind}from {dimension.low:g} to {dimension.high:g}"
+        elif not contains(known[name], value):
+            allowed = describe_values(known[name])
+            yield name, f"must be {allowed} (space.{name}), got {toml_value(value)}"

@@ -15,9 +15,10 @@ from sweeper.store.database import Store
 from sweeper.store.tickets import Ticket
 from sweeper.store.trials import TICKET as TICKET
 from sweeper.store.trials import end_trial, has_optuna_study, insert_trial
+from sweeper.study.dimensions import Space
 from sweeper.study.sampler import REPORTS, AfterStartup, make_pruner, warmup_steps
 from sweeper.study.space import Point, distributions
-from sweeper.study.spec import Space, StudySpec
+from sweeper.study.spec import StudySpec
 
 COPIED_FROM: Final = "copied_from"
 

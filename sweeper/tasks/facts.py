@@ -6,6 +6,8 @@ from typing import Any, Final, Self
 
 # Start of the reference of an object that is pickled, as in "__main__:train".
 MAIN: Final = "__main__:"
+# The hyperparameter of every `Task` that selects the optimizer.
+OPTIMIZER: Final = "optimizer"
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,8 @@ class CodeRequest:
 
     `use` and `options` are those of the study file, `folder` contains its files. `schedules` are
     the custom schedules as "file.py:function". `values` are the values of each hyperparameter for
-    which to check whether the task accepts them. `pickled` is the path of the pickled function or
+    which to check whether the task accepts them, together with each of its `contexts`, which are
+    other hyperparameters. `pickled` is the path of the pickled function or
     task if `use` starts with "__main__:". `script` contains the arguments of `ScriptConfig` for a
     script; `use` is then "".
     """
@@ -24,6 +27,7 @@ class CodeRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedules: Sequence[str] = ()
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    contexts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     device: str = "auto"
     threads: int = 1
     seed: int = 0

@@ -99,15 +99,14 @@ class Program:
         task = self._loaded.task
         if task is None:
             return CodeFacts(False, sources)
-        of_optimizer = {name: getattr(task.optimizer, name) for name in task.optimizer.accepts()}
         return CodeFacts(
             True,
             sources,
             sorted(task.accepts()),
-            {**of_optimizer, **task.hparams},
+            task.defaults(),
             dict(task.label_source),
             {
-                name: _refused(task, name, values)
+                name: _refused(task, name, values, self._request.contexts.get(name, [{}]))
                 for name, values in self._request.values.items()
                 if name in task.accepts()
             },
@@ -156,14 +155,19 @@ def _register(name: str, function: Any) -> None:
         raise SweeperError(str(error)) from None
 
 
-def _refused(task: Task, name: str, values: Sequence[Any]) -> list[tuple[int, str]]:
-    refused = []
-    for index, value in enumerate(values):
-        try:
-            task.settings({name: value})
-        except (TypeError, ValueError) as error:
-            refused.append((index, str(error)))
-    return refused
+def _refused(
+    task: Task, name: str, values: Sequence[Any], contexts: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, str]]:
+    refused = dict[int, str]()
+    accepted = task.accepts()
+    for context in contexts:
+        others = {key: value for key, value in context.items() if key in accepted}
+        for index, value in enumerate(values):
+            try:
+                task.settings({**others, name: value})
+            except (TypeError, ValueError) as error:
+                refused.setdefault(index, str(error))
+    return sorted(refused.items())
 
 
 def _check_model(task: Task, seed: int) -> None:

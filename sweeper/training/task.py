@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,13 @@ from sweeper.errors import SweeperError, suggestion
 from sweeper.formatting import LABELS_AS_GIVEN
 
 SPLITS = ("train", "valid", "test")
-OPTIMIZERS = ("adam", "adamw", "sgd")
+# The settings that only some optimizers have.
+OPTIMIZERS = {
+    "adam": ("beta1", "beta2"),
+    "adamw": ("beta1", "beta2"),
+    "sgd": ("momentum",),
+    "rmsprop": ("momentum",),
+}
 DECAYS = ("cosine", "constant")
 
 Rows = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,)
@@ -90,13 +96,15 @@ def _check_labels(split: str, labels: Tensor, classes: int) -> None:
 class Optimizer:
     """The settings of the optimizer.
 
-    `name` is adam, adamw or sgd. `decay` is the learning rate schedule over the whole training
-    run: cosine (to 0) or constant. `weight_decay` applies to all parameters, including biases, as
-    in torch: with adam and sgd it is an L2 penalty, which adds weight_decay·w to the gradient;
-    with adamw it is decoupled and shrinks w by a factor 1 - lr·weight_decay per step (Loshchilov
-    and Hutter 2019). `l1` is the factor of the penalty l1·Σ|w|, whose subgradient l1·sign(w) is
-    added to the gradient; it applies only to parameters with two or more dimensions, so not to
-    biases. Raises ValueError for an unknown name and for a value out of range.
+    `name` is adam, adamw, sgd or rmsprop. `momentum` belongs to sgd and rmsprop, and `beta1` and
+    `beta2` (torch's `betas`) belong to adam and adamw. `decay` is the learning rate schedule over
+    the whole training run: cosine (to 0) or constant. `weight_decay` applies to all parameters,
+    including biases, as in torch: with adam, sgd and rmsprop it is an L2 penalty, which adds
+    weight_decay·w to the gradient; with adamw it is decoupled and shrinks w by a factor
+    1 - lr·weight_decay per step (Loshchilov and Hutter 2019). `l1` is the factor of the
+    penalty l1·Σ|w|, whose subgradient l1·sign(w) is added to the gradient; it applies only to
+    parameters with two or more dimensions, so not to biases. Raises ValueError for an unknown name,
+    for a value out of range, and for a setting that the optimizer does not have.
     """
 
     name: str = "adam"
@@ -105,30 +113,48 @@ class Optimizer:
     momentum: float = 0.0
     decay: str = "cosine"
     l1: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
 
     def __post_init__(self) -> None:
-        _check_choice("optimizer", self.name, OPTIMIZERS)
+        _check_choice("optimizer", self.name, tuple(OPTIMIZERS))
         _check_choice("decay", self.decay, DECAYS)
         _check_number("lr", self.lr, self.lr > 0, "> 0")
         _check_number("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0")
         _check_number("l1", self.l1, self.l1 >= 0, ">= 0")
         _check_number("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        if self.momentum and self.name != "sgd":
-            raise ValueError(
-                f"momentum is {self.momentum}, but {self.name} has no momentum; use sgd, or set it "
-                "to 0"
-            )
+        for key in ("beta1", "beta2"):
+            _check_number(key, getattr(self, key), 0 <= getattr(self, key) < 1, "in [0, 1)")
+        for key, default in _OWN_DEFAULTS.items():
+            if getattr(self, key) != default and key not in OPTIMIZERS[self.name]:
+                users = " or ".join(name for name, own in OPTIMIZERS.items() if key in own)
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, but {self.name} has no {key}; use {users}, or "
+                    f"set it to {default:g}"
+                )
 
-    def accepts(self) -> frozenset[str]:
-        """Return the names of the settings that can be searched."""
-        own = {"momentum"} if self.name == "sgd" else set()
-        return frozenset({"lr", "weight_decay", "l1"} | own)
+    def updated(self, settings: Mapping[str, Any]) -> "Optimizer":
+        """Return a copy with new settings; `optimizer` is the name.
+
+        Settings that the optimizer of this name does not have get their defaults, unless they are
+        given. Raises ValueError as the constructor does.
+        """
+        settings = dict(settings)
+        name = settings.pop("optimizer", self.name)
+        _check_choice("optimizer", name, tuple(OPTIMIZERS))
+        others = {key: _OWN_DEFAULTS[key] for key in _OWN_DEFAULTS if key not in OPTIMIZERS[name]}
+        return replace(self, name=name, **{**others, **settings})
 
     def lr_at(self, progress: float) -> float:
         """Return the learning rate at `progress` in [0, 1]."""
         if self.decay == "constant":
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+_OWN_DEFAULTS: Final = {"momentum": 0.0, "beta1": 0.9, "beta2": 0.999}
+# The settings that can be searched, by the name of their hyperparameter.
+_SEARCHED: Final = ("optimizer", "lr", "weight_decay", "l1", *_OWN_DEFAULTS)
 
 
 def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -178,7 +204,13 @@ class Task:
 
     def accepts(self) -> frozenset[str]:
         """Return the names of the hyperparameters that can be searched."""
-        return self.optimizer.accepts() | frozenset(self.hparams)
+        return frozenset({*_SEARCHED, *self.hparams})
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the values of the hyperparameters that a training run is not given."""
+        optimizer = self.optimizer
+        searched = {name: getattr(optimizer, name) for name in _SEARCHED if name != "optimizer"}
+        return {"optimizer": optimizer.name, **searched, **self.hparams}
 
     def settings(self, hparams: Mapping[str, Any]) -> tuple[Optimizer, dict[str, Any]]:
         """Return the optimizer and the model's hyperparameters, updated with `hparams`.
@@ -188,9 +220,9 @@ class Task:
         """
         for name in hparams:
             _check_accepted(self.name, name, self.accepts())
-        of_optimizer = {k: v for k, v in hparams.items() if k in self.optimizer.accepts()}
+        of_optimizer = {k: v for k, v in hparams.items() if k in _SEARCHED}
         of_model = {k: v for k, v in hparams.items() if k in self.hparams}
-        return replace(self.optimizer, **of_optimizer), {**self.hparams, **of_model}
+        return self.optimizer.updated(of_optimizer), {**self.hparams, **of_model}
 
 
 def _check_count(key: str, value: object, least: int) -> None:
@@ -199,7 +231,7 @@ def _check_count(key: str, value: object, least: int) -> None:
 
 
 def _check_hparam_names(hparams: Mapping[str, Any]) -> None:
-    taken = {f.name for f in fields(Optimizer)} & set(hparams)
+    taken = {*_SEARCHED, *(f.name for f in fields(Optimizer))} & set(hparams)
     if taken:
         raise ValueError(
             f"hparams contains {', '.join(sorted(taken))}, which is reserved for the optimizer; "

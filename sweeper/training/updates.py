@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from sweeper.training.layout import Layout, Named
@@ -28,7 +29,8 @@ class Moments:
 
     def state(self) -> Named:
         """Return the tensors under torch's names; not copied."""
-        return {**({"step": self.steps} if "exp_avg" in self.rows else {}), **self.rows}
+        has_step = not self.rows.keys() <= {"momentum_buffer"}
+        return {**({"step": self.steps} if has_step else {}), **self.rows}
 
     def take(self, state: Mapping[str, Tensor]) -> None:
         """Load tensors that `state` returned."""
@@ -44,9 +46,14 @@ def moments_of(settings: Optimizer, weights: Tensor) -> Moments:
 
 
 def _moment_names(settings: Optimizer) -> tuple[str, ...]:
-    if settings.name == "sgd":
-        return ("momentum_buffer",) if settings.momentum else ()
-    return ("exp_avg", "exp_avg_sq")
+    momentum = ("momentum_buffer",) if settings.momentum else ()
+    match settings.name:
+        case "sgd":
+            return momentum
+        case "rmsprop":
+            return ("square_avg", *momentum)
+        case _:
+            return ("exp_avg", "exp_avg_sq")
 
 
 class ModelOptimizer:
@@ -117,7 +124,7 @@ def update_weights(
     settings: Optimizer, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
 ) -> None:
     """Make one step for each tensor in `weights`, with the same settings but independently."""
-    step = _sgd if settings.name == "sgd" else _adam
+    step = {"sgd": _sgd, "rmsprop": _rmsprop}.get(settings.name, _adam)
     step(settings, weights, gradients, moments)
 
 
@@ -133,8 +140,8 @@ def _adam(
         [m.steps for m in moments],
         fused=True,
         amsgrad=False,
-        beta1=0.9,
-        beta2=0.999,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         eps=1e-8,
@@ -162,6 +169,27 @@ def _sgd(
     )
     for m in moments:
         m.steps.add_(1)
+
+
+def _rmsprop(
+    settings: Optimizer, weights: list[Tensor], gradients: list[Tensor], moments: list[Moments]
+) -> None:
+    buffers = [m.rows["momentum_buffer"] for m in moments if "momentum_buffer" in m.rows]
+    rmsprop(
+        weights,
+        gradients,
+        [m.rows["square_avg"] for m in moments],
+        [],
+        buffers,
+        [m.steps for m in moments],
+        foreach=False,
+        lr=settings.lr,
+        alpha=0.99,
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        centered=False,
+    )
 
 
 def l1_mask(layout: Layout, like: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from sweeper.store.records import (
 )
 from sweeper.store.schema import LONGEST_NOTES, LONGEST_PROBLEM
 from sweeper.store.tickets import Ticket, abandon_ticket, release_ticket
-from sweeper.study.space import Point, effective_smoothing, hparams_of
+from sweeper.study.space import Point, effective_smoothing, run_hparams
 from sweeper.study.spec import StudySpec
 from sweeper.trainers.client import TrainerEnd
 from sweeper.training.messages import PACKED, Cause, Reply, Report, Start, TrainingEnd
@@ -352,5 +352,5 @@ def run_fields(spec: StudySpec, point: Point) -> dict[str, Any]:
         "smoothing": tuple(effective_smoothing(point)),
         "seed": spec.study.seed,
         "data_seed": spec.study.seed,
-        "hparams": hparams_of(point),
+        "hparams": run_hparams(point, spec.space),
     }

@@ -15,6 +15,7 @@ from sweeper.store.database import Store
 from sweeper.store.records import read_environment_value
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import planned_points
+from sweeper.study.dimensions import Space
 from sweeper.study.load import StoredStudy, check_packages, read_stored
 from sweeper.study.sources import changed_code, check_sources
 from sweeper.study.space import Point, canonical
@@ -152,13 +153,17 @@ def open_for_work(
         folder,
         Sources(store, record, folder, known),
         open_optuna_study(store, stored.spec),
-        _repeated_tickets(planned_points(store, record)),
+        _repeated_tickets(planned_points(store, record), stored.spec.space),
         files_of(record, results),
         arrays,
     )
 
 
-def _repeated_tickets(points: Mapping[int, Point]) -> frozenset[int]:
+def _repeated_tickets(points: Mapping[int, Point], space: Space) -> frozenset[int]:
     """Return the tickets whose configuration is that of an earlier ticket."""
     first: dict[Any, int] = {}
-    return frozenset(n for n, point in points.items() if first.setdefault(canonical(point), n) != n)
+    return frozenset(
+        number
+        for number, point in points.items()
+        if first.setdefault(canonical(point, space), number) != number
+    )

@@ -211,9 +211,12 @@ def _finished_duplicate(study: OpenStudy, ticket: Ticket, point: Point) -> Froze
     """Return a finished trial with the same configuration and code revision, or None."""
     if not _may_have_duplicate(study, ticket):
         return None
-    key = canonical(point)
+    key = canonical(point, study.spec.space)
     for trial in finished_trials(study.optuna):
-        if trial.params["epsilon"] == point["epsilon"] and canonical(trial.params) == key:
+        if (
+            trial.params["epsilon"] == point["epsilon"]
+            and canonical(trial.params, study.spec.space) == key
+        ):
             result = read_result(study.store, study.record, trial.user_attrs[TICKET])
             if result is None or result.code == study.record.code:
                 return trial

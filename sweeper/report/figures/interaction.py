@@ -183,6 +183,7 @@ def _limit(values: Floats, baseline: float) -> float | None:
 
 
 def _facet(done: pd.DataFrame, name: str, width: float, limit: float | None) -> Facet:
+    done = done[done[name].notna()]  # without trials in which it was inactive
     split = dict(_split(done[name]))
     groups = [
         _group(label, done[mask], name, width, limit) for label, mask in split.items() if mask.any()
@@ -234,7 +235,9 @@ def _side(rows: pd.DataFrame, names: list[str]) -> EpsilonSide | None:
     if rows.empty:
         return None
     best = rows.iloc[0]
-    settings = ", ".join(_setting(name, best[name], None) for name in names)
+    settings = ", ".join(
+        _setting(name, best[name], None) for name in names if not pd.isna(best[name])
+    )
     words = f"{fmt.trial_name(best)}: {fmt.trial_smoothing(best)}; {settings}"
     return EpsilonSide(len(rows), words, float(best["value"]))
 

@@ -25,7 +25,7 @@ from sweeper.report.report_input import (
     with_finite_value,
 )
 from sweeper.study import results
-from sweeper.study.spec import Space
+from sweeper.study.dimensions import Space
 
 MIN_TRIALS_FOR_LINE = 4
 _STEPS = 60
