@@ -21,9 +21,9 @@ from sweeper.store.confirmations import last_confirmation
 from sweeper.store.damage import check_intact, reports_damage
 from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, read_environment, read_epochs_of
-from sweeper.store.studies import StudyRecord, get_study
+from sweeper.store.studies import StudyRecord, get_study, read_earlier_trials
 from sweeper.study import results
-from sweeper.study.frames import trials_frame
+from sweeper.study.frames import earlier_frame, trials_frame
 from sweeper.study.load import read_stored
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.spec import Metric, StudySpec
@@ -44,6 +44,7 @@ class StudySnapshot:
     - `health`: one note per problem that makes the result less reliable.
     - `code`: the revisions of the study's code; the last one is in use.
     - `confirmed_code`: the code revision of the confirmation.
+    - `earlier`: one row per trial of an earlier study that informs the sampler.
     - `classes`, `versions`: as reported by the trials.
     """
 
@@ -59,6 +60,7 @@ class StudySnapshot:
     health: tuple[str, ...]
     code: Sequence[CodeRevision]
     confirmed_code: int
+    earlier: pd.DataFrame
     classes: int | None
     versions: Mapping[str, str]
 
@@ -131,9 +133,19 @@ def read_snapshot(store: Store, name: str) -> StudySnapshot:
         ),
         code=code,
         confirmed_code=confirmed,
+        earlier=read_earlier(store, record, spec),
         classes=classes,
         versions=versions,
     )
+
+
+def read_earlier(store: Store, record: StudyRecord, spec: StudySpec) -> pd.DataFrame:
+    """Return one row per trial of an earlier study that informs the sampler; see `earlier_frame`.
+
+    Empty for a study that does not extend another one.
+    """
+    trials = [] if spec.study.extends is None else read_earlier_trials(store, record)
+    return earlier_frame(trials, spec.space)
 
 
 @reports_damage

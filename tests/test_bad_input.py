@@ -61,7 +61,11 @@ def study(tables: str, write_study: Write) -> Path:
 
 SCHEDULES = "fixed, linear, cosine, exponential, step, confidence, error"
 TABLE = "a table { low, high, log, integer }"
-DIMENSION = f"{TABLE} or a non-empty list of values (strings, numbers, true or false)"
+DIMENSION = (
+    "a table { low, high, log, integer, when } or a non-empty list of values (strings, numbers, "
+    "true or false) or a table { values, when } or true or false or an integer or a finite number "
+    "or a string"
+)
 SEED = "an integer >= 0 and < 4,294,967,296"
 
 # What stands in the file, and the lines that it gets after "quick.toml: ".
@@ -82,7 +86,8 @@ WRONG = {
     ),
     "unknown key of a hyperparameter": (
         "[space]\nlr = { low = 0.1, high = 0.4, logg = true }",
-        "space.lr.logg: unknown key (did you mean 'log'?); allowed: low, high, log, integer",
+        "space.lr.logg: unknown key (did you mean 'log'?); allowed: low, high, log, integer, when, "
+        "values",
     ),
     "misspelt epsilon": (
         "[space]\nepsilonn = { low = 0, high = 0.4 }",
@@ -118,7 +123,10 @@ WRONG = {
         "space.width: low = 1.5 and high = 3 with integer = true; both must be integers",
     ),
     "epsilon as a number": ("[space]\nepsilon = 0.1", f"space.epsilon: must be {TABLE}, got 0.1"),
-    "a hyperparameter as text": ('[space]\nlr = "x"', f"space.lr: must be {DIMENSION}, got 'x'"),
+    "a fixed value of a wrong type": (
+        '[task]\nuse = "digits"\n[space]\nlr = "x"',
+        "space.lr: lr must be a number, got 'x'",
+    ),
     "a hyperparameter as a date": (
         "[space]\nlr = 2020-01-01",
         f"space.lr: must be {DIMENSION}, got 2020-01-01",
@@ -153,11 +161,7 @@ WRONG = {
     ),
     "no schedule": (
         "[space]\nschedule = []",
-        "space.schedule: must be a non-empty list of strings, got []",
-    ),
-    "one schedule, not in a list": (
-        '[space]\nschedule = "fixed"',
-        "space.schedule: must be a non-empty list of strings, got 'fixed'",
+        "space.schedule: must be a string or a non-empty list of strings, got []",
     ),
     "no name": ("[study]\nseed = 1", "study.name: missing; must be a string"),
     "a name that leaves its folder": (
@@ -241,7 +245,8 @@ WRONG = {
     "a hyperparameter that the task lacks": (
         '[task]\nuse = "digits"\n[space]\nwidht = [16]',
         "space.widht: unknown hyperparameter of the task (did you mean 'width'?); allowed: "
-        "epsilon, schedule, rate, dropout, l1, lr, noise, shift, weight_decay, width",
+        "epsilon, schedule, rate, beta1, beta2, dropout, l1, lr, momentum, noise, optimizer, "
+        "shift, weight_decay, width",
     ),
     "a hyperparameter that the optimizer refuses": (
         '[task]\nuse = "digits"\n[space]\nlr = { low = -1, high = 1 }',
@@ -303,7 +308,7 @@ WRONG = {
     "several at once": (
         '[study]\nnme = "a"\n[budget]\ntrials = 0',
         "study.name: missing; must be a string (is 'nme' a misspelling of it?)",
-        "study.nme: unknown key (did you mean 'name'?); allowed: name, seed",
+        "study.nme: unknown key (did you mean 'name'?); allowed: name, seed, extends",
         "budget.trials: must be an integer from 1 to 1,000,000, got 0",
     ),
 }

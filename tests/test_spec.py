@@ -78,8 +78,10 @@ def test_the_schema_lets_a_first_point_come_from_a_file_alone() -> None:
 def test_the_schema_tells_editors_of_ranges_and_lists_for_hyperparameters() -> None:
     forms = json_schema()["$defs"]["Space"]["additionalProperties"]
     assert {form.get("$ref", form.get("type")) for form in forms["oneOf"]} == {
-        "#/$defs/Range",
+        "#/$defs/HyperparameterRange",
+        "#/$defs/ConditionalChoices",
         "array",
+        None,  # a fixed value: a string, a number or a boolean
     }
 
 

@@ -38,7 +38,14 @@ from sweeper.store.records import (
     write_result_if_equal,
 )
 from sweeper.store.schema import VERSION_TABLE, metadata, now, tickets
-from sweeper.store.studies import StudyRecord, add_study, all_studies, delete_study, get_study
+from sweeper.store.studies import (
+    NewStudy,
+    StudyRecord,
+    add_study,
+    all_studies,
+    delete_study,
+    get_study,
+)
 from sweeper.store.tickets import (
     LeaseLost,
     Ticket,
@@ -72,7 +79,7 @@ from tests.support.store_rows import EPOCH
 
 
 def new_study(store: Store, points: int = 3, name: str = "s") -> StudyRecord:
-    study = add_study(store, name, spec="{}", spec_hash="h", folder="/", sources={})
+    study = add_study(store, NewStudy(name, "{}", "h", "/", {}))
     add_tickets(store, study, [{"epsilon": i / 10} for i in range(points)])
     return study
 

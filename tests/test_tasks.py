@@ -23,7 +23,8 @@ from sweeper.training import Evaluation, Task, TrainingRun, derive_seed, train
 from tests.support.studies import copy_task
 
 STUDIES = Path(__file__).parent.parent / "studies"
-ACCEPTED = {"lr", "weight_decay", "l1", "dropout", "width", "shift", "noise"}
+OF_OPTIMIZER = {"optimizer", "lr", "weight_decay", "l1", "momentum", "beta1", "beta2"}
+ACCEPTED = {*OF_OPTIMIZER, "dropout", "width", "shift", "noise"}
 
 
 @pytest.fixture
@@ -264,7 +265,7 @@ def test_a_factory_in_a_file(folder: Path) -> None:
     assert loaded.task is not None
     assert loaded.task.model({})[0].out_features == 5  # type: ignore[index]
     assert loaded.source == folder / "own.py"
-    assert set(loaded.accepts or ()) == {"lr", "weight_decay", "l1"}
+    assert set(loaded.accepts or ()) == OF_OPTIMIZER
     assert last(loaded, make_run()).logits.shape == (60, 2)
 
 

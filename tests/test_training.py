@@ -488,7 +488,7 @@ def test_narrow_labels_are_checked_and_trained_on() -> None:
     [
         (
             lambda: Optimizer("adm"),
-            "unknown optimizer 'adm' (did you mean 'adam'?); allowed: adam, adamw, sgd",
+            "unknown optimizer 'adm' (did you mean 'adam'?); allowed: adam, adamw, sgd, rmsprop",
         ),
         (
             lambda: Optimizer(decay="cosin"),
@@ -508,7 +508,7 @@ def test_narrow_labels_are_checked_and_trained_on() -> None:
         ),
         (
             lambda: Optimizer(momentum=0.9),
-            "momentum is 0.9, but adam has no momentum; use sgd, or set it to 0",
+            "momentum is 0.9, but adam has no momentum; use sgd or rmsprop, or set it to 0",
         ),
         (lambda: make_task(classes=1), "classes must be an integer >= 2, got 1"),
         (lambda: make_task(epochs=0), "epochs must be an integer >= 1, got 0"),
@@ -538,13 +538,7 @@ def test_settings_that_cannot_be_trained_are_refused(
             make_task(),
             {"dropot": 0.1},
             "task 'points' has no hyperparameter 'dropot' (did you mean 'dropout'?); "
-            "allowed: dropout, l1, lr, weight_decay",
-        ),
-        (
-            make_task(),
-            {"momentum": 0.1},
-            "task 'points' has no hyperparameter 'momentum'; "
-            "allowed: dropout, l1, lr, weight_decay",
+            "allowed: beta1, beta2, dropout, l1, lr, momentum, optimizer, weight_decay",
         ),
         (
             make_task(classes=4),
@@ -575,9 +569,9 @@ def test_a_run_that_does_not_fit_the_task_is_refused(
 
 
 def test_searchable_hyperparameters() -> None:
-    assert make_task().accepts() == {"lr", "weight_decay", "l1", "dropout"}
-    task = make_task(optimizer=Optimizer("sgd"), hparams={})
-    assert task.accepts() == {"lr", "weight_decay", "l1", "momentum"}
+    of_optimizer = {"optimizer", "lr", "weight_decay", "l1", "momentum", "beta1", "beta2"}
+    assert make_task().accepts() == {*of_optimizer, "dropout"}
+    assert make_task(hparams={}).accepts() == of_optimizer
 
 
 def test_the_learning_rate_over_progress() -> None:

@@ -29,6 +29,7 @@ from sweeper.store.database import (
 )
 from sweeper.store.studies import StudyRecord, find_study, get_study
 from sweeper.store.urls import DEFAULT_STORAGE, check_sqlite_path, location_of, parse_url
+from sweeper.study.extension import Extension, find_extension, stored_extension
 from sweeper.study.load import (
     StudyFile,
     read_stored,
@@ -97,7 +98,8 @@ class LaunchPlan:
     """A launch that has been checked and not yet started.
 
     Before it, the study has `planned` trials, of which `ended` have ended. `over` tells whether the
-    study is finished with these trials.
+    study is finished with these trials. `extension` has the trials of an earlier study that it
+    uses, None if it extends none.
     """
 
     options: LaunchOptions
@@ -105,6 +107,7 @@ class LaunchPlan:
     planned: int
     ended: int
     over: bool
+    extension: Extension | None
     pool: WorkerPool = field(repr=False)
 
     @property
@@ -124,19 +127,24 @@ class LaunchPlan:
     @property
     def points(self) -> Sequence[Point | None]:
         """The points to try, one per trial; None if the sampler proposes the point."""
-        return list(self.file.points())
+        return list(self._points)
 
     @cached_property
     def sampled(self) -> int:
         """The number of points that the sampler proposes."""
-        return sum(point is None for point in self.file.points())
+        return sum(point is None for point in self._points)
 
     @cached_property
     def trials(self) -> int:
         """The total number of trials."""
         # A grid may be smaller than the budget.
         grid = self.spec.sampler.name == "grid"
-        return sum(1 for _ in self.file.points()) if grid else self.spec.budget.trials
+        return sum(1 for _ in self._points) if grid else self.spec.budget.trials
+
+    @property
+    def _points(self) -> Iterator[Point | None]:
+        earlier = 0 if self.extension is None else len(self.extension.trials)
+        return self.file.points(earlier=earlier)
 
     @property
     def finished(self) -> bool:
@@ -453,20 +461,28 @@ def _check_folder(name: str, record: StudyRecord | None, options: RunOptions) ->
     check_owner(name, created, location_of(parse_url(options.storage)), Path(options.results))
 
 
-def _progress_before(file: StudyFile, options: LaunchOptions) -> tuple[int, int, bool]:
-    """Return `planned`, `ended` and `over` of a plan."""
+def _progress_before(
+    file: StudyFile, options: LaunchOptions
+) -> tuple[int, int, bool, Extension | None]:
+    """Return `planned`, `ended`, `over` and `extension` of a plan."""
+    extends = file.spec.study.extends
     try:
         reader = open_reader(options.storage)
     except SchemaMissing:
         _check_folder(file.name, None, options)
-        return 0, 0, False
+        if extends is not None:
+            raise SweeperError(
+                f"study.extends: no study {extends!r} in {options.storage}, which has no studies"
+            ) from None
+        return 0, 0, False, None
     try:
         record = find_study(reader, file.name)
         _check_folder(file.name, record, options)
         if record is None:
-            return 0, 0, False
+            return 0, 0, False, find_extension(reader, file)
         check_same(reader, record, file, accept_changed=options.accept_code)
         counts = read_progress(reader, record, file.spec.budget.trials)
-        return counts.trials, counts.ended, finished(reader, record, file.spec)
+        over = finished(reader, record, file.spec)
+        return counts.trials, counts.ended, over, stored_extension(reader, record, file.spec)
     finally:
         reader.close()

@@ -26,6 +26,7 @@ from sweeper.report.read_input import read_report_input
 from sweeper.snapshot import (
     State,
     StudySnapshot,
+    read_earlier,
     read_recommended,
     read_snapshot,
     snapshot_html,
@@ -116,6 +117,14 @@ class Study:
     def frame(self) -> pd.DataFrame:
         """Return a frame with one row per trial: smoothing, state, scores and times."""
         return trials_frame(self._store, self._record)
+
+    def earlier(self) -> pd.DataFrame:
+        """Return a frame with one row per trial of an earlier study that informs the sampler.
+
+        They come from the study in `study.extends` of the study file, are not in `frame()` and do
+        not count in the budget.
+        """
+        return read_earlier(self._store, self._record, self.spec)
 
     def epochs(self) -> pd.DataFrame:
         """Return a frame with one row per evaluation of every trial."""

@@ -29,6 +29,7 @@ def status(study: StudySnapshot, workers: Sequence[WorkerState]) -> dict[str, An
         "workers": [worker.to_dict() for worker in workers],
         "failures": failures(trials),
         "trial_numbers": trials["number"].tolist(),
+        "earlier_trials": len(study.earlier),
         "best_trial": None if best is None else int(best["number"]),
         "verdict": None if verdict is None else verdict.to_dict(),
         "unconfirmed": study.unconfirmed,
@@ -59,6 +60,8 @@ def print_plan(plan: LaunchPlan, as_json: bool) -> None:
         f"{plan.trials - plan.sampled} initial points, {plan.sampled} from "
         f"{plan.spec.sampler.name}. Nothing was written."
     )
+    if plan.extension is not None:
+        echo(f"{plan.extension}.")
     echo(plan.submission, nl=False)
 
 

@@ -101,6 +101,8 @@ def launch(
         if dry_run:
             outcome.print_plan(plan, as_json)
             return
+        if plan.extension is not None and not plan.planned:
+            echo(f"{plan.extension}", err=as_json)
         if plan.finished and not as_json:
             echo(outcome.finished_before(plan))  # first, because rewriting the report takes seconds
         run = Run(plan.name, storage, interrupt, as_json, plan.spec.objective.metric)

@@ -124,7 +124,7 @@ def trials(
     if as_csv and as_json:
         raise typer.BadParameter("cannot be combined with --json.", param_hint="--csv")
     from sweeper import api
-    from sweeper.cli.trial_table import trial_table
+    from sweeper.cli.trial_table import earlier_trials, trial_table
     from sweeper.report.trial_table import trials_csv
     from sweeper.study.plain import plain_trials
 
@@ -144,6 +144,9 @@ def trials(
         out.print(table)
         if omitted:
             echo(f"not shown: {', '.join(omitted)} (--csv and --json have all columns)")
+        if len(earlier := study.earlier()):
+            echo("\nEarlier trials, which inform the sampler and do not count in the budget:")
+            out.print(earlier_trials(earlier))
 
 
 def report(

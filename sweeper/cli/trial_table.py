@@ -7,6 +7,7 @@ import pandas as pd
 from rich.cells import cell_len
 from rich.table import Table
 
+from sweeper.report.earlier_table import earlier_table
 from sweeper.report.report_input import prepare_trials
 from sweeper.report.trial_table import Cell, Column, trials_table
 
@@ -59,6 +60,17 @@ def trial_table(trials: pd.DataFrame, width: int) -> tuple[Table, list[str]]:
     for row in zip(*(cells[column] for column in shown), strict=True):
         table.add_row(*(cell.text for cell in row))
     return table, [column.heading for column in usable if column not in shown]
+
+
+def earlier_trials(earlier: pd.DataFrame) -> Table:
+    """Return a table of the trials of an earlier study that inform the sampler."""
+    source = earlier_table(earlier)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for heading in source.headings:
+        table.add_column(heading)
+    for row in source.rows:
+        table.add_row(*row)
+    return table
 
 
 def _width(column: Column, cells: Sequence[Cell]) -> int:

@@ -21,6 +21,7 @@ from sweeper.bundled import bundled_folder
 from sweeper.errors import SweeperError, UnknownName, suggestion
 from sweeper.files import write_text
 from sweeper.metrics import METRICS, validation_label
+from sweeper.report.earlier_table import earlier_table
 from sweeper.report.figures.kit import style
 from sweeper.report.figures.registry import FIGURES, draw
 from sweeper.report.report_input import ReportInput, prepare, with_finite_value
@@ -106,6 +107,7 @@ def context(report: ReportInput, page: Page) -> dict[str, Any]:
         "metric_name": METRICS[report.metric].label,
         "sections": _sections(page, report),
         "table": trials_table(report.trials, _marked(report), _max_rows(page)),
+        "earlier": earlier_table(report.earlier),
         "custom_schedules": sorted(set(report.trials["schedule"]) - set(style.styles(()))),
         "chance": fmt.nll(math.log(report.classes or 1)),
     }

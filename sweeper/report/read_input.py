@@ -35,6 +35,7 @@ def read_report_input(store: Store, snapshot: StudySnapshot) -> ReportInput:
         verdict=snapshot.verdict,
         unconfirmed=snapshot.unconfirmed,
         checks=snapshot.health,
+        earlier=snapshot.earlier,
     )
 
 

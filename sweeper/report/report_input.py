@@ -36,7 +36,7 @@ class ReportInput:
     its labels come from and whether they are noisy. `facts` (versions, seed, hash of the spec,
     time) are shown in the footer. `evidence` is the latest confirmation and `verdict` its result,
     None while it is incomplete. `unconfirmed` is the reason if there is nothing to confirm.
-    `checks` are warnings of the health checks.
+    `checks` are warnings of the health checks. `earlier` has the trials of an earlier study.
     """
 
     name: str
@@ -52,6 +52,7 @@ class ReportInput:
     verdict: Verdict | None = None
     unconfirmed: str = ""
     checks: tuple[str, ...] = ()
+    earlier: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def labels(self) -> str:

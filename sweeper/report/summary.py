@@ -117,6 +117,14 @@ def _sentences(kind: str, report: ReportInput, best: Any, base: Any) -> Iterator
         yield _gain(best, base, metric)
     if report.verdict is not None:
         yield _verdict_reference(report.verdict, best, metric, len(finished_trials(report.trials)))
+    if report.space.fixed:
+        settings = (f"{name} = {fmt.setting(v)}" for name, v in report.space.fixed.items())
+        yield f"Fixed in all trials: {', '.join(settings)}."
+    if len(report.earlier):
+        yield (
+            f"{fmt.count_noun(len(report.earlier), 'trial')} of an earlier study informed the "
+            "sampler. These do not count as trials of this study."
+        )
 
 
 def _gain(best: Any, base: Any, metric: str) -> str:

@@ -28,12 +28,19 @@ from sqlalchemy.types import NullType
 
 from sweeper.errors import DataRefused, StudyDamaged, SweeperError, UnknownName
 from sweeper.store.database import Store, transaction
-from sweeper.store.schema import code, confirmations, metadata, results, tickets
+from sweeper.store.schema import (
+    code,
+    confirmations,
+    earlier_trials,
+    metadata,
+    results,
+    tickets,
+)
 from sweeper.store.studies import StudyRecord, find_study
 from sweeper.store.trials import find_damaged_point, has_optuna_study, read_trials
 
 # Tables that are checked before a study is used: at most one row per trial.
-_QUICK_TABLES: Final = (code, tickets, results, confirmations)
+_QUICK_TABLES: Final = (code, tickets, results, confirmations, earlier_trials)
 _ALL_TABLES: Final = tuple(table for table in metadata.sorted_tables if "study_id" in table.c)
 
 _MAX_VALUE_LENGTH: Final = 60

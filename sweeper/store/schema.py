@@ -188,6 +188,24 @@ replicates: Final = Table(
     Column("examples", LargeBinary().with_variant(LONGBLOB(), "mysql"), nullable=False),
 )
 
+# Trials of an earlier study that inform the sampler of a study that extends it.
+earlier_trials: Final = Table(
+    "sweeper_earlier_trials",
+    metadata,
+    Column(
+        "study_id",
+        Integer,
+        ForeignKey("sweeper_studies.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("source", String(255), nullable=False),  # the study that trained it
+    Column("trial", Integer, nullable=False),  # its number there
+    Column("value", Double, nullable=False),
+    Column("step", Integer),  # the step at which it was pruned; null: complete
+    Column("point", **_json(_Scalars), nullable=False),  # in the space of the new study
+)
+
 # Access tokens of the service; only the digest of a secret is stored.
 tokens: Final = Table(
     "sweeper_tokens",

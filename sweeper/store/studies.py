@@ -1,7 +1,7 @@
 """The studies in a database, and their specs and states."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from sweeper.errors import StudyDamaged, UnknownName, suggestion
 from sweeper.store.database import Store, transaction
-from sweeper.store.schema import code, metadata, now, studies, tickets
+from sweeper.store.schema import code, earlier_trials, metadata, now, studies, tickets
 from sweeper.version import __version__
 
 # The last second of the year 9999.
@@ -37,6 +37,21 @@ class StudyRecord:
     state: StudyState
     code: int = 1
     problem: str = ""
+
+
+@dataclass(frozen=True)
+class EarlierTrial:
+    """A trial of an earlier study, with its point in the space of the study that extends it.
+
+    `source` is the study that trained it. `value` is its validation value of the metric. If it was
+    pruned, `step` is the step at which it reported this value, else None.
+    """
+
+    source: str
+    trial: int
+    value: float
+    step: int | None
+    point: Mapping[str, Any]
 
 
 _RECORD: Final = TypeAdapter(StudyRecord)
@@ -121,24 +136,46 @@ def get_study(store: Store, name: str, *, damaged: bool = False) -> StudyRecord:
     return record
 
 
+@dataclass(frozen=True)
+class NewStudy:
+    """A study to add, with the trials of an `earlier` study that it uses.
+
+    `sources` maps the files of its code to SHA-256 digests.
+    """
+
+    name: str
+    spec: str
+    spec_hash: str
+    folder: str
+    sources: Mapping[str, str]
+    earlier: Sequence[EarlierTrial] = ()
+
+
 @transaction
-def add_study(
-    connection: Connection,
-    name: str,
-    *,
-    spec: str,
-    spec_hash: str,
-    folder: str,
-    sources: Mapping[str, str],
-) -> StudyRecord:
-    """Add a study; `sources` maps the files of its code to SHA-256 digests."""
-    row = {"name": name, "spec": spec, "spec_hash": spec_hash, "folder": folder}
-    row["version"] = __version__
+def add_study(connection: Connection, study: NewStudy) -> StudyRecord:
+    """Add a study."""
+    row = {"name": study.name, "spec": study.spec, "spec_hash": study.spec_hash}
+    row |= {"folder": study.folder, "version": __version__}
     connection.execute(insert(studies).values(**row, created=now()))
-    added = connection.execute(select(studies).where(studies.c.name == name)).one()
-    first = {"study_id": added.id, "revision": added.code, "sources": dict(sources)}
+    added = connection.execute(select(studies).where(studies.c.name == study.name)).one()
+    first = {"study_id": added.id, "revision": added.code, "sources": dict(study.sources)}
     connection.execute(insert(code).values(**first, created=now()))
+    rows = [
+        {"study_id": added.id, "number": number, **vars(trial), "point": dict(trial.point)}
+        for number, trial in enumerate(study.earlier)
+    ]
+    if rows:
+        connection.execute(insert(earlier_trials), rows)
     return _record(added)
+
+
+@transaction
+def read_earlier_trials(connection: Connection, study: StudyRecord) -> list[EarlierTrial]:
+    """Return the trials of an earlier study that a study uses; empty if it extends none."""
+    columns = [earlier_trials.c[field.name] for field in fields(EarlierTrial)]
+    query = select(*columns).where(earlier_trials.c.study_id == study.id)
+    rows = connection.execute(query.order_by(earlier_trials.c.number))
+    return [EarlierTrial(**row._mapping) for row in rows]
 
 
 @transaction

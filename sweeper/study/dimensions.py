@@ -87,16 +87,15 @@ Condition = Annotated[
     Choices,
     BeforeValidator(
         lambda value: value if isinstance(value, list | tuple) else [value],
-        json_schema_input_type=Scalar | list[Scalar],
+        json_schema_input_type=Scalar
+        | Annotated[list[Scalar], Field(min_length=1, max_length=limits.CHOICES)],
     ),
 ]
 When = Annotated[
-    dict[str, Condition],
+    Annotated[dict[str, Condition], Field(min_length=1, json_schema_extra=FEW_KEYS)] | None,
     Field(
-        min_length=1,
-        json_schema_extra=FEW_KEYS,
         description="The values of other hyperparameters with which this one is used, as "
-        '{ optimizer = "sgd" } or { optimizer = ["sgd", "rmsprop"] }; default: always.',
+        '{ optimizer = "sgd" } or { optimizer = ["sgd", "rmsprop"] }; default: always.'
     ),
 ]
 
@@ -111,14 +110,13 @@ class Conditional(Section):
         return {key: value for key, value in plain.items() if key != "when" or value is not None}
 
 
-class Range(Conditional):
+class Range(Section):
     """A numeric search range, including both ends."""
 
     low: Annotated[Real, Field(description="Lowest value.")]
     high: Annotated[Real, Field(description="Highest value.")]
     log: Annotated[bool, Field(description="Sample on a log scale.")] = False
     integer: Annotated[bool, Field(description="Integers only.")] = False
-    when: When | None = None
 
     @model_validator(mode="after")
     def _check_order(self) -> "Range":
@@ -145,11 +143,17 @@ class Range(Conditional):
         return allowed_type and self.low <= value <= self.high
 
 
+class HyperparameterRange(Range, Conditional):
+    """A numeric search range of a hyperparameter of the task."""
+
+    when: When = None
+
+
 class ConditionalChoices(Conditional):
     """Choices that depend on other hyperparameters."""
 
     values: Annotated[Choices, Field(description="The choices.")]
-    when: When | None = None
+    when: When = None
 
 
 Dimension = Range | tuple[Any, ...]
@@ -160,13 +164,13 @@ def _hyperparameter_tag(value: Any) -> str | None:
         return CHOICES
     if isinstance(value, ConditionalChoices) or (isinstance(value, dict) and "values" in value):
         return CONDITIONAL
-    if isinstance(value, dict | Range):
+    if isinstance(value, dict | HyperparameterRange):
         return RANGE
     return FIXED if isinstance(value, bool | int | float | str) else None
 
 
 Hyperparameter = Annotated[
-    Annotated[Range, Tag(RANGE)]
+    Annotated[HyperparameterRange, Tag(RANGE)]
     | Annotated[Choices, Tag(CHOICES)]
     | Annotated[ConditionalChoices, Tag(CONDITIONAL)]
     | Annotated[Scalar, Tag(FIXED)],
@@ -189,7 +193,11 @@ class Space(Section):
     ] = Range(low=0.0, high=0.4)
     schedule: Annotated[
         tuple[Reference, ...],
-        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+        BeforeValidator(
+            lambda value: (value,) if isinstance(value, str) else value,
+            json_schema_input_type=Reference
+            | Annotated[list[Reference], Field(min_length=1, max_length=limits.CHOICES)],
+        ),
         Field(
             strict=False,
             min_length=1,
@@ -278,11 +286,7 @@ class Space(Section):
 
     @model_validator(mode="after")
     def _check_conditions(self) -> "Space":
-        problems = [
-            (f"{name}.when", "remove it; every trial has epsilon and rate")
-            for name in ("epsilon", "rate")
-            if self._when(name)
-        ]
+        problems = list[tuple[str, str]]()
         for name in self.__pydantic_extra__:
             for parent, values in self._when(name).items():
                 key = f"{name}.when.{parent}"
@@ -292,15 +296,17 @@ class Space(Section):
                 _ = self.conditions
             except CycleError as error:
                 cycle = error.args[1][::-1]
-                path = " on ".join(cycle[1:])
+                path = ", which depends on ".join(cycle[1:])
                 problems = [(f"{cycle[0]}.when", f"is a cycle: {cycle[0]} depends on {path}")]
         if problems:
             raise KeyErrors(problems)
         return self
 
     def _when(self, name: str) -> Mapping[str, Sequence[Any]]:
-        given = {"epsilon": self.epsilon, "rate": self.rate, **self.__pydantic_extra__}.get(name)
-        return (given.when if isinstance(given, Range | ConditionalChoices) else None) or {}
+        given = self.__pydantic_extra__.get(name)
+        if isinstance(given, HyperparameterRange | ConditionalChoices) and given.when is not None:
+            return given.when
+        return {}
 
     def _condition_problems(self, parent: str, values: Sequence[Any]) -> Iterator[str]:
         allowed = {**self.extras, **self.fixed, "schedule": self.schedule}

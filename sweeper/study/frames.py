@@ -14,7 +14,7 @@ from sweeper.smoothing.usage import label_smoothing
 from sweeper.store.damage import reports_damage
 from sweeper.store.database import Store
 from sweeper.store.records import EpochRow, read_epochs
-from sweeper.store.studies import StudyRecord
+from sweeper.store.studies import EarlierTrial, StudyRecord
 from sweeper.store.trials import TrialRows, read_table, trial_numbers
 from sweeper.study.dimensions import Space
 from sweeper.study.load import read_stored
@@ -66,6 +66,25 @@ def trials_by_id(
     frame = _frame(table, numbers, read_stored(study).spec.space)
     place = {ticket: index for index, (_, ticket) in enumerate(wanted)}
     return frame.sort_values("ticket", key=lambda tickets: tickets.map(place), ignore_index=True)
+
+
+def earlier_frame(trials: Sequence[EarlierTrial], space: Space) -> pd.DataFrame:
+    """Return one row per trial of an earlier study that informs the sampler.
+
+    The columns are study, trial (its number there), state, epsilon, schedule, rate, value (of a
+    pruned trial, the last one reported) and hp_NAME.
+    """
+    smoothing = [effective_smoothing(trial.point) for trial in trials]
+    columns: dict[str, Any] = {
+        "study": [trial.source for trial in trials],
+        "trial": [trial.trial for trial in trials],
+        "state": ["complete" if trial.step is None else "pruned" for trial in trials],
+        **{name: [getattr(each, name) for each in smoothing] for name in _SMOOTHING},
+        "value": [trial.value for trial in trials],
+    }
+    params = {name: [trial.point[name] for trial in trials] for name in space.dimensions}
+    frame = pd.DataFrame(columns | dict(_hyperparameters(params, space)))
+    return frame.astype({"epsilon": "float64", "rate": "float64", "value": "float64"})
 
 
 def _frame(table: TrialRows, numbers: Mapping[int, int], space: Space) -> pd.DataFrame:

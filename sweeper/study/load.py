@@ -38,9 +38,12 @@ class StudyFile:
     def name(self) -> str:
         return self.spec.study.name
 
-    def points(self, first: int = 0) -> Iterator[Point | None]:
-        """Yield the point of each ticket from `first` on, None if the sampler proposes it later."""
-        return iterate_plan(self.spec, self.code.defaults, first)
+    def points(self, first: int = 0, earlier: int = 0) -> Iterator[Point | None]:
+        """Yield the point of each ticket from `first` on, None if the sampler proposes it later.
+
+        `earlier` is the number of trials of an earlier study that inform the sampler.
+        """
+        return iterate_plan(self.spec, self.code.defaults, first, earlier)
 
     def hash(self) -> str:
         """Return the SHA-256 of the identity and the code; budget and pruner do not affect it."""
@@ -258,15 +261,24 @@ def check_packages(name: str, launched: Mapping[str, str]) -> None:
 
     Trials from different versions would not be comparable.
     """
+    other = other_package(launched)
+    if other is not None:
+        package, theirs, ours = other
+        raise SweeperError(
+            f"study {name!r} was launched with {package} {theirs}, but this worker has "
+            f"{package} {ours}, so the trials would not be comparable; install {package} "
+            f"{theirs}, or launch the study again from here"
+        )
+
+
+def other_package(launched: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """Return the first package with another version: its name, that version and ours; or None."""
     here = versions()
     for package, parts in _SAME_PARTS.items():
         theirs, ours = launched.get(package), here.get(package)
         if theirs and ours and _first_parts(theirs, parts) != _first_parts(ours, parts):
-            raise SweeperError(
-                f"study {name!r} was launched with {package} {theirs}, but this worker has "
-                f"{package} {ours}, so the trials would not be comparable; install {package} "
-                f"{theirs}, or launch the study again from here"
-            )
+            return package, theirs, ours
+    return None
 
 
 def _first_parts(version: str, parts: int) -> list[str]:

@@ -68,20 +68,23 @@ def plan(spec: StudySpec, defaults: Mapping[str, Any]) -> list[Point | None]:
 
 
 def iterate_plan(
-    spec: StudySpec, defaults: Mapping[str, Any], first: int = 0
+    spec: StudySpec, defaults: Mapping[str, Any], first: int = 0, earlier: int = 0
 ) -> Iterator[Point | None]:
-    """Yield the plan from ticket `first` on; points are generated lazily."""
+    """Yield the plan from ticket `first` on; points are generated lazily.
+
+    `earlier` trials of an earlier study take the place of as many Sobol points of tpe and gp.
+    """
     fixed = [
         baseline_point(spec.space, defaults),
         *(complete_point(first.model_dump(), spec.space, defaults) for first in spec.first),
     ]
-    proposed = _proposals(spec, fixed, max(0, first - len(fixed)))
+    proposed = _proposals(spec, fixed, max(0, first - len(fixed)), earlier)
     remaining = max(0, spec.budget.trials - first)
     return itertools.islice(itertools.chain(fixed[first:], proposed), remaining)
 
 
 def _proposals(
-    spec: StudySpec, fixed: Sequence[dict[str, Any]], first: int
+    spec: StudySpec, fixed: Sequence[dict[str, Any]], first: int, earlier: int
 ) -> Iterator[Point | None]:
     """Yield the points after the fixed ones, from proposal `first` on."""
     match spec.sampler.name:
@@ -92,7 +95,7 @@ def _proposals(
         case "qmc":
             return _sobol(spec, first)
         case "tpe" | "gp":
-            start = max(0, spec.sampler.startup - len(fixed) - first)
+            start = max(0, spec.sampler.startup - earlier - len(fixed) - first)
             return itertools.chain(
                 itertools.islice(_sobol(spec, first), start), itertools.repeat(None)
             )

@@ -3,8 +3,16 @@
 from sweeper.errors import Conflict
 from sweeper.store.code import accept_code, note_sources, read_revisions
 from sweeper.store.database import Store
-from sweeper.store.studies import StudyRecord, add_study, find_study, update_spec
+from sweeper.store.studies import (
+    NewStudy,
+    StudyRecord,
+    add_study,
+    find_study,
+    read_earlier_trials,
+    update_spec,
+)
 from sweeper.store.tickets import add_tickets, count_planned
+from sweeper.study.extension import find_extension
 from sweeper.study.load import StudyFile, read_stored
 from sweeper.study.sources import changed_code, changed_sources
 from sweeper.study.space import Point
@@ -28,8 +36,8 @@ def register(store: Store, study: StudyFile, *, accept_changed: bool = False) ->
     with store.exclusive_lock():
         record = _record(store, study, accept_changed)
         create_optuna_study(store, study.name)
-        planned = count_planned(store, record)
-        add_tickets(store, record, study.points(planned), first=planned)
+        planned, earlier = count_planned(store, record), len(read_earlier_trials(store, record))
+        add_tickets(store, record, study.points(planned, earlier), first=planned)
         _create_baseline(store, study, next(study.points()))
     return record
 
@@ -68,14 +76,16 @@ def _record(store: Store, study: StudyFile, accept_changed: bool) -> StudyRecord
 
 
 def _add(store: Store, study: StudyFile) -> StudyRecord:
-    return add_study(
-        store,
-        study.name,
+    extension = find_extension(store, study)
+    new = NewStudy(
+        name=study.name,
         spec=study.stored(),
         spec_hash=study.hash(),
         folder=str(study.folder),
         sources=study.code.sources,
+        earlier=() if extension is None else extension.trials,
     )
+    return add_study(store, new)
 
 
 def _create_baseline(store: Store, study: StudyFile, point: Point | None) -> None:

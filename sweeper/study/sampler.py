@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +19,8 @@ from optuna.pruners import (
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweeper.store.studies import EarlierTrial
+from sweeper.study.dimensions import Space
 from sweeper.study.plan import start_point
 from sweeper.study.space import distributions, from_unit
 from sweeper.study.spec import PrunerSection, StudySpec
@@ -32,13 +34,16 @@ MAX_MODELED_TRIALS = 1_000
 _BEST = 100
 
 
-def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]:
+def propose(
+    study: optuna.Study, spec: StudySpec, ticket: int, earlier: Sequence[FrozenTrial] = ()
+) -> dict[str, Any]:
     """Let the model propose the point of a ticket, before its trial is created.
 
     The trial can then be created with its whole point in one commit, so that other workers never
     see a partial point. The sampler is seeded per ticket: with one seed per worker, two workers,
     or a restarted worker, would propose the same points. If fewer than `sampler.startup` trials
-    have ended, as in a large first pack, the next Sobol point is returned.
+    have ended, as in a large first pack, the next Sobol point is returned. `earlier` are trials of
+    an earlier study; see `as_frozen`.
     """
     seed = derive_seed(spec.study.seed, "sampler", ticket) % 2**32
     space = {
@@ -46,7 +51,7 @@ def propose(study: optuna.Study, spec: StudySpec, ticket: int) -> dict[str, Any]
         for name, distribution in distributions(spec.space).items()
         if not distribution.single()
     }
-    limited_study = _LimitedStudy(study, space, seed)
+    limited_study = _LimitedStudy(study, space, seed, earlier)
     if limited_study.ended < spec.sampler.startup:
         return dict(start_point(spec, ticket))
     sampler, new_trial = _sampler(spec, seed), create_trial(state=TrialState.RUNNING)
@@ -82,12 +87,16 @@ class _LimitedStudy:
     """
 
     def __init__(
-        self, study: optuna.Study, space: Mapping[str, BaseDistribution], seed: int
+        self,
+        study: optuna.Study,
+        space: Mapping[str, BaseDistribution],
+        seed: int,
+        earlier: Sequence[FrozenTrial],
     ) -> None:
         self._study = study
         # Samplers store attributes of the trial, which does not exist yet.
         self._storage = _NullStorage()
-        trials = study._get_trials(deepcopy=False, use_cache=True)
+        trials = [*earlier, *study._get_trials(deepcopy=False, use_cache=True)]
         usable = [trial for trial in trials if space.keys() <= trial.params.keys()]
         self.ended = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in usable)
         self._trials = trials_for_model(usable, seed)
@@ -128,6 +137,28 @@ def trials_for_model(trials: list[FrozenTrial], seed: int) -> list[FrozenTrial]:
 def _rank(trial: FrozenTrial) -> tuple[bool, float]:
     """Return a sort key that ranks trials as TPE does: complete trials before pruned ones."""
     return trial.state != TrialState.COMPLETE, math.inf if trial.value is None else trial.value
+
+
+def as_frozen(trials: Sequence[EarlierTrial], space: Space) -> tuple[FrozenTrial, ...]:
+    """Return trials of an earlier study as Optuna's trials, with the dimensions of `space`.
+
+    Their numbers are negative: they are older than all trials of the study, and TPE gives older
+    trials less weight.
+    """
+    frozen = list[FrozenTrial]()
+    dimensions = distributions(space)
+    for index, trial in enumerate(trials):
+        is_complete = trial.step is None
+        created = create_trial(
+            state=TrialState.COMPLETE if is_complete else TrialState.PRUNED,
+            value=trial.value if is_complete else None,
+            params=dict(trial.point),
+            distributions=dimensions,
+            intermediate_values={} if trial.step is None else {trial.step: trial.value},
+        )
+        created.number = index - len(trials)
+        frozen.append(created)
+    return tuple(frozen)
 
 
 def make_pruner(section: PrunerSection) -> BasePruner:

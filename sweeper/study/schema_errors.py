@@ -150,7 +150,7 @@ def _node(node: Any, loc: tuple[Any, ...], root: Any) -> Mapping[str, Any]:
 def _keys(root: Any, loc: tuple[Any, ...]) -> list[str]:
     """Return the known keys of the table at a location."""
     forms = alternatives(_node(root, loc, root), root)
-    return [key for form in forms for key in form.get("properties", {})]
+    return list(dict.fromkeys(key for form in forms for key in form.get("properties", {})))
 
 
 def _property(form: Mapping[str, Any], key: str) -> Any:
@@ -175,7 +175,8 @@ def _allowed(node: Mapping[str, Any], root: Any, *, every_bound: bool = False) -
             kind = "a non-empty list" if forms[0].get("minItems") else "a list"
             return f"{kind} of {_plural(resolve_ref(forms[0]['items'], root))}"
         case "integer":
-            return f"an integer{_bounds(forms[0])}"
+            below = math.inf if every_bound else limits.LARGEST_INTEGER
+            return f"an integer{_bounds(forms[0], below)}"
         case "number":
             below = math.inf if every_bound else limits.LARGEST_NUMBER
             return f"a finite number{_bounds(forms[0], below)}"

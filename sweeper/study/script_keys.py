@@ -177,7 +177,8 @@ def space_problems(task: "TaskSection", space: "Space") -> list[tuple[str, str]]
         problems.append(
             ("space.schedule", f"a script cannot use a schedule of a file: {custom[0]!r}")
         )
-    return problems + flag_problems(task, {**space.extras, **space.fixed}) + _classes_problems(task, space)
+    hyperparameters = {**space.extras, **space.fixed}
+    return problems + flag_problems(task, hyperparameters) + _classes_problems(task, space)
 
 
 def flag_problems(task: "TaskSection", extras: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -48,14 +50,15 @@ def _check_plain(value: Any, key: str = "") -> Any:
         raise ValueError(f"{key.removeprefix('.')}: {error}" if key else str(error)) from None
 
 
+Name = Annotated[str, Field(max_length=limits.NAME_LENGTH, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
 class StudySection(Section):
     """Study name and seed."""
 
     name: Annotated[
-        str,
+        Name,
         Field(
-            max_length=limits.NAME_LENGTH,
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
             description="Letters, digits, '.', '_' and '-', starting with a letter or digit; at "
             "most 100 characters. Unique in the database; output goes to results/NAME.",
         ),
@@ -64,6 +67,25 @@ class StudySection(Section):
         int,
         Field(ge=0, lt=limits.SEED_COUNT, description="Seed for data split, training and sampler."),
     ] = 0
+    extends: Annotated[
+        Name | None,
+        Field(
+            description="An earlier study in the same database, whose trials inform the sampler "
+            "if they lie in the space of this study."
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _extends_another(self) -> "StudySection":
+        if self.extends == self.name:
+            raise KeyErrors([("extends", "must be another study; give this one a new name")])
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unset_extends(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that other studies keep the identity that earlier versions gave them.
+        plain: dict[str, Any] = dump(self)
+        return {key: value for key, value in plain.items() if key != "extends" or value}
 
 
 class TaskSection(ScriptKeys):
@@ -319,6 +341,13 @@ class StudySpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _sampler_uses_earlier_trials(self) -> "StudySpec":
+        if self.study.extends is not None and self.sampler.name not in ("tpe", "gp"):
+            text = f"requires the sampler tpe or gp; {self.sampler.name} does not use results"
+            raise KeyErrors([("study.extends", text)])
+        return self
+
+    @model_validator(mode="after")
     def _first_in_space(self) -> "StudySpec":
         problems = [
             (f"first[{number}].{key}", text)
@@ -351,7 +380,7 @@ def identity(spec: StudySpec) -> dict[str, Any]:
     """Return the settings that identify a study; its code identifies it too."""
     dumped = spec.model_dump(mode="json")
     return {
-        "study": {"seed": spec.study.seed},
+        "study": {key: value for key, value in dumped["study"].items() if key != "name"},
         **{name: dumped[name] for name in IDENTITY},
     }
 

@@ -119,6 +119,8 @@ class Optimizer:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.name, tuple(OPTIMIZERS))
         _check_choice("decay", self.decay, DECAYS)
+        for key in ("lr", "weight_decay", "l1", *_OWN_DEFAULTS):
+            _check_type(key, getattr(self, key))
         _check_number("lr", self.lr, self.lr > 0, "> 0")
         _check_number("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0")
         _check_number("l1", self.l1, self.l1 >= 0, ">= 0")
@@ -163,6 +165,11 @@ def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
             f"unknown {key} {value!r}{suggestion(str(value), allowed)}; allowed: "
             f"{', '.join(allowed)}"
         )
+
+
+def _check_type(key: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{key} must be a number, got {value!r}")
 
 
 def _check_number(key: str, value: float, in_range: bool, allowed: str) -> None:

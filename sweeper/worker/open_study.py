@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from sweeper.errors import SweeperError
 from sweeper.store.code import note_sources, read_revisions
 from sweeper.store.damage import check_intact
 from sweeper.store.database import Store
 from sweeper.store.records import read_environment_value
-from sweeper.store.studies import StudyRecord
+from sweeper.store.studies import StudyRecord, read_earlier_trials
 from sweeper.store.tickets import planned_points
 from sweeper.study.dimensions import Space
 from sweeper.study.load import StoredStudy, check_packages, read_stored
+from sweeper.study.sampler import as_frozen
 from sweeper.study.sources import changed_code, check_sources
 from sweeper.study.space import Point, canonical
 from sweeper.study.spec import StudySpec
@@ -82,7 +84,7 @@ class OpenStudy:
     """A study opened for work in this process; its code is not imported yet.
 
     `folder` contains the files of the study. `arrays` is a folder in which training runs store
-    arrays for the worker.
+    arrays for the worker. `earlier` are the trials of an earlier study that inform the sampler.
     """
 
     store: Store
@@ -97,6 +99,7 @@ class OpenStudy:
     arrays: Path
     durations: EpochDurations = field(default_factory=EpochDurations)
     best_so_far: BestSoFar = field(default_factory=BestSoFar)
+    earlier: tuple[FrozenTrial, ...] = ()
 
     @property
     def spec(self) -> StudySpec:
@@ -156,7 +159,14 @@ def open_for_work(
         _repeated_tickets(planned_points(store, record), stored.spec.space),
         files_of(record, results),
         arrays,
+        earlier=_earlier_trials(store, record, stored.spec),
     )
+
+
+def _earlier_trials(store: Store, record: StudyRecord, spec: StudySpec) -> tuple[FrozenTrial, ...]:
+    if spec.study.extends is None:
+        return ()
+    return as_frozen(read_earlier_trials(store, record), spec.space)
 
 
 def _repeated_tickets(points: Mapping[int, Point], space: Space) -> frozenset[int]:

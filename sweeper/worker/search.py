@@ -190,7 +190,7 @@ def _trial_of(study: OpenStudy, ticket: Ticket) -> OptunaTrial:
             return existing
         point = ticket.point
         if point is None:
-            point = propose(study.optuna, study.spec, ticket.number)
+            point = propose(study.optuna, study.spec, ticket.number, study.earlier)
         may_exist = True  # if the database creates it but its answer is lost
         space = study.spec.space
         return create_optuna_trial(study.store, study.optuna, space, ticket.number, point, ticket)

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from sweeper import formatting as fmt
 from sweeper.api import Study, Trial
 from sweeper.metrics import METRICS
+from sweeper.report.earlier_table import EarlierTable, earlier_table
 from sweeper.report.figures.schedules import schedules_figure, schedules_notes, selected_data
 from sweeper.report.page import figure_json
 from sweeper.report.report_input import prepare_trials
@@ -33,6 +34,7 @@ class TrialTable(NamedTuple):
     states: tuple[str, ...]
     schedules: tuple[str, ...]
     sortable: frozenset[str]
+    earlier: EarlierTable
 
 
 class TrialTableQuery(NamedTuple):
@@ -75,6 +77,7 @@ def trials_page(study: Study, query: TrialTableQuery) -> TrialTable:
         states=tuple(sorted(set(STATE_WORDS.values()))),
         schedules=tuple(dict.fromkeys((*space.schedule, "fixed"))),
         sortable=frozenset(study.sortable),
+        earlier=earlier_table(study.earlier()),
     )
 
 
