@@ -62,6 +62,12 @@ def checked_code(spec: StudySpec, folder: Path, inspect: Inspect) -> CodeFacts:
         for name, dimension in _hyperparameters(spec.space).items()
         for line in _hyperparameter_errors(name, dimension, facts)
     ]
+    optimizers = spec.space.extras.get(OPTIMIZER, ())
+    if any(" has no " in line for line in lines) and optimizers:
+        lines.append(
+            f"space.{OPTIMIZER}: a setting that only some optimizers have needs a condition, as "
+            f'when = {{ {OPTIMIZER} = "sgd" }}'
+        )
     if lines:
         raise SweeperError("\n".join(lines))
     return facts
