@@ -27,7 +27,6 @@ from sweeper.export import document_of
 from sweeper.scoring import score
 from sweeper.smoothing import Smoothing
 from sweeper.store.database import Store
-from sweeper.study.dimensions import Range
 from sweeper.study.load import parse_spec, read_study, submitted_study
 from sweeper.study.registration import register
 from sweeper.study.script_keys import DEFAULT_COMMAND

@@ -282,8 +282,12 @@ def test_importance_ignores_inactive_values() -> None:
     trials = [
         optuna.create_trial(
             params={
-                "epsilon": 0.3 * (n % 7) / 6, "schedule": "fixed", "rate": 1.0 + n % 5,
-                "optimizer": "adamw", "momentum": 0.9 * n / 63, "depth": n / 63,
+                "epsilon": 0.3 * (n % 7) / 6,
+                "schedule": "fixed",
+                "rate": 1.0 + n % 5,
+                "optimizer": "adamw",
+                "momentum": 0.9 * n / 63,
+                "depth": n / 63,
             },
             distributions=distributions(space),
             value=float(n),

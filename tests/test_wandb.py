@@ -13,9 +13,10 @@ from sweeper import api
 from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.store.database import Store
+from sweeper.study.dimensions import Range
 from sweeper.study.load import parse_spec, parse_toml, read_study
 from sweeper.study.registration import register
-from sweeper.study.spec import Range, StudySpec
+from sweeper.study.spec import StudySpec
 from sweeper.study.wandb import convert_wandb
 from sweeper.study.wandb_parameters import EpsilonName
 from sweeper.training.messages import Start

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
 from sweeper.smoothing.conventions import to_others
+from sweeper.study.dimensions import Space
 from sweeper.study.schema_errors import toml_value
-from sweeper.study.spec import Space
 
 # Parameters that are ε unless the user names another one. `eps` is usually that of an optimizer.
 _EPSILON: Final = ("epsilon",)
