@@ -27,7 +27,9 @@ def spec(**tables: Any) -> StudySpec:
 
 
 def points(sampler: str, trials: int, **tables: Any) -> list[Point]:
-    planned = plan(spec(sampler={"name": sampler}, budget={"trials": trials}, **tables), {})
+    """Return the plan of a study without a search at ε = 0, which has points of its own."""
+    budget = {"trials": trials, "baseline": 0}
+    planned = plan(spec(sampler={"name": sampler}, budget=budget, **tables), {})
     assert all(point is not None for point in planned)
     return [point for point in planned if point is not None]
 
@@ -84,7 +86,9 @@ def test_first_points_follow_baseline_and_are_completed() -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_sampler_proposes_only_after_startup(sampler: str) -> None:
     tables = spec(
-        sampler={"name": sampler, "startup": 6}, budget={"trials": 9}, first=[{"epsilon": 0.1}]
+        sampler={"name": sampler, "startup": 6},
+        budget={"trials": 9, "baseline": 0},
+        first=[{"epsilon": 0.1}],
     )
     assert [point is None for point in plan(tables, {})] == [False] * 6 + [True] * 3
 
@@ -173,7 +177,7 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("startup", [0, 16])  # a model without trials, and the start
 def test_no_two_tickets_share_a_sampler_seed(startup: int) -> None:
-    of = spec(sampler={"startup": startup})
+    of = spec(sampler={"startup": startup}, budget={"baseline": 0})
 
     def draw(ticket: int) -> float:
         return float(propose(optuna.create_study(), of, ticket)["epsilon"])

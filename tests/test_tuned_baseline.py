@@ -1,18 +1,29 @@
 """The verdict compares the pick with the better of two candidates at ε = 0."""
 
+import shutil
+import tomllib
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sweeper import api
+from sweeper.api import Study
 from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Evidence, EvidenceSummary
 from sweeper.confirmation.shortlist import select_candidates
 from sweeper.confirmation.verdict import Verdict, verdict
+from sweeper.study.baseline_search import has_baseline_search, is_baseline_ticket
+from sweeper.study.plan import iterate_plan, plan
 from sweeper.study.spec import ConfirmSection, StudySpec
 from tests.support.report_evidence import LABELS, make_replicate
 from tests.support.report_frames import frame, make_trial
+from tests.support.studies import TASKS
+
+Launch = Callable[..., Study]
 
 SEEDS = 6
 ZERO = {"epsilon": 0.0, "schedule": "fixed", "rate": 1.0}
@@ -136,3 +147,116 @@ def test_best_trial_at_epsilon_0_is_a_candidate() -> None:
     assert (base.role, tuned.role, pick.role) == ("baseline", "tuned baseline", "pick")
     assert base.point["weight_decay"] == pick.point["weight_decay"] == 1e-4
     assert (tuned.point["weight_decay"], tuned.trial) == (1e-2, 1)
+
+
+# ---- the search at ε = 0 -----------------------------------------------------------------------
+
+NUISANCE = """
+[study]
+name = "nuisance"
+[task]
+use = "nuisance.py:train"
+[space]
+schedule = ["fixed"]
+{space}
+[budget]
+trials = {trials}
+{budget}
+[sampler]
+{sampler}
+[pruner]
+{pruner}
+[confirm]
+replicates = 6
+shortlist = 1
+"""
+DECAY = "decay = { low = 0.0, high = 1.5 }"
+
+
+def nuisance(
+    trials: int = 48,
+    budget: str = "",
+    sampler: str = 'name = "tpe"',
+    pruner: str = 'name = "none"',
+    space: str = DECAY,
+) -> str:
+    return NUISANCE.format(**locals())
+
+
+@pytest.fixture
+def launch(write_study: Callable[..., Path], storage: str, tmp_path: Path) -> Launch:
+    """Return a function that launches a study of tests/tasks/nuisance.py in this process."""
+
+    def launched(text: str, **more: Any) -> Study:
+        shutil.copy(TASKS / "nuisance.py", tmp_path)
+        path = write_study(text)
+        options = {"workers": 0, "results": tmp_path / "results", **more}
+        return api.launch(path, storage=storage, **options)
+
+    return launched
+
+
+@pytest.mark.slow
+def test_a_gain_only_at_the_picks_settings_is_no_benefit(launch: Launch) -> None:
+    found = launch(nuisance(budget="baseline = 0.25")).verdict()
+    assert found is not None
+    assert found.contrasts["baseline"].word == "better"
+    assert found.word == "no benefit shown"
+    assert found.baseline.role == "tuned baseline"
+    assert found.baseline.point["decay"] == pytest.approx(1.0, abs=0.25)
+
+
+@pytest.mark.slow
+def test_without_a_baseline_search_the_gain_looks_real(launch: Launch) -> None:
+    """The verdict of the test above depends on the search at ε = 0."""
+    study = launch(nuisance(budget="baseline = 0.0"))
+    assert (study.frame()["epsilon"] == 0).sum() == 1
+
+
+@pytest.mark.parametrize(("sampler", "startup"), [("tpe", 8), ("random", 0), ("qmc", 0)])
+def test_a_fixed_share_of_the_tickets_is_at_epsilon_0(sampler: str, startup: int) -> None:
+    text = f'name = "{sampler}"' + (f"\nstartup = {startup}" if startup else "")
+    spec = StudySpec.model_validate(tomllib.loads(nuisance(40, sampler=text)))
+    points = plan(spec, {})
+    baseline = [n for n in range(40) if is_baseline_ticket(spec, n)]
+    assert baseline == list(range(0, 40, 4))
+    planned = {n: point for n, point in enumerate(points) if point is not None}
+    assert [n for n, point in planned.items() if point["epsilon"] == 0] == [
+        n for n in baseline if n in planned
+    ]
+    decays = [planned[n]["decay"] for n in baseline if n in planned]
+    assert len(set(decays)) == len(decays) > 2
+    # A longer plan begins with the shorter one, and may be continued anywhere.
+    longer = StudySpec.model_validate(tomllib.loads(nuisance(80, sampler=text)))
+    assert plan(longer, {})[:40] == points
+    assert list(iterate_plan(longer, {}, 17)) == plan(longer, {})[17:]
+
+
+def test_nothing_changes_if_nothing_else_is_searched() -> None:
+    spec = StudySpec.model_validate(tomllib.loads(nuisance(space="")))
+    assert not has_baseline_search(spec)
+    assert [n for n in range(48) if is_baseline_ticket(spec, n)] == [0]
+
+
+@pytest.mark.slow
+def test_the_search_at_epsilon_0_finds_its_own_optimum(launch: Launch) -> None:
+    frame = launch(nuisance(80), confirm=False).frame()
+    zero = frame[frame["epsilon"] == 0].sort_values("number")
+    assert len(zero) == 20
+    modeled = zero["hp_decay"].tail(10)
+    assert abs(modeled.median() - 1.0) < 0.2
+    smoothed = frame[frame["epsilon"] > 0].sort_values("number")["hp_decay"].tail(30)
+    assert abs(smoothed.median() - 1.0) > abs(modeled.median() - 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pruner", ["median", "percentile", "halving", "hyperband"])
+def test_epsilon_0_is_pruned_only_against_epsilon_0(launch: Launch, pruner: str) -> None:
+    text = nuisance(64, pruner=f'name = "{pruner}"\nwarmup = 0.25\nstartup = 2')
+    frame = launch(text + "[task.options]\npenalty = 5.0\n", confirm=False).frame()
+    zero = frame[frame["epsilon"] == 0]
+    assert (zero["number"].iloc[0], zero["state"].iloc[0]) == (0, "complete")
+    # With the penalty, every trial at ε = 0 is worse than all others.
+    assert (zero["state"].iloc[4:] == "complete").any()
+    assert (zero["state"] == "pruned").any()
+    assert (frame.loc[frame["epsilon"] > 0, "state"] == "pruned").any()

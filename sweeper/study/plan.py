@@ -17,6 +17,11 @@ import numpy as np
 from sweeper import limits
 from sweeper.errors import SweeperError
 from sweeper.smoothing.names import BUILT_IN
+from sweeper.study.baseline_search import (
+    baseline_startup,
+    baseline_tickets_before,
+    is_baseline_ticket,
+)
 from sweeper.study.dimensions import Space
 from sweeper.study.space import (
     Point,
@@ -26,10 +31,13 @@ from sweeper.study.space import (
     from_unit,
     grid_values,
     inactive,
+    without_smoothing,
 )
 from sweeper.study.spec import StudySpec
 from sweeper.training.seeds import derive_seed
 
+# The random numbers of the search at ε = 0 differ from those of the main search.
+BASELINE: Final = " at epsilon 0"
 # Sobol points generated at a time; a power of two, because blocks of this size are balanced.
 _BLOCK: Final = 64
 # Larger grids are sampled instead of shuffled. They have many more points than a plan, so few
@@ -78,9 +86,33 @@ def iterate_plan(
         baseline_point(spec.space, defaults),
         *(complete_point(first.model_dump(), spec.space, defaults) for first in spec.first),
     ]
-    proposed = _proposals(spec, fixed, max(0, first - len(fixed)), earlier)
-    remaining = max(0, spec.budget.trials - first)
-    return itertools.islice(itertools.chain(fixed[first:], proposed), remaining)
+    begin = max(first, len(fixed))
+    at_zero = baseline_tickets_before(spec, begin)
+    baseline = _baseline_proposals(spec, at_zero)
+    proposed = _proposals(spec, fixed, begin - len(fixed) - at_zero, earlier)
+    for ticket in range(first, spec.budget.trials):
+        if ticket < len(fixed):
+            yield fixed[ticket]
+            continue
+        try:
+            yield next(baseline if is_baseline_ticket(spec, ticket) else proposed)
+        except StopIteration:
+            return  # the grid is smaller than the budget
+
+
+def _baseline_proposals(spec: StudySpec, first: int) -> Iterator[Point | None]:
+    """Yield the points of the search at ε = 0 after its fixed ones, from proposal `first` on."""
+    points: Iterator[Point]
+    match spec.sampler.name:
+        case "random":
+            points = (_random(spec, number, BASELINE) for number in itertools.count(first))
+        case "qmc":
+            points = _sobol(spec, first, BASELINE)
+        case _:
+            start = max(0, baseline_startup(spec) - first)
+            points = itertools.islice(_sobol(spec, first, BASELINE), start)
+    yield from (without_smoothing(point, spec.space) for point in points)
+    yield from itertools.repeat(None)
 
 
 def _proposals(
@@ -101,17 +133,17 @@ def _proposals(
             )
 
 
-def _random(spec: StudySpec, number: int) -> Point:
-    generator = np.random.default_rng(derive_seed(spec.study.seed, "random", number))
+def _random(spec: StudySpec, number: int, search: str = "") -> Point:
+    generator = np.random.default_rng(derive_seed(spec.study.seed, f"random{search}", number))
     names = spec.space.dimensions
     return from_unit(spec.space, dict(zip(names, generator.random(len(names)), strict=True)))
 
 
-def _sobol(spec: StudySpec, first: int = 0) -> Iterator[Point]:
+def _sobol(spec: StudySpec, first: int = 0, search: str = "") -> Iterator[Point]:
     from scipy.stats import qmc  # lazy: it takes half a second, and workers do not need it
 
     names = list(spec.space.dimensions)
-    sobol = qmc.Sobol(len(names), rng=derive_seed(spec.study.seed, "sobol"))
+    sobol = qmc.Sobol(len(names), rng=derive_seed(spec.study.seed, f"sobol{search}"))
     if first:
         sobol.fast_forward(first)
     while True:
@@ -127,7 +159,10 @@ def start_point(spec: StudySpec, ticket: int) -> Point:
     number = ticket - 1 - len(spec.first)
     if number < 0:
         raise ValueError(f"ticket {ticket} has a fixed point; the Sobol sequence starts after it")
-    return next(_sobol(spec, number))
+    at_zero = baseline_tickets_before(spec, ticket)
+    if is_baseline_ticket(spec, ticket):
+        return without_smoothing(next(_sobol(spec, at_zero, BASELINE)), spec.space)
+    return next(_sobol(spec, number - at_zero))
 
 
 def _grid(spec: StudySpec) -> Iterator[Point]:

@@ -20,9 +20,15 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeper.store.studies import EarlierTrial
-from sweeper.study.dimensions import Space
+from sweeper.study.baseline_search import (
+    at_zero,
+    baseline_startup,
+    has_baseline_search,
+    is_baseline_ticket,
+)
+from sweeper.study.dimensions import SMOOTHING_KEYS, Space
 from sweeper.study.plan import start_point
-from sweeper.study.space import distributions, from_unit
+from sweeper.study.space import distributions, from_unit, without_smoothing
 from sweeper.study.spec import PrunerSection, StudySpec
 from sweeper.training.seeds import derive_seed
 
@@ -46,13 +52,18 @@ def propose(
     an earlier study; see `as_frozen`.
     """
     seed = derive_seed(spec.study.seed, "sampler", ticket) % 2**32
+    for_baseline = is_baseline_ticket(spec, ticket)
     space = {
         name: distribution
         for name, distribution in distributions(spec.space).items()
-        if not distribution.single()
+        if not (distribution.single() or (for_baseline and name in SMOOTHING_KEYS))
     }
-    limited_study = _LimitedStudy(study, space, seed, earlier)
-    if limited_study.ended < spec.sampler.startup:
+    trials = [*earlier, *study._get_trials(deepcopy=False, use_cache=True)]
+    if has_baseline_search(spec):
+        trials = [trial for trial in trials if at_zero(trial.params) is for_baseline]
+    limited_study = _LimitedStudy(study, trials, space, seed)
+    startup = baseline_startup(spec) if for_baseline else spec.sampler.startup
+    if limited_study.ended < startup:
         return dict(start_point(spec, ticket))
     sampler, new_trial = _sampler(spec, seed), create_trial(state=TrialState.RUNNING)
     optuna_study = cast(optuna.Study, limited_study)
@@ -65,7 +76,8 @@ def propose(
         for name, distribution in space.items()
     }
     single = from_unit(spec.space, dict.fromkeys(spec.space.dimensions, 0.0))
-    return single | proposed
+    point = single | proposed
+    return without_smoothing(point, spec.space) if for_baseline else point
 
 
 def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
@@ -78,7 +90,7 @@ def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
 
 
 class _LimitedStudy:
-    """A view of a study with at most `MAX_MODELED_TRIALS` ended trials, which are read only once.
+    """A view of a study with some of its trials: at most `MAX_MODELED_TRIALS` ended ones.
 
     TPE reads all trials twice per proposal. It compares at most the best 25 trials with the rest
     (Watanabe 2023, section 3.1). So for a long study, this view contains the best trials and a
@@ -89,14 +101,13 @@ class _LimitedStudy:
     def __init__(
         self,
         study: optuna.Study,
+        trials: Sequence[FrozenTrial],
         space: Mapping[str, BaseDistribution],
         seed: int,
-        earlier: Sequence[FrozenTrial],
     ) -> None:
         self._study = study
         # Samplers store attributes of the trial, which does not exist yet.
         self._storage = _NullStorage()
-        trials = [*earlier, *study._get_trials(deepcopy=False, use_cache=True)]
         usable = [trial for trial in trials if space.keys() <= trial.params.keys()]
         self.ended = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in usable)
         self._trials = trials_for_model(usable, seed)

@@ -95,11 +95,14 @@ def canonical(point: Point, space: Space) -> tuple[Any, ...]:
 
 def baseline_point(space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the point of ε = 0; its other values are in the space, so that samplers can use it."""
-    return {
-        "epsilon": 0.0,
-        "schedule": "fixed" if "fixed" in space.schedule else space.schedule[0],
-        **complete_point({}, space, defaults),
-    }
+    return without_smoothing(complete_point({}, space, defaults), space)
+
+
+def without_smoothing(point: Point, space: Space) -> dict[str, Any]:
+    """Return a point at ε = 0 with the other hyperparameters of `point`."""
+    schedule = "fixed" if "fixed" in space.schedule else space.schedule[0]
+    smoothing = {"epsilon": 0.0, "schedule": schedule, "rate": _default_value(1.0, space.rate)}
+    return {**smoothing, **hparams_of(point)}
 
 
 def complete_point(point: Point, space: Space, defaults: Mapping[str, Any]) -> dict[str, Any]:

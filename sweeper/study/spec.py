@@ -147,6 +147,15 @@ class BudgetSection(Section):
     trials: Annotated[
         int, Field(ge=1, le=limits.TRIALS, description="Number of trials, including ε = 0.")
     ] = 64
+    baseline: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=0.5,
+            description="Share of the trials that search the other hyperparameters at ε = 0, if "
+            "others are searched. The verdict compares with the best of them.",
+        ),
+    ] = 0.25
     timeout: Annotated[
         Seconds | None, Field(description="Maximum duration of a launch, in seconds.")
     ] = None

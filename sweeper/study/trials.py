@@ -15,6 +15,7 @@ from sweeper.store.database import Store
 from sweeper.store.tickets import Ticket
 from sweeper.store.trials import TICKET as TICKET
 from sweeper.store.trials import end_trial, has_optuna_study, insert_trial
+from sweeper.study.baseline_search import group_of
 from sweeper.study.dimensions import Space
 from sweeper.study.sampler import REPORTS, AfterStartup, make_pruner, warmup_steps
 from sweeper.study.space import Point, distributions
@@ -128,7 +129,7 @@ class PrunerReports:
         prunable: bool,
     ) -> None:
         self._store = store
-        self._study = study
+        self._study = group_of(study, spec, trial.point)
         self._id = trial.id
         self._values = dict(trial.reported)
         self._warmup = warmup_steps(spec.pruner)
