@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -31,6 +32,7 @@ from sweeper.study.load import parse_spec, read_study, submitted_study
 from sweeper.study.registration import register
 from sweeper.study.script_keys import DEFAULT_COMMAND
 from sweeper.tasks.script_sources import ScriptSources
+from sweeper.trainers.output_file import LONGEST_OUTPUT, shorten
 from sweeper.training.failures import TrainingFailed
 from sweeper.training.messages import (
     EXAMPLE_VALUES,
@@ -45,11 +47,11 @@ from sweeper.training.messages import (
 )
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.scripts.client import connected_run
-from sweeper.training.scripts.command import command_of, environment_of
+from sweeper.training.scripts.command import command_of, variables_of
 from sweeper.training.scripts.config import ScriptConfig
 from sweeper.training.scripts.delivered import read_file
 from sweeper.training.scripts.evidence import measure_file
-from sweeper.training.scripts.output import OutputReader
+from sweeper.training.scripts.output import ScriptOutput
 from sweeper.training.scripts.ranks import Ranks
 from sweeper.training.scripts.supervisor import ScriptTrainer
 from sweeper.worker.served_studies import EndReason, WorkerOptions
@@ -142,6 +144,22 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def wait_for(path: Path, launch: "subprocess.Popen[str]") -> None:
+    for _ in range(3000):
+        if path.exists():
+            return
+        assert launch.poll() is None, launch.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError(path)
+
+
+def kill_with_workers(launch: "subprocess.Popen[str]") -> None:
+    workers = [p for p in psutil.Process(launch.pid).children() if "worker" in p.cmdline()]
+    launch.kill()
+    for worker in workers:
+        worker.kill()
+
+
 def log(storage: str, trial: int) -> str:
     study = Study("x", storage)
     try:
@@ -189,7 +207,9 @@ def train_one(tmp_path: Path) -> Iterator[Train]:
     ) -> Replies:
         replies = Replies(*actions)
         of_start = {
-            name: keys.pop(name) for name in ("arrays", "claim", "reported") if name in keys
+            name: keys.pop(name)
+            for name in ("arrays", "claim", "reported", "number")
+            if name in keys
         }
         start = Start(
             "k",
@@ -279,7 +299,8 @@ def test_script_without_a_test_file_fails_in_a_confirmation(
 @pytest.mark.parametrize("evidence", ["self-reported", "pattern"])
 def test_self_reported_numbers(train_one: Train, evidence: str) -> None:
     pattern = r"validation loss (\S+)" if evidence == "pattern" else None
-    done = train_one(options={"evidence": evidence}, pattern=pattern)
+    stated = None if pattern else "self-reported"
+    done = train_one(options={"evidence": evidence}, pattern=pattern, evidence=stated)
     assert done.ending.state == "complete", done.ending.failure
     assert [report.progress for report in done.reports] == (
         [1.0] if pattern else [0.25, 0.5, 0.75, 1.0]
@@ -290,6 +311,62 @@ def test_self_reported_numbers(train_one: Train, evidence: str) -> None:
     assert last.classes is None
     assert done.reports[0].environment["evidence"] == "self-reported"
     assert last.extra == ({} if pattern else {"epoch": 4.0})
+    assert last.notes == ()
+
+
+def test_lines_are_read_at_the_end_unless_the_study_says_that_they_are_the_results(
+    train_one: Train,
+) -> None:
+    done = train_one(options={"evidence": "self-reported"})
+    [report] = done.reports
+    assert report.progress == 1.0
+    assert report.scores["nll"] == pytest.approx(expected_nll(0.1, 4), abs=1e-5)
+    assert report.environment["evidence"] == "self-reported"
+    [note] = report.notes
+    assert 'set task.evidence = "self-reported" to read them at once' in note
+
+
+@pytest.mark.parametrize("log", ["first", "last"])
+@pytest.mark.parametrize("evidence", ["scored", "per-example"])
+@pytest.mark.parametrize("stated", [True, False])
+def test_files_outrank_lines_whenever_they_come(
+    train_one: Train, log: str, evidence: str, stated: bool
+) -> None:
+    options = {"log": log, "evidence": evidence}
+    done = train_one(options=options, evidence=evidence if stated else None)
+    assert done.ending.state == "complete", done.ending.failure
+    assert [report.progress for report in done.reports] == [0.25, 0.5, 0.75, 1.0]
+    assert done.reports[0].environment["evidence"] == evidence
+
+
+@pytest.mark.parametrize("stop", [0, 2])
+@pytest.mark.parametrize("then", ["", "no-test"])
+def test_trial_0_shows_whether_there_is_a_test_split(
+    train_one: Train, then: str, stop: int
+) -> None:
+    for number in (0, 1):
+        done = train_one(options={"then": then, "stop": stop}, number=number)
+        assert done.ending.last is not None
+        has_test = number == 0 and then == ""
+        assert done.ending.last.splits == (("test",) if has_test else ())
+
+
+@pytest.mark.parametrize("then", ["nan", "inf"])
+@pytest.mark.parametrize("caught", ["", "yes"])
+def test_report_that_is_not_finite_has_diverged(
+    train_one: Train, monkeypatch: pytest.MonkeyPatch, then: str, caught: str
+) -> None:
+    monkeypatch.setenv("CATCH", caught)
+    done = train_one(program="script_ranks.py", options={"then": then}, loss="sweeper")
+    assert (done.ending.state, done.ending.cause) == ("failed", "diverged")
+    assert "training diverged: validation NLL is nan" in done.ending.failure
+    assert done.reports == []
+
+
+def test_files_and_reports_are_not_mixed(train_one: Train) -> None:
+    done = train_one(program="script_ranks.py", options={"then": "files"}, loss="sweeper")
+    assert done.ending.state == "failed"
+    assert "in files valid-….npz and with sweeper.current_run().report" in done.ending.failure
 
 
 @pytest.mark.parametrize(
@@ -306,10 +383,37 @@ def test_self_reported_numbers(train_one: Train, evidence: str) -> None:
 def test_self_reports_are_found_in_the_output(
     pattern: str | None, printed: str, expected: list[float]
 ) -> None:
-    reader = OutputReader(pattern)
+    reader = ScriptOutput(pattern)
     os.write(1, printed.encode())
     assert [report.nll for report in reader.reports(ended=True)] == expected
     reader.close()
+
+
+def test_lines_are_read_once_although_the_output_is_shortened(tmp_path: Path) -> None:
+    output, stdout = tmp_path / "output.log", os.dup(1)
+    descriptor = os.open(output, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+
+    def print_lines(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            os.write(1, b'{"nll": %d}\n' % number + b"x" * 2**20 + b"\n")
+
+    os.dup2(descriptor, 1)
+    try:
+        os.write(1, b'{"nll": 99}\n')  # of an earlier run
+        reader = ScriptOutput(None)
+        found = list[float]()
+        for first in range(0, 30, 3):
+            print_lines(first, 3)
+            found += [report.nll for report in reader.reports()]
+            shorten(output)
+        os.write(1, b"the last line")
+        assert reader.last_lines().endswith("x\nthe last line")
+    finally:
+        os.dup2(stdout, 1)
+        os.close(descriptor)
+        reader.close()
+    assert output.stat().st_size < LONGEST_OUTPUT
+    assert found == list(range(30))
 
 
 def test_values_of_each_example(train_one: Train, tmp_path: Path) -> None:
@@ -340,7 +444,15 @@ def test_values_of_each_example(train_one: Train, tmp_path: Path) -> None:
             {"options": {"evidence": "pattern"}, "pattern": r"no such text (\S+)"},
             "no line of its output matched task.pattern",
         ),
-        ({"evidence": "per-example"}, 'set task.evidence = "scored"'),
+        (
+            {"evidence": "per-example"},
+            'delivered scored results, but task.evidence is "per-example"; set task.evidence = ',
+        ),
+        ({"pattern": "(x)"}, "delivered scored results, but task.pattern makes its output the"),
+        (
+            {"evidence": "scored", "options": {"evidence": "self-reported"}},
+            "delivered no scored results, which task.evidence requires",
+        ),
         ({"options": {"evidence": "per-example"}, "calibrates": True}, "needs logits and labels"),
     ],
 )
@@ -473,6 +585,35 @@ def test_time_limit_ends_a_script_and_its_processes(run: Run, storage: str) -> N
 
 
 @pytest.mark.slow
+def test_memory_limit_counts_the_processes_of_a_script(run: Run, storage: str) -> None:
+    limit = f"{NO_CONFIRM}\n[resources]\nmemory = 0.75"
+    frame = run(trials=2, options='then = "memory"', confirm=limit)
+    assert frame["state"].tolist() == ["complete", "failed"], frame["failure"].tolist()
+    assert frame["cause"][1] == "memory"
+    assert "more than 0.75 GiB of memory" in frame["failure"][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "settings", "reason"),
+    [
+        (
+            'then = "no-test"',
+            "",
+            "trial 0 has no test split; write test-0001.npz if SWEEPER_SPLITS",
+        ),
+        ("", "resplit = true", "confirm.resplit requires the training split, which files cannot"),
+    ],
+)
+def test_script_that_cannot_be_confirmed_is_told_what_to_deliver(
+    run: Run, storage: str, options: str, settings: str, reason: str
+) -> None:
+    frame = run(trials=2, options=options, confirm=f"replicates = 2\n{settings}")
+    assert frame["state"].tolist() == ["complete"] * 2
+    assert reason in Study("x", storage).snapshot().unconfirmed
+
+
+@pytest.mark.slow
 def test_script_may_deliver_its_only_result_at_its_end(
     run: Run, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -593,7 +734,7 @@ def test_values_reach_a_script_as_one_argument_each(tmp_path: Path) -> None:
 def test_macros_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", "${program}")
     monkeypatch.setenv("RANK", "8")
-    start = Start("k", (0.25, "fixed", None), 7, 8, hparams={"lr": 0.1, "on": True})
+    start = Start("k", (0.25, "fixed", None), 7, 8, number=1, hparams={"lr": 0.1, "on": True})
     flags = {
         "epsilon": "-e",
         "label_smoothing": "--label-smoothing",
@@ -617,14 +758,14 @@ def test_macros_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         f'{{"n": [1, 2], "opt": {{"lr": 0.1}}, "on": true, "e": 0.25, "label-smoothing": '
         f'{smoothing}, "s": 7}}'
     )
-    environment = environment_of(script, start, tmp_path, tmp_path / "socket")
+    environment = variables_of(script, start, tmp_path, tmp_path / "socket")
     assert environment["SWEEPER_LABEL_SMOOTHING"] == str(smoothing) == "0.3125"
     assert environment["SWEEPER_SPLITS"] == "valid"
     assert "RANK" not in environment
     without_classes = replace(script, classes=None)
     for epsilon in (0.0, 0.1):
         fixed = replace(start, smoothing=(epsilon, "fixed", None))
-        assert "SWEEPER_LABEL_SMOOTHING" not in environment_of(
+        assert "SWEEPER_LABEL_SMOOTHING" not in variables_of(
             without_classes, fixed, tmp_path, tmp_path / "socket"
         )
     targets = torch.nn.functional.cross_entropy(
@@ -727,6 +868,28 @@ def test_modules_that_a_script_imports_count_as_code(tmp_path: Path) -> None:
     (tmp_path / "nets/deep/block.py").write_text("x = 2")
     after = ScriptSources(tmp_path, "train.py", []).digests
     assert {name for name in after if after[name] != before[name]} == {"nets/deep/block.py"}
+
+
+@pytest.mark.parametrize("option", [["-m", "app"], ["-mapp"], ["--module", "app"]])
+def test_module_that_a_command_runs_counts_as_code(tmp_path: Path, option: list[str]) -> None:
+    (tmp_path / "app" / "nets").mkdir(parents=True)
+    files = {
+        "app/__init__.py": "",
+        "app/__main__.py": "from . import data\nfrom .nets.small import net",
+        "app/data.py": "import helper",
+        "app/nets/small.py": "from ..other import x",
+        "app/other.py": "SWEEPER_EPSILON",
+        "helper.py": "",
+        "unused.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    sources = ScriptSources(tmp_path, "", ["${interpreter}", *option, "${args}"])
+    assert set(sources.digests) == set(files) - {"unused.py"}
+    assert sources.knows_epsilon
+    module = [*option[:-1], option[-1].replace("app", "helper")]
+    assert set(ScriptSources(tmp_path, "", ["torchrun", *module]).digests) == {"helper.py"}
+    assert not ScriptSources(tmp_path, "", ["python", "-m", "no_such_module"]).digests
 
 
 @pytest.mark.parametrize(
@@ -840,18 +1003,29 @@ def test_killed_worker_leaves_no_script(
 ) -> None:
     study = file(options='then = "hang"', trials=2)
     launch = start_sweeper("launch", study, "--workers", 1, "--results", tmp_path / "results")
-    for _ in range(3000):
-        if (tmp_path / "results/x/trials/1/valid-0001.npz").exists():
-            break
-        assert launch.poll() is None, launch.communicate()[0]
-        time.sleep(0.02)
+    wait_for(tmp_path / "results/x/trials/1/valid-0001.npz", launch)
     scripts = processes_in(tmp_path)
     assert scripts
-    workers = [p for p in psutil.Process(launch.pid).children() if "worker" in p.cmdline()]
-    launch.kill()
-    for worker in workers:
-        worker.kill()
+    kill_with_workers(launch)
     assert psutil.wait_procs(scripts, timeout=20)[1] == []
+
+
+@pytest.mark.slow
+def test_script_resumes_from_its_own_checkpoint_after_its_worker_is_killed(
+    file: Callable[..., Path], storage: str, tmp_path: Path, start_sweeper: StartSweeper
+) -> None:
+    study, results = file(options='then = "resume"', trials=2), tmp_path / "results"
+    launch = start_sweeper("launch", study, "--workers", 1, "--results", results)
+    wait_for(results / "x/trials/1/checkpoint", launch)
+    kill_with_workers(launch)
+    done = command("launch", study, "--workers", 1, "--results", results, "--storage", storage)
+    assert done.status == 0, done.err
+    frame = Study("x", storage).frame()
+    assert frame["state"].tolist() == ["complete"] * 2, frame["failure"].tolist()
+    assert "resumed after epoch 1" in log(storage, 1)
+    epochs = Study("x", storage).epochs()
+    assert epochs.loc[epochs["trial"] == 1, "epoch"].tolist() == [1, 2, 3, 4]
+    assert frame["nll"][1] == pytest.approx(expected_nll(frame["epsilon"][1], 4), abs=1e-6)
 
 
 @pytest.mark.slow
@@ -874,7 +1048,7 @@ def test_script_reports_through_current_run(run: Run, storage: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", ["", "kill-0", "kill-1"])
+@pytest.mark.parametrize("then", ["", "kill-0", "kill-1", "segv"])
 def test_torchrun_is_one_trial(run: Run, storage: str, then: str) -> None:
     command = [*TORCHRUN, "${program}", "${args}"]
     frame = run(
@@ -886,10 +1060,14 @@ def test_torchrun_is_one_trial(run: Run, storage: str, then: str) -> None:
     )
     assert frame["state"][0] == "complete", log(storage, 0)
     assert "rank 1 of 2: epoch 4" in log(storage, 0)
-    if then:
-        assert frame["state"][1] == "failed"
-        assert frame["cause"][1] == "exited"
-        assert frame["epochs"][1] == 1
-        assert "SIGKILL" in log(storage, 1)
+    progress = Study("x", storage).progress()
+    if then == "segv":
+        assert frame["cause"][1] == "crashed"
+        assert "crashed 2 times with SIGSEGV" in frame["failure"][1]
+    elif then:
+        # A rank that is killed once, like a process that is killed, is tried again.
+        assert frame["state"].tolist() == ["complete"] * 2, frame["failure"].tolist()
+        assert progress.retried == 1
     else:
         assert set(frame["state"]) == {"complete", "pruned"}, frame["failure"].tolist()
+        assert progress.retried == 0

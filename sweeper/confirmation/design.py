@@ -23,6 +23,17 @@ SELF_REPORTED: Final = (
     "the script reports its numbers itself, which sweeper cannot check, so there is no verdict; "
     "deliver logits and labels, or the NLL and the correctness of each example"
 )
+_REPORT_SPLITS: Final = (
+    "sweeper.current_run().report(..., splits={'train': function, 'test': function})"
+)
+NO_TEST_OF_SCRIPT: Final = (
+    "trial 0 has no test split; write test-0001.npz if SWEEPER_SPLITS contains test, or call "
+    f"{_REPORT_SPLITS}, with data that was not used for training or selection"
+)
+NO_TRAIN_OF_SCRIPT: Final = (
+    "confirm.resplit requires the training split, which files cannot deliver; set confirm.resplit "
+    f"= false, or call {_REPORT_SPLITS}"
+)
 # numpy and torch both accept seeds below this.
 _SEEDS: Final = 2**32
 
@@ -174,10 +185,12 @@ def _select_candidates(store: Store, record: StudyRecord, spec: StudySpec) -> tu
         raise SweeperError("ε = 0 has not finished, so there is no baseline to compare with")
     splits = base.splits.split(",")
     if "test" not in splits:
-        raise SweeperError(NO_TEST)
+        raise SweeperError(NO_TEST_OF_SCRIPT if spec.task.is_script else NO_TEST)
     if spec.confirm.resplit and "train" not in splits:
         raise SweeperError(
-            "confirm.resplit requires a training split; yield "
+            NO_TRAIN_OF_SCRIPT
+            if spec.task.is_script
+            else "confirm.resplit requires a training split; yield "
             "Evaluation(..., splits={'train': function, 'test': function})"
         )
     # Lazy import: pandas is slow to import and needed only once, when the search has ended.

@@ -55,7 +55,7 @@ class ScriptKeys(Section):
         Field(
             description="What the script delivers: scored (logits and labels), per-example (NLL "
             "and correctness of each example) or self-reported (numbers on stdout, without a "
-            "verdict); default: what a trial delivers first."
+            "verdict); default: logits or files if a trial delivers them, else what it prints."
         ),
     ] = None
     pattern: Annotated[

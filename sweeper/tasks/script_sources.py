@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,8 @@ from sweeper.training.scripts.config import macros_of
 
 # A script without any of these, and without a flag for ε, cannot know its ε.
 _KNOWS_EPSILON: Final = (b"SWEEPER_EPSILON", b"SWEEPER_LABEL_SMOOTHING", b"current_run")
+# A dotted name, short enough for a path.
+_MODULE: Final = re.compile(r"(?!.{255})[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class ScriptSources:
@@ -28,6 +31,8 @@ class ScriptSources:
         self._contents: dict[Path, bytes] = {}
         for path in _files(folder, program, command):
             self._add(path, path.parent)
+        for path in _module_sources(folder.resolve(), command):
+            self._add(path, folder.resolve())
         for path, content in self._contents.items():
             name = Path(os.path.relpath(path, folder)).as_posix()
             self.digests[name] = sha256(content).hexdigest()
@@ -71,6 +76,26 @@ def _files(folder: Path, program: str, command: Sequence[str]) -> Iterator[Path]
             path = folder / argument
             if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
                 yield path.resolve()
+
+
+def _module_sources(folder: Path, command: Sequence[str]) -> Iterator[Path]:
+    """Yield the files of the folder that a command runs as modules."""
+    for module in _modules(command):
+        yield from _module_files(folder, module)
+        # A package is run by its __main__.py.
+        yield from _module_files(folder, f"{module}.__main__")
+
+
+def _modules(command: Sequence[str]) -> Iterator[str]:
+    """Yield the modules that a command runs with -m, --module or --module=NAME."""
+    for argument, following in zip(command, (*command[1:], ""), strict=False):
+        for name in (
+            following if argument in ("-m", "--module") else "",
+            argument.removeprefix("--module=") if argument.startswith("--module=") else "",
+            argument[2:] if argument.startswith("-m") else "",
+        ):
+            if _MODULE.fullmatch(name):
+                yield name
 
 
 def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:

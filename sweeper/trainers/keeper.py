@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sweeper.trainers import system
 from sweeper.trainers.channel import Channel, ChannelClosed
+from sweeper.trainers.output_file import shorten
 from sweeper.trainers.process import Clock, train
 
 # Interval between checks of the time, the memory and the output of a trainer.
@@ -24,8 +25,6 @@ POLL_SECONDS: Final = 0.5
 HELPER_SECONDS: Final = 0.1
 # If a check is late by more than this, the machine or this process was suspended.
 SUSPENDED_SECONDS: Final = 5.0
-LONGEST_OUTPUT: Final = 10 * 2**20  # bytes
-_SHORTENED_OUTPUT: Final = 2**20  # bytes
 
 
 @dataclass
@@ -219,16 +218,3 @@ def _wait_for_children(seconds: float) -> None:
         with suppress(ChildProcessError):
             if os.waitpid(-1, os.WNOHANG) == (0, 0):
                 system.sleep(0.01)
-
-
-def shorten(output: Path) -> None:
-    """Truncate an output of more than 10 MiB to its last 1 MiB."""
-    with suppress(OSError):
-        if output.stat().st_size <= LONGEST_OUTPUT:
-            return
-        with output.open("r+b") as stream:
-            stream.seek(-_SHORTENED_OUTPUT, os.SEEK_END)
-            tail = stream.read()
-            stream.truncate(0)
-            stream.seek(0)
-            stream.write(b"[beginning of the output removed: it was too long]\n" + tail)

@@ -111,6 +111,11 @@ class Reporter:
         return self._last is not None
 
     @property
+    def failed(self) -> bool:
+        """Whether a report could not be scored."""
+        return isinstance(self._stopped, TrainingFailed)
+
+    @property
     def progress(self) -> float:
         """The progress of the last report, 0 before the first report."""
         return 0.0 if self._last is None else self._last.progress
@@ -292,9 +297,14 @@ def stop_exception(action: Action) -> TrialPruned | TrialReleased | None:
     match action:
         case "prune":
             return TrialPruned("the trial was pruned; stop training")
-        case "release" | "drop":
+        case "release":
             return TrialReleased(
                 "the trial was interrupted and will be resumed later; stop training now"
+            )
+        case "drop":
+            return TrialReleased(
+                "sweeper has ended this attempt at the trial; stop training now (if the trial "
+                "failed, sweeper logs shows why)"
             )
     return None
 

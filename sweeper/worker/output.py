@@ -7,11 +7,13 @@ from io import StringIO
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from sweeper.trainers.output_file import origin_of
+
 # The last bytes of a training run's output that are stored with its trial.
 STORED_BYTES: Final = 64 * 1024
 
 
-class OutputReader(Protocol):
+class PrintedOutput(Protocol):
     """The output of a training run so far."""
 
     def size(self) -> int:
@@ -32,28 +34,27 @@ class OutputFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stream: BinaryIO | None = None
-        # A file that is too long is truncated; the removed bytes still count.
-        self._seen = self._removed = 0
+        self._total = 0
 
     def total(self) -> int:
         """Return the number of bytes printed, including bytes that were removed from the file."""
-        size = 0
         with suppress(OSError):
             if self._stream is None:
                 self._stream = self.path.open("rb")
-            size = os.fstat(self._stream.fileno()).st_size
-        if size < self._seen:
-            self._removed += self._seen - size + 1
-        self._seen = size
-        return self._removed + size
+            descriptor = self._stream.fileno()
+            # While the file is being shortened, it is empty.
+            total = origin_of(descriptor)[0] + os.fstat(descriptor).st_size
+            self._total = max(self._total, total)
+        return self._total
 
     def end(self, begin: int) -> str:
         """Return the end of the output after byte `begin`, "" if it cannot be read."""
         if self._stream is None:
             return ""
         with suppress(OSError):
+            origin, _ = origin_of(self._stream.fileno())
             size = self._stream.seek(0, os.SEEK_END)
-            self._stream.seek(max(begin - self._removed, size - STORED_BYTES, 0))
+            self._stream.seek(max(begin - origin, size - STORED_BYTES, 0))
             return self._stream.read().decode(errors="replace")
         return ""
 

@@ -14,7 +14,7 @@ from sweeper.store.tickets import LeaseLost, Ticket
 from sweeper.training.messages import FromTrainer, Reply, Report, Start, ToTrainer, TrainingEnd
 from sweeper.worker.attempt import Attempt, epoch_row
 from sweeper.worker.open_study import OpenStudy
-from sweeper.worker.output import OutputReader
+from sweeper.worker.output import PrintedOutput
 
 # Tolerance, because progress may be a sum of rounded fractions.
 _ROUNDING: Final = 1e-6
@@ -22,7 +22,7 @@ _ROUNDING: Final = 1e-6
 # Takes the number of attempts in the slot; returns the next attempt for it, or None.
 Claim = Callable[[int], Attempt | None]
 # Returns the output of an attempt's training run, None if the run has not started.
-GetOutput = Callable[[Attempt], OutputReader | None]
+GetOutput = Callable[[Attempt], PrintedOutput | None]
 
 
 @dataclass(frozen=True)

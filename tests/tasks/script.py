@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+if "--log=first" in sys.argv:  # before slow imports, so that it is read before any file
+    print('{"nll": 9.0, "progress": 0.1}', flush=True)
+
 import numpy as np
 from softmax import CLASSES, data, train  # type: ignore[import-not-found]
 
@@ -62,6 +65,12 @@ def misbehave(epoch: int) -> None:
             subprocess.Popen(sleeper, start_new_session=True)
         case "hang":
             time.sleep(600)
+        case "resume" if not (folder / "checkpoint").exists():
+            (folder / "checkpoint").write_text("1")
+            time.sleep(600)
+        case "memory":
+            code = "import time; x = bytes([1]) * 2**30; time.sleep(600)"
+            subprocess.run([sys.executable, "-c", code], start_new_session=True)
         case "bad-file":
             (folder / "valid-0009.npz").write_bytes(b"not an archive")
 
@@ -77,6 +86,7 @@ if __name__ == "__main__":
     parser.add_argument("--stop", type=int, help="ends after this epoch")
     parser.add_argument("--label_smoothing", type=float)
     parser.add_argument("--config", type=Path)
+    parser.add_argument("--log", default="")
     args = parser.parse_args()
     if args.config is not None:
         config = json.loads(args.config.read_text())
@@ -88,7 +98,13 @@ if __name__ == "__main__":
     if args.then == "downgrade" and args.epsilon:
         args.evidence = "per-example"
     print(f"training with {args.epsilon}")
+    checkpoint = Path(os.environ["SWEEPER_DIR"]) / "checkpoint"
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    if done:
+        print(f"resumed after epoch {done}")
     for epoch, weights in enumerate(train(args.epsilon, args.lr, args.epochs, seed), 1):
+        if epoch <= done:
+            continue
         misbehave(epoch)
         if args.evidence == "self-reported":
             print(
@@ -100,5 +116,7 @@ if __name__ == "__main__":
             deliver("valid", epoch, weights, progress=epoch / args.epochs)
         if epoch == args.stop:
             break
+    if args.log == "last":
+        print('{"nll": 9.0, "progress": 1.0}')
     if args.then != "no-test" and "test" in os.environ["SWEEPER_SPLITS"].split(","):
         deliver("test", 1, weights)

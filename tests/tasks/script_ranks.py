@@ -22,6 +22,18 @@ def outputs(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs @ weights, labels
 
 
+def misbehave(run: sweeper.TrainingRun, then: str, rank: int) -> None:
+    once = run.directory / "killed"
+    match then:
+        case "kill-0" | "kill-1" if then == f"kill-{rank}" and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "segv" if rank == 1:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "files":
+            (run.directory / "valid-0001.npz").touch()
+
+
 def train(run: sweeper.TrainingRun, epochs: int, then: str) -> None:
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     inputs, labels = (part[rank::ranks] for part in split("train"))
@@ -29,8 +41,8 @@ def train(run: sweeper.TrainingRun, epochs: int, then: str) -> None:
     weights = torch.zeros(5, CLASSES, requires_grad=True)
     loss = run.loss()
     for epoch in range(1, epochs + 1):
-        if then == f"kill-{rank}" and epoch == 2 and run.smoothing.epsilon:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 2 and run.smoothing.epsilon:
+            misbehave(run, then, rank)
         for step in range(20):
             loss.progress = (epoch - 1 + step / 20) / epochs
             loss(inputs @ weights, labels).backward()
@@ -41,12 +53,18 @@ def train(run: sweeper.TrainingRun, epochs: int, then: str) -> None:
                 weights -= 0.5 * weights.grad / ranks
             weights.grad = None
         with torch.no_grad():
-            run.report(
-                valid @ weights,
-                valid_labels,
-                progress=epoch / epochs,
-                splits={"test": partial(outputs, weights)},
-            )
+            logits = valid @ weights * (float(then) if then in ("nan", "inf") else 1.0)
+            try:
+                run.report(
+                    logits,
+                    valid_labels,
+                    progress=epoch / epochs,
+                    splits={"test": partial(outputs, weights)},
+                )
+            except Exception:
+                if not os.environ.get("CATCH"):
+                    raise
+                return
         print(f"rank {rank} of {ranks}: epoch {epoch}", flush=True)
 
 

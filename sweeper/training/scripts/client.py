@@ -155,6 +155,6 @@ def _hide_tracebacks() -> None:
 
 def _end(connection: _Connection, reporter: Reporter, process: int) -> None:
     if os.getpid() == process:
-        if reporter.reported:  # which is false on ranks above 0
+        if reporter.reported or reporter.failed:  # which are false on ranks above 0
             connection.send_end(reporter)
         connection.close()

@@ -120,10 +120,10 @@ def _macro(macro: str, script: ScriptConfig, values: Mapping[str, Any], director
 _RANKS: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
-def environment_of(
+def variables_of(
     script: ScriptConfig, start: Start, directory: Path, socket: Path
 ) -> dict[str, str]:
-    """Return the environment of the process that trains a run."""
+    """Return the environment variables of the process that trains a run."""
     smoothing = Smoothing(*start.smoothing)
     uniform = label_smoothing(smoothing, script.classes) if script.classes else None
     threads = str(script.threads)
@@ -140,7 +140,12 @@ def environment_of(
         "SWEEPER_SOCKET": str(socket),
         "SWEEPER_SEED": str(start.seed),
         "SWEEPER_DATA_SEED": str(start.data_seed),
-        "SWEEPER_SPLITS": "valid" if start.arrays is None else "valid,test",
+        "SWEEPER_SPLITS": "valid,test" if _needs_test(start) else "valid",
         **({} if script.loss else {"SWEEPER_EPSILON": str(smoothing.epsilon)}),
         **({} if uniform is None or script.loss else {"SWEEPER_LABEL_SMOOTHING": str(uniform)}),
     }
+
+
+def _needs_test(start: Start) -> bool:
+    """Whether the script evaluates its test split: in a confirmation, and to show that it can."""
+    return start.arrays is not None or start.number == 0

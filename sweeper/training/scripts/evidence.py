@@ -144,3 +144,8 @@ def test_file(folder: Path) -> Callable[[], Delivered]:
         return read_file(path)
 
     return read
+
+
+def has_test_file(folder: Path) -> bool:
+    """Return whether the script has written a file of the test split."""
+    return FileReader(folder, "test").last() is not None

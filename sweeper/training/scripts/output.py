@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+from sweeper.trainers.output_file import origin_of
 from sweeper.training.messages import Grade
 
 # A longer line is not read: it contains no report.
@@ -27,7 +29,7 @@ class SelfReport:
     grade: ClassVar[Grade] = "self-reported"
 
 
-class OutputReader:
+class ScriptOutput:
     """Reads what a script appends to the standard output of this process, which is a file.
 
     `pattern` is a regular expression with one group, the NLL; None to read JSON lines.
@@ -38,7 +40,10 @@ class OutputReader:
         self._file = -1
         with suppress(OSError):  # it is opened a second time, because it is open for writing only
             self._file = os.open("/dev/fd/1", os.O_RDONLY)
-        self._start = self._position = self._size()
+        if self._file >= 0 and not stat.S_ISREG(os.fstat(self._file).st_mode):
+            self.close()
+        # Positions in everything that was printed; the file may lose its beginning.
+        self._start = self._position = self._origin() + self._size()
         self._rest = b""
 
     def reports(self, *, ended: bool = False) -> Iterator[SelfReport]:
@@ -52,13 +57,16 @@ class OutputReader:
 
     def last_lines(self) -> str:
         """Return the last lines of the output, "" if there are none."""
+        return "\n".join(self.end().strip().splitlines()[-LAST_LINES:])
+
+    def end(self) -> str:
+        """Return the end of the output of the script, "" if there is none."""
         end = self._size()
         if self._file < 0:
             return ""
-        begin = max(0, min(self._start, end), end - _LAST_BYTES)
+        begin = max(0, min(self._start - self._origin(), end), end - _LAST_BYTES)
         with suppress(OSError):
-            text = os.pread(self._file, end - begin, begin).decode(errors="replace")
-            return "\n".join(text.strip().splitlines()[-LAST_LINES:])
+            return os.pread(self._file, end - begin, begin).decode(errors="replace")
         return ""
 
     def close(self) -> None:
@@ -69,15 +77,29 @@ class OutputReader:
     def _size(self) -> int:
         return 0 if self._file < 0 else os.fstat(self._file).st_size
 
+    def _origin(self) -> int:
+        return 0 if self._file < 0 else origin_of(self._file)[0]
+
+    def _read(self) -> bytes:
+        """Return what was printed since the last call, without what was removed from the file."""
+        if self._file < 0:
+            return b""
+        while True:
+            origin, note = origin_of(self._file)
+            begin, size = self._position - origin, self._size()
+            if begin < note:  # a part that was not read was removed
+                begin, self._rest = note, b""
+            part = os.pread(self._file, max(size - begin, 0), begin)
+            if origin_of(self._file)[0] == origin:
+                break
+        if part:
+            self._position = origin + begin + len(part)
+        return part
+
     def _lines(self) -> Iterator[str]:
-        size = self._size()
-        if self._file < 0 or size == self._position:
+        part = self._read()
+        if not part:
             return
-        if size < self._position:  # the keeper has removed the beginning
-            self._position = self._start = 0
-            self._rest = b""
-        part = os.pread(self._file, size - self._position, self._position)
-        self._position += len(part)
         # A progress bar ends its lines with \r.
         *lines, rest = _LINE_END.split(self._rest + part)
         self._rest = rest[-_LONGEST_LINE:]

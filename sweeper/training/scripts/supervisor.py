@@ -2,12 +2,10 @@
 
 import logging
 import os
-import resource
 import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -31,23 +29,30 @@ from sweeper.training.messages import (
     TrainingEnd,
 )
 from sweeper.training.reporting import Exchange, first_number
-from sweeper.training.scripts.command import command_of, environment_of
+from sweeper.training.scripts.command import command_of, variables_of
 from sweeper.training.scripts.config import REQUEUE, ScriptConfig
 from sweeper.training.scripts.delivered import Delivered, FileReader, read_file
 from sweeper.training.scripts.evidence import (
     Measured,
+    has_test_file,
     measure_file,
     measure_line,
     progress_of,
     test_file,
 )
-from sweeper.training.scripts.output import OutputReader, SelfReport
+from sweeper.training.scripts.output import ScriptOutput, SelfReport
 from sweeper.training.scripts.ranks import Ranks
+from sweeper.training.scripts.signals import die_of, kill_group, signal_in
 from sweeper.training.trainer import Environment
 
 _STOPS: Final = ("prune", "release", "drop")
 # Interval between checks for new files and lines of a script.
 POLL_SECONDS: Final = 0.1
+
+_FILES_AND_REPORTS: Final = (
+    "the script delivered results twice: in files valid-….npz and with "
+    "sweeper.current_run().report; use one of them"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +82,9 @@ class _ScriptRun:
         self._environment, self._exchange = environment, exchange
         self._directory = Path(start.directory or "").absolute()
         self._smoothing = Smoothing(*start.smoothing)
-        self._grade: Grade | None = "self-reported" if script.pattern else script.evidence
+        # What the study file says, and what the script delivers.
+        self._stated: Grade | None = "self-reported" if script.pattern else script.evidence
+        self._grade: Grade | None = None
         self._last: Report | None = None
         self._action: Action = "continue"
         self._connected = False  # whether the script reports over the socket
@@ -86,6 +93,7 @@ class _ScriptRun:
         self._began = time.monotonic()
         self._unreported: Delivered | SelfReport | None = None  # without progress
         self._reported: Delivered | SelfReport | None = None  # the last one
+        self._line: SelfReport | None = None  # used only if there is nothing better
 
     # ---- the process ---------------------------------------------------------------------
 
@@ -95,7 +103,7 @@ class _ScriptRun:
             first = self._start.claim == 1
             prepare_directory(self._directory, self._start.identity, first_claim=first)
             self._files = FileReader(self._directory, "valid")
-            self._output = OutputReader(self._script.pattern)
+            self._output = ScriptOutput(self._script.pattern)
         except OSError as error:
             return self._failed(training_failure(error, torch.device("cpu")))
         try:
@@ -110,7 +118,7 @@ class _ScriptRun:
     def _run(self, ranks: Ranks) -> int:
         """Start the script, follow it until it ends, and return its exit status."""
         command = command_of(self._script, self._start, self._directory)
-        environment = environment_of(
+        environment = variables_of(
             self._script, self._start, self._directory, Path(self._start.socket)
         )
         try:
@@ -139,7 +147,7 @@ class _ScriptRun:
                 ranks.drain()
             return -signal.SIGKILL if status is None else status
         finally:
-            _kill_group(process)
+            kill_group(process)
             if watched >= 0:
                 os.close(watched)
 
@@ -157,19 +165,27 @@ class _ScriptRun:
     def _on_report(self, message: FromTrainer) -> ToTrainer:
         """Pass a report of rank 0 on to the worker."""
         self._check_grade("scored")
+        if not self._connected and (self._last is not None or self._unreported is not None):
+            raise TrainingFailed(_FILES_AND_REPORTS)
         self._connected = True
         report = replace(message.reports[0], key=self._start.key)
         return ToTrainer({report.key: self._send(report)})
 
     def _read(self, *, ended: bool = False) -> None:
-        """Report the new files and lines that have a progress; `ended`: the script has ended."""
+        """Report the new files and lines that have a progress; `ended`: the script has ended.
+
+        Lines are reported at once only if the study file says that they are the results. A line may
+        come before the first file, so the grade would depend on the timing otherwise.
+        """
         if self._connected:
             return
         for path in self._files.new():
             self._deliver(read_file(path))
         for line in self._output.reports(ended=ended):
-            if self._grade in (None, "self-reported"):
+            if self._stated == "self-reported":
                 self._deliver(line)
+            elif self._stated is None:
+                self._line = line
 
     def _deliver(self, item: Delivered | SelfReport) -> None:
         self._check_grade(item.grade)
@@ -189,12 +205,21 @@ class _ScriptRun:
                 f"objective.metric = nll_calibrated needs logits and labels, but the script "
                 f'delivered {grade} results; set objective.metric = "nll"'
             )
-        if self._grade is None:
-            self._grade = grade
+        if self._script.pattern and grade != "self-reported":
+            raise TrainingFailed(
+                f"the script delivered {grade} results, but task.pattern makes its output the "
+                "result; remove task.pattern, or deliver nothing else"
+            )
+        if self._stated not in (None, grade):
+            raise TrainingFailed(
+                f"the script delivered {grade} results, but task.evidence is "
+                f'"{self._stated}"; set task.evidence = "{grade}"'
+            )
+        self._grade = self._grade or grade
         if self._grade != grade:
             raise TrainingFailed(
-                f"the script delivered {grade} results, but this trial needs {self._grade} "
-                f'results; deliver only one kind, or set task.evidence = "{grade}"'
+                f"the script delivered {self._grade} and then {grade} results; deliver only one "
+                "kind"
             )
 
     def _report(self, item: Delivered | SelfReport, progress: float) -> None:
@@ -216,12 +241,18 @@ class _ScriptRun:
                 classes=measured.classes,
                 seconds=self._seconds,
                 extra=dict(measured.extra or {}),
-                splits=() if measured.grade == "self-reported" else ("test",),
+                splits=self._splits(measured.grade, final=progress == 1.0),
                 notes=tuple(self._notes),
                 replicate_result=measured.result,
                 environment=self._environment_of(measured) if self._last is None else {},
             )
         )
+
+    def _splits(self, grade: Grade, *, final: bool) -> tuple[str, ...]:
+        """Return the splits besides validation. The file of a test split may be written last."""
+        if grade == "self-reported":
+            return ()
+        return ("test",) if not final or has_test_file(self._directory) else ()
 
     def _measure(self, item: Delivered | SelfReport, *, final: bool, full: bool) -> Measured:
         if isinstance(item, SelfReport):
@@ -258,11 +289,14 @@ class _ScriptRun:
         if self._action in _STOPS:
             return self._ended("stopped")
         if status < 0:
-            _die_of(-status)
+            die_of(-status)
         if status == REQUEUE:
             reason = f"the script asked to be started again (exit status {REQUEUE})"
             return replace(self._ended("stopped"), failure=reason)
+        if ranks.ending is not None and ranks.ending.state == "failed":
+            return replace(ranks.ending, key=self._start.key)  # a report could not be scored
         if status:
+            die_of(signal_in(self._output.end()))
             raise self._exit_failure(status)
         if self._connected:
             return self._connected_ending(ranks)
@@ -275,9 +309,11 @@ class _ScriptRun:
         item = self._unreported
         if item is None and self._last is None:
             path = self._files.last()  # written by an earlier attempt that was interrupted later
-            item = None if path is None else read_file(path)
+            item = self._line if path is None else read_file(path)
         if item is not None:
             self._check_grade(item.grade)
+            if isinstance(item, SelfReport) and self._stated is None:
+                self._note_late_lines(item)
             self._report(item, 1.0)
             return
         if self._last is None or self._reported is None:
@@ -285,10 +321,29 @@ class _ScriptRun:
                 f"{self._nothing_delivered}{_after(self._output.last_lines())}", "exited"
             )
         measured = self._measure(self._reported, final=True, full=True)
-        self._last = replace(self._last, scores=measured.scores, replicate_result=measured.result)
+        self._last = replace(
+            self._last,
+            scores=measured.scores,
+            replicate_result=measured.result,
+            splits=self._splits(measured.grade, final=True),
+        )
+        self._note_early_end(self._last.progress)
+
+    def _note_late_lines(self, line: SelfReport) -> None:
+        progress = progress_of(line)
+        if progress is None:
+            return
         self._note(
-            f"the script ended at progress {self._last.progress:g}, not 1; its last report is used "
-            "as the result"
+            "JSON lines were read when the script had ended, so it could not be pruned; set "
+            'task.evidence = "self-reported" to read them at once'
+        )
+        if progress < 1:
+            self._note_early_end(progress)
+
+    def _note_early_end(self, progress: float) -> None:
+        self._note(
+            f"the script ended at progress {progress:g}, not 1; its last report is used as the "
+            "result"
         )
 
     @property
@@ -298,6 +353,11 @@ class _ScriptRun:
                 "the script exited with status 0, but no line of its output matched task.pattern "
                 "with a number in the group; correct the pattern or print the NLL"
             )
+        if self._stated in ("scored", "per-example"):
+            return (
+                f"the script exited with status 0 but delivered no {self._stated} results, which "
+                "task.evidence requires; deliver them, or remove task.evidence"
+            )
         return (
             "the script exited with status 0 but delivered nothing; call "
             "sweeper.current_run().report, write valid-0001.npz to SWEEPER_DIR, or print JSON "
@@ -305,6 +365,8 @@ class _ScriptRun:
         )
 
     def _connected_ending(self, ranks: Ranks) -> TrainingEnd:
+        if any(self._files.new()):
+            raise TrainingFailed(_FILES_AND_REPORTS)
         if ranks.ending is not None:
             return replace(ranks.ending, key=self._start.key)
         if self._last is not None and self._last.progress == 1.0:
@@ -341,19 +403,3 @@ class _ScriptRun:
 
 def _after(printed: str) -> str:
     return f"; the last lines of its output:\n{printed}" if printed else "; it printed nothing"
-
-
-def _kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the script and its process group; the keeper kills other descendants."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _die_of(number: int) -> None:
-    """End this process like the script, by a signal; its keeper then handles both alike."""
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(ValueError, OSError):
-        signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
