@@ -331,10 +331,12 @@ def test_epsilon_0_is_exported_if_smoothing_hurts(launch: Callable[..., Study]) 
 
 
 def test_pick_with_failed_replicates_is_not_recommended(
-    launch: Callable[..., Study], storage: str
+    launch: Callable[..., Study], storage: str, tmp_path: Path
 ) -> None:
     first = launch(text(), confirm=False)
-    planned = api.confirm("quick", workers=0, storage=storage).evidence()
+    planned = api.confirm(
+        "quick", workers=0, storage=storage, results=tmp_path / "results"
+    ).evidence()
     assert planned is not None
     failing_seed = planned.replicates[0].seed
     api.delete("quick", storage)
