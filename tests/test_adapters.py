@@ -1,6 +1,8 @@
 """The adapters for other frameworks: losses, reports, pruning and resuming, on tiny models."""
 
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from sklearn.metrics import log_loss
@@ -239,6 +242,37 @@ class TestHuggingFace:
         assert again.progress == [1.0]
         assert again.nll() == whole.nll()
 
+    @pytest.mark.parametrize("best", [False, True])
+    def test_a_run_that_stops_early_ends_with_an_evaluation(
+        self, best: bool, tmp_path: Path
+    ) -> None:
+        reports = Reports()
+        run = make_run(tmp_path, reports)
+        arguments = {
+            "metric_for_best_model": "count",
+            "greater_is_better": True,
+            "save_strategy": "epoch",
+            "load_best_model_at_end": True,
+            "num_train_epochs": 4,
+            "learning_rate": 0.1,
+        }
+        trainer = self.trainer(run, "tokens", **arguments)
+        trainer.args.load_best_model_at_end = best
+        counts, test = iter([2, 1, 0, 0, 0]), self.examples("tokens", 5)
+        trainer.compute_metrics = lambda _: {"count": next(counts)}  # the first model is the best
+        trainer.add_callback(self.transformers.EarlyStoppingCallback(2))
+        self.train(run, trainer, test)
+        assert trainer.state.global_step == 3
+        assert reports.progress == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1])
+        assert (reports.nll(3) == reports.nll(0)) == best
+        last = reports.evaluations[-1]
+        reported = {7: (last.logits, last.labels), 5: last.splits["test"]().outputs()[:2]}
+        trainer.compute_metrics = None
+        for number, outputs in reported.items():
+            predicted = trainer.predict(self.examples("tokens", number))
+            expected = oracle(*self.rows("tokens", predicted.predictions, predicted.label_ids))
+            assert score(*outputs).nll == pytest.approx(expected, abs=1e-6)
+
     def interrupting(self, trainer: Any, step: int) -> Any:
         class Interrupts(self.transformers.TrainerCallback):  # type: ignore[misc, name-defined]
             def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -310,13 +344,15 @@ class TestLightning:
 
         return Model()
 
-    def data(self, number: int, positions: int = 0) -> Any:
+    def data(self, number: int, positions: int = 0, ignored: bool = False) -> Any:
         generator = torch.Generator().manual_seed(number)
         shape = (number, 2, positions) if positions else (number, 2)
         inputs = torch.randn(*shape, generator=generator)
         labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
         if positions:
             labels[::2, 0] = -100
+        if ignored:
+            labels[1::3] = -100
         return TensorDataset(inputs, labels)
 
     def trainer(self, run: TrainingRun, **arguments: Any) -> Any:
@@ -333,7 +369,14 @@ class TestLightning:
         return self.pl.Trainer(**{**defaults, **arguments})
 
     def fit(
-        self, run: TrainingRun, model: Any, positions: int = 0, batch: int = 4, **trainer: Any
+        self,
+        run: TrainingRun,
+        model: Any,
+        positions: int = 0,
+        batch: int = 4,
+        ignored: bool = False,
+        valid: Callable[[Any], Any] = lambda loader: loader,
+        **trainer: Any,
     ) -> Any:
         from sweeper.training.adapters import lightning
 
@@ -344,10 +387,62 @@ class TestLightning:
             started,
             model,
             DataLoader(self.data(8, positions), batch, shuffle=True),
-            DataLoader(self.data(7, positions), 2),
-            DataLoader(self.data(5, positions), 2),
+            valid(DataLoader(self.data(7, positions, ignored), 2)),
+            DataLoader(self.data(5, positions, ignored), 2),
         )
         return started
+
+    def test_a_list_of_one_loader_is_one_loader(self, tmp_path: Path) -> None:
+        whole, listed = Reports(), Reports()
+        for name, reports in (("whole", whole), ("listed", listed)):
+            (tmp_path / name).mkdir()
+            run = make_run(tmp_path / name, reports)
+            self.fit(run, self.model(), valid=lambda it: [it] if name == "listed" else it)  # noqa: B023
+        assert [listed.nll(i) for i in range(3)] == [whole.nll(i) for i in range(3)]
+        model = self.model()
+        model.validation_step = lambda batch, dataloader_idx=0: None
+        with pytest.raises(ValueError, match="dataloaders of an evaluation is 2; it must be 1"):
+            self.fit(make_run(tmp_path, Reports()), model, valid=lambda loader: [loader] * 2)
+
+    def test_a_run_that_stops_early_ends_with_a_validation(self, tmp_path: Path) -> None:
+        stopping = import_module("lightning.pytorch.callbacks").EarlyStopping
+        never_better = stopping("val_loss", min_delta=1000.0, patience=1)
+        reports, model = Reports(), self.model()
+        trainer = self.fit(make_run(tmp_path, reports), model, callbacks=[never_better])
+        assert trainer.current_epoch == 2
+        assert reports.progress == pytest.approx([1 / 3, 2 / 3, 1])
+        predicted = torch.cat(trainer.predict(model, DataLoader(self.data(7), 2)))
+        expected = oracle(predicted, self.data(7).tensors[1])
+        assert reports.nll() == pytest.approx(expected, abs=1e-6)
+        assert reports.evaluations[-1].splits.keys() == {"test"}
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_a_killed_rank_ends_the_run(self, rank: int, tmp_path: Path, one_thread: None) -> None:
+        class Dies(self.pl.Callback):  # type: ignore[misc, name-defined]
+            def on_train_epoch_start(self, trainer: Any, _: Any) -> None:
+                if trainer.current_epoch == 1 and trainer.global_rank == rank:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        reports, before = Reports(), set(psutil.Process().children())
+        ranks: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "callbacks": [Dies()]}
+        with pytest.raises(Exception, match="SIGKILL"):
+            self.fit(make_run(tmp_path, reports), self.model(), **ranks)
+        assert reports.progress == pytest.approx([1 / 3])
+        assert set(psutil.Process().children()) <= before
+        rest = Reports()  # resumes from the checkpoint of Lightning, on two ranks
+        ranks["callbacks"] = []
+        self.fit(make_run(tmp_path, rest), self.model(), **ranks)
+        assert rest.progress == pytest.approx([2 / 3, 1])
+
+    def test_forked_ranks_leave_no_descriptor(self, tmp_path: Path) -> None:
+        from sweeper.training.adapters.ranks import reports_of_ranks
+
+        run = make_run(tmp_path, Reports())
+        trainer = self.trainer(run, strategy="ddp_fork", devices=2)
+        before = psutil.Process().num_fds()
+        with reports_of_ranks(run, trainer):
+            assert psutil.Process().num_fds() == before + 2
+        assert psutil.Process().num_fds() == before
 
     @pytest.mark.parametrize("positions", [0, 4])
     def test_reported_nll_is_that_of_the_predictions(self, positions: int, tmp_path: Path) -> None:
@@ -356,7 +451,7 @@ class TestLightning:
         assert reports.progress == pytest.approx([1 / 3, 2 / 3, 1])  # and none of the sanity check
         last = reports.evaluations[-1]
         reported = {7: Outputs(last.logits, last.labels, last.groups)}
-        reported[5] = last.splits["test"]().outputs()
+        reported[5] = Outputs(*last.splits["test"]())
         for number, (logits, labels, groups) in reported.items():
             data = self.data(number, positions)
             predicted = torch.cat(trainer.predict(model, DataLoader(data, 2))).movedim(1, -1)
@@ -429,23 +524,26 @@ class TestLightning:
             self.fit(run, model)
 
     @pytest.mark.parametrize("prune_at", [0, 2])
-    @pytest.mark.parametrize("positions", [0, 4])
+    @pytest.mark.parametrize(("positions", "ignored"), [(0, False), (4, False), (0, True)])
     def test_two_ranks_report_each_example_once(
-        self, prune_at: int, positions: int, tmp_path: Path, one_thread: None
+        self, prune_at: int, positions: int, ignored: bool, tmp_path: Path, one_thread: None
     ) -> None:
         reports, model = Reports(prune_at), self.model(positions=positions)
         run = make_run(tmp_path, reports)
-        ranks: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2}
+        ranks: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "ignored": ignored}
         if prune_at:
             with pytest.raises(TrialPruned):
                 self.fit(run, model, positions, **ranks)
             assert reports.progress == pytest.approx([1 / 3, 2 / 3])
+            truth = self.data(7, positions, ignored).tensors[1]
+            for evaluation in reports.evaluations:  # gathered from both ranks
+                assert torch.equal(evaluation.labels, truth[truth != -100])
             return
         trainer = self.fit(run, model, positions, **ranks)
         assert reports.progress == pytest.approx([1 / 3, 2 / 3, 1])
         last = reports.evaluations[-1]
-        for outputs, number in ((last, 7), (last.splits["test"]().outputs(), 5)):
-            data = self.data(number, positions)
+        for outputs, number in ((last, 7), (Outputs(*last.splits["test"]()), 5)):
+            data = self.data(number, positions, ignored)
             truth = data.tensors[1]
             model.eval()
             predicted = model(data.tensors[0]).detach().movedim(1, -1)[truth != -100]
@@ -542,6 +640,29 @@ def test_lightning_trains_under_torchrun(launch: Launch, tmp_path: Path) -> None
     for number, trained in ((0, 3), (2, frame["epochs"][2])):
         for rank in (0, 1):
             assert f"rank {rank} trained {trained} epochs" in study.log(number)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("rank", ["", "0", "1"])
+def test_huggingface_trains_under_torchrun(
+    rank: str, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a rank is killed: the trial is run again, from the checkpoint of the framework."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    copy_task(tmp_path, "script_huggingface.py")
+    monkeypatch.setenv("KILLED_RANK", rank)
+    torchrun = ["${interpreter}", "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", "${program}"]
+    task = f'program = "script_huggingface.py"\nloss = "sweeper"\ncommand = {command!r}'
+    study = launch(task, confirm=not rank)
+    frame = study.frame()
+    if rank:  # torchrun ends with status 1, which is not retried
+        assert frame["state"].tolist() == ["complete", "failed", "failed"], study.log(0)
+        return
+    assert frame["state"].tolist() == ["complete", "complete", "pruned"], study.log(0)
+    assert study.verdict() is not None
+    for number in (0, 2):
+        assert all(f"rank {each} ended" in study.log(number) for each in (0, 1))
 
 
 class TestTimm:

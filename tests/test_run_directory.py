@@ -63,6 +63,20 @@ def test_an_interrupted_trial_finds_its_files_and_only_the_best_keeps_them(
     assert sorted(os.listdir(folder)) == sorted([str(best["number"]), f".{best['number']}.owner"])
 
 
+@pytest.mark.parametrize("function", ["early", "best_fails"])
+def test_the_best_complete_trial_keeps_its_files(
+    write: Write, storage: str, tmp_path: Path, function: str
+) -> None:
+    study = run(write(function, trials=6), storage)
+    best = study.best
+    assert best is not None
+    assert set(study.frame()["state"]) - {"pruned"} == (
+        {"complete"} if function == "early" else {"complete", "failed"}
+    )
+    folder = tmp_path / "results" / "quick" / "trials"
+    assert [path.name for path in folder.glob("[0-9]*")] == [str(best["number"])]
+
+
 def test_a_new_study_does_not_find_files_of_a_deleted_one(
     write: Write, storage: str, tmp_path: Path
 ) -> None:

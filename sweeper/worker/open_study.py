@@ -44,16 +44,18 @@ def difference_in(key: str, value: str, earlier: str) -> str:
 
 
 class BestSoFar:
-    """The lowest value that this process has seen in a study, kept to avoid database reads."""
+    """The lowest value that this process has stored in a study, kept to avoid database reads."""
 
     def __init__(self) -> None:
         self._value = math.inf
 
-    def update(self, value: float) -> bool:
-        """Record a value; return whether it is lower than all values before."""
-        improved = value < self._value
+    def improved_by(self, value: float) -> bool:
+        """Return whether a value is lower than all values so far."""
+        return value < self._value
+
+    def update(self, value: float) -> None:
+        """Record the value of a complete trial."""
         self._value = min(value, self._value)
-        return improved
 
 
 @dataclass(eq=False)

@@ -88,8 +88,7 @@ class SearchTrial:
             return Reply()
         value = metric_of(report.scores, self._metric)
         if last:
-            self._may_be_best = self._study.best_so_far.update(value)
-            return Reply(weights=self._may_be_best)
+            return Reply(weights=self._study.best_so_far.improved_by(value))
         pruned = self._study.store.retry(lambda: self._reports.report(progress, value))
         return Reply("prune" if pruned else "continue")
 
@@ -117,10 +116,11 @@ class SearchTrial:
         Optuna is told, only the ticket has to be closed.
         """
         state = self._write_result(state, result)
-        self._may_be_best = self._may_be_best and state == "complete"
         value, attributes = None, dict[str, Any]()
         if state == "complete" and last is not None:
             value = metric_of(last.scores, self._metric)
+            self._may_be_best = self._study.best_so_far.improved_by(value)
+            self._study.best_so_far.update(value)
             attributes = _displayed_scores(result.scores)
         elif state == "pruned":
             value = self._reports.last

@@ -4,9 +4,11 @@ import dataclasses
 import os
 import signal
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from quick import train, with_test_split  # type: ignore[import-not-found]
+from torch.nn.functional import one_hot
 
 from sweeper import Evaluation, TrainingRun
 
@@ -21,6 +23,20 @@ def resumable(run: TrainingRun) -> Iterator[Evaluation]:
             with Path(run.options["trace"]).open("a") as trace:
                 trace.write(f"{run.number} {epoch} {run.directory}\n")
             yield dataclasses.replace(evaluation, extra={"number": run.number})
+
+
+def early(run: TrainingRun) -> Iterator[Evaluation]:
+    """Stop before progress 1."""
+    yield from islice(resumable(run), 5)
+
+
+def best_fails(run: TrainingRun) -> Iterator[Evaluation]:
+    """Raise in trial 0 after its last report, which has the lowest NLL."""
+    for evaluation in resumable(run):
+        logits = evaluation.logits if run.number else 50.0 * one_hot(evaluation.labels)
+        yield dataclasses.replace(evaluation, logits=logits)
+    if not run.number:
+        raise RuntimeError("on purpose")
 
 
 def killed_once(run: TrainingRun) -> Iterator[Evaluation]:

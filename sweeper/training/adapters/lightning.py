@@ -1,21 +1,20 @@
 """Adapter for the Trainer of Lightning."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from sweeper.errors import TrialPruned, TrialReleased
 from sweeper.extras import require
-from sweeper.training.adapters.ranks import Relay, forks, gathered
-from sweeper.training.outputs import Scorer
+from sweeper.training.adapters.checks import check_setting
+from sweeper.training.adapters.criterion import Criterion
+from sweeper.training.adapters.ranks import Report, reports_of_ranks
+from sweeper.training.outputs import Outputs
 from sweeper.training.run import TrainingRun
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.utilities.combined_loader import CombinedLoader
 except ImportError:
     require("lightning", "sweeper.training.adapters.lightning")
     raise
@@ -33,91 +32,68 @@ def fit(
 
     The steps of the model must call the one `nn.CrossEntropyLoss` that it has as an attribute. In
     training, it is replaced by the loss of the run; in validation and test, its arguments are
-    reported. `test_dataloaders` are the test split of a confirmation. `train_dataloaders` and
+    reported. After training, also if it ends early, the model is validated once more, and that
+    is the result. `test_dataloaders` are the test split of a confirmation. `train_dataloaders` and
     `test_dataloaders` can be a datamodule. Resumes from the checkpoint in `run.directory`, which is
     written after each epoch. Several devices need the strategy "ddp_fork" or torchrun. Raises
-    `TrialPruned` or `TrialReleased` after the trainer has ended, and ValueError for a trainer or a
-    model that a study cannot use.
+    `TrialPruned` or `TrialReleased` after the trainer has ended, and ValueError for a trainer, a
+    model or data that a study cannot use.
     """
-    if Path(trainer.default_root_dir).resolve() != run.directory.resolve():
-        raise ValueError(
-            f"Trainer.default_root_dir is {trainer.default_root_dir!r}; it must be run.directory"
-        )
-    relay = Relay(run)
-    adapter = _Adapter(run, model, relay.for_child() if forks(trainer) else relay.report)
-    saved = ModelCheckpoint(run.directory, "latest", enable_version_counter=False)
-    trainer.callbacks += [adapter, saved]
-    latest = run.directory / "latest.ckpt"
-    checkpoint = latest if latest.exists() else None
-    trainer.fit(model, train_dataloaders, val_dataloaders, ckpt_path=checkpoint)
-    stopped = relay.stopped or adapter.stopped
-    if stopped is not None:
-        raise stopped
-    if trainer.global_rank != 0:
+    root = str(trainer.default_root_dir)
+    check_setting("Trainer.default_root_dir", root, str(run.directory), "run.directory")
+    with reports_of_ranks(run, trainer) as report:
+        adapter = _Adapter(Criterion(run, model), report)
+        saved = ModelCheckpoint(run.directory, "latest", enable_version_counter=False)
+        trainer.callbacks += [adapter, saved]
+        latest = run.directory / "latest.ckpt"
+        checkpoint = latest if latest.exists() else None
+        trainer.fit(model, train_dataloaders, val_dataloaders, ckpt_path=checkpoint)
+    if adapter.stopped is not None:
+        raise adapter.stopped
+    if not trainer.is_global_zero:
         return
 
-    def evaluated(method: str, data: Any) -> Scorer:
+    def evaluated(method: str, data: Any) -> Outputs:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         alone = Trainer(accelerator=run.device.type, devices=1, callbacks=[adapter], **quiet)
         getattr(alone, method)(model, data, verbose=False)
-        return adapter.scorer
+        return adapter.criterion.outputs()
 
-    splits: Any = {}
+    splits = dict[Any, Any]()
     if test_dataloaders is not None:
         splits["test"] = lambda: evaluated("test", test_dataloaders)
-    if not relay.reported:  # the checkpoint is that of the end
-        relay.report(evaluated("validate", val_dataloaders or train_dataloaders), progress=1.0)
-    if relay.last is not None:
-        outputs, options = relay.last
-        run.report(*outputs, **options, splits=splits)
+    valid = train_dataloaders if val_dataloaders is None else val_dataloaders
+    outputs: Any = evaluated("validate", valid)._asdict()
+    run.report(**outputs, progress=1.0, extra=trainer.callback_metrics, splits=splits)
 
 
 class _Adapter(Callback):
-    def __init__(
-        self, run: TrainingRun, model: LightningModule, report: Callable[..., None]
-    ) -> None:
+    def __init__(self, criterion: Criterion, report: Report) -> None:
         self.stopped: Exception | None = None
-        self._run, self._report = run, report
-        name, plain = _loss_of(model)
-        arguments = {key: getattr(plain, key) for key in ("weight", "ignore_index", "reduction")}
-        self._smoothed = run.loss(**arguments)
-        self._loss = _Loss(plain, self._smoothed)
-        setattr(model, name, self._loss)
+        self.criterion, self._report = criterion, report
 
-    @property
-    def scorer(self) -> Scorer:
-        """The outputs of the last evaluation."""
-        return self._loss.scorer
-
-    def on_validation_start(self, *_: Any) -> None:
-        self._loss.scorer = self._run.scorer(ignore_index=self._loss.plain.ignore_index)
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        data = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        loaders = CombinedLoader(data).flattened
+        check_setting("Number of dataloaders of an evaluation", len(loaders), 1, "1")
+        self.criterion.begin(loaders[0], trainer.global_rank, trainer.world_size)
 
     on_test_start = on_validation_start
 
     def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or _progress(trainer) == 1.0:
             return
-        outputs = gathered(self.scorer.outputs(), trainer)
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        stopped = None
-        if trainer.is_global_zero:
-            try:
-                self._report(
-                    outputs.logits,
-                    outputs.labels,
-                    groups=outputs.groups,
-                    progress=_progress(trainer),
-                    extra=metrics,
-                )
-            except (TrialPruned, TrialReleased) as error:
-                stopped = error
+        logits, labels, groups = self.criterion.gathered()
+        metrics, progress = trainer.callback_metrics, _progress(trainer)
+        options = {"groups": groups, "progress": progress, "extra": metrics}
+        stopped = self._report(logits, labels, **options) if trainer.is_global_zero else None
         self.stopped = trainer.strategy.broadcast(stopped)
         if self.stopped is not None:
             trainer.should_stop = True
             trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = 0, None
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._smoothed.progress = _progress(trainer)
+        self.criterion.smoothed.progress = _progress(trainer)
 
     # Lightning does not restore the random state, on which the order of the batches depends.
     def on_save_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
@@ -126,36 +102,6 @@ class _Adapter(Callback):
     def on_load_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.is_global_zero:
             torch.set_rng_state(checkpoint["random_state"])
-
-
-class _Loss(nn.Module):
-    """The loss of the run in training. Otherwise the loss of the model; collects its arguments."""
-
-    scorer: Scorer
-
-    def __init__(self, plain: nn.CrossEntropyLoss, smoothed: nn.Module) -> None:
-        super().__init__()
-        self.plain, self.smoothed = plain, smoothed
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if not self.training:
-            self.scorer.add(logits, labels)
-        loss: Tensor = (self.smoothed if self.training else self.plain)(logits, labels)
-        return loss
-
-
-def _loss_of(model: LightningModule) -> tuple[str, nn.CrossEntropyLoss]:
-    losses = {
-        name: child
-        for name, child in model.named_children()
-        if isinstance(child, nn.CrossEntropyLoss) and child.label_smoothing == 0
-    }
-    if len(losses) != 1:
-        raise ValueError(
-            f"{type(model).__name__} has {len(losses)} attributes of type nn.CrossEntropyLoss "
-            "without label_smoothing; it must have one, which its steps call"
-        )
-    return losses.popitem()
 
 
 def _progress(trainer: Trainer) -> float:

@@ -1,68 +1,69 @@
-"""Trials of Lightning on several ranks, which may be forked from the process of the trial."""
+"""Reports of Lightning's ranks, which may be forked from the process of the trial."""
 
 import pickle
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from threading import Thread
 from typing import Any
 
-import torch
-from torch.utils.data import DistributedSampler
-
-from sweeper.training.outputs import Outputs
 from sweeper.training.run import TrainingRun
 
+# Reports as `TrainingRun.report` does, but returns its exception.
+Report = Callable[..., Exception | None]
 
-class Relay:
-    """Passes reports on to a run, except the last one (progress 1), which is kept in `last`.
 
-    The caller reports the last one with the test split, after the trainer has ended. `stopped` is
-    the exception of a report.
+@contextmanager
+def reports_of_ranks(run: TrainingRun, trainer: Any) -> Iterator[Report]:
+    """Yield the function with which rank 0 reports, also if the trainer forks it in the block.
+
+    Raises the exception of a report after the block, and ValueError if the trainer starts its ranks
+    in another way.
     """
+    stopped = list[Exception]()
 
-    def __init__(self, run: TrainingRun) -> None:
-        self.reported = False
-        self.stopped: Exception | None = None
-        self.last: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
-        self._run = run
-
-    def report(self, *outputs: Any, **options: Any) -> None:
-        """Report as `TrainingRun.report` does, with the same exceptions."""
-        self.reported = True
-        if options["progress"] == 1.0:
-            self.last = outputs, options
-            return
+    def report(*outputs: Any, **options: Any) -> Exception | None:
         try:
-            self._run.report(*outputs, **options)
+            run.report(*outputs, **options)
         except Exception as error:
-            self.stopped = error
-            raise
+            stopped.append(error)
+        return stopped[-1] if stopped else None
 
-    def for_child(self) -> Callable[..., None]:
-        """Return a function that one child process, forked later, calls instead of `report`."""
-        here, there = Pipe()
-
-        def serve() -> None:
-            with suppress(EOFError):  # no process has the other end
-                while True:
-                    outputs, options = pickle.loads(here.recv_bytes())
-                    with suppress(Exception):  # in `stopped`; the child raises it
-                        self.report(*outputs, **options)
-                    here.send_bytes(pickle.dumps(self.stopped))
-
-        def report(*outputs: Any, **options: Any) -> None:
-            there.send_bytes(pickle.dumps((outputs, options)))
-            stopped = pickle.loads(there.recv_bytes())
-            if stopped is not None:
-                raise stopped
-
-        Thread(target=serve, daemon=True).start()
-        return report
+    if _forks(trainer):
+        with _forwarded(report) as report_of_child:
+            yield report_of_child
+    else:
+        yield report
+    if stopped:
+        raise stopped[-1]
 
 
-def forks(trainer: Any) -> bool:
-    """Return whether the trainer forks its ranks; raises ValueError if it starts them otherwise."""
+@contextmanager
+def _forwarded(report: Report) -> Iterator[Report]:
+    """Yield a function for a process that is forked in the block; it calls `report` in this one."""
+    here, there = Pipe()
+
+    def serve() -> None:
+        with suppress(EOFError):  # no process has the other end
+            while True:
+                outputs, options = pickle.loads(here.recv_bytes())
+                here.send_bytes(pickle.dumps(report(*outputs, **options)))
+
+    def report_of_child(*outputs: Any, **options: Any) -> Any:
+        there.send_bytes(pickle.dumps((outputs, options)))
+        return pickle.loads(there.recv_bytes())
+
+    server = Thread(target=serve, daemon=True)
+    server.start()
+    try:
+        yield report_of_child
+    finally:
+        there.close()  # the child has ended, so this ends the thread
+        server.join()
+        here.close()
+
+
+def _forks(trainer: Any) -> bool:
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size == 1 or environment.creates_processes_externally:
         return False
@@ -72,23 +73,3 @@ def forks(trainer: Any) -> bool:
             "the processes"
         )
     return True
-
-
-def gathered(outputs: Outputs, trainer: Any) -> Outputs:
-    """Return the outputs of all ranks in the order of the dataset, each example once."""
-    loader = trainer.val_dataloaders
-    if trainer.world_size == 1 or not isinstance(loader.sampler, DistributedSampler):
-        return outputs
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, tuple(outputs))
-    # The sampler gives rank r the examples r, r + ranks, …, and repeats some at the end.
-    examples = torch.cat(
-        [
-            (torch.arange(len(labels)) if groups is None else groups) * len(parts) + rank
-            for rank, (_, labels, groups) in enumerate(parts)
-        ]
-    )
-    order = examples.argsort(stable=True)
-    order = order[examples[order] < len(loader.dataset)]
-    logits, labels = (torch.cat([part[i] for part in parts])[order] for i in (0, 1))
-    return Outputs(logits, labels, None if outputs.groups is None else examples[order])
