@@ -647,7 +647,7 @@ def test_lightning_trains_under_torchrun(launch: Launch, tmp_path: Path) -> None
 def test_huggingface_trains_under_torchrun(
     rank: str, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if a rank is killed: the trial is run again, from the checkpoint of the framework."""
+    """All ranks make the same reports; if one is killed, torchrun ends the others and fails."""
     pytest.importorskip("transformers", reason="transformers is not installed")
     copy_task(tmp_path, "script_huggingface.py")
     monkeypatch.setenv("KILLED_RANK", rank)
@@ -656,11 +656,11 @@ def test_huggingface_trains_under_torchrun(
     task = f'program = "script_huggingface.py"\nloss = "sweeper"\ncommand = {command!r}'
     study = launch(task, confirm=not rank)
     frame = study.frame()
-    if rank:  # torchrun ends with status 1, which is not retried
+    if rank:
         assert frame["state"].tolist() == ["complete", "failed", "failed"], study.log(0)
         return
-    assert frame["state"].tolist() == ["complete", "complete", "pruned"], study.log(0)
-    assert study.verdict() is not None
+    assert set(frame["state"]) <= {"complete", "pruned"}, study.log(0)
+    assert study.verdict() is not None  # of runs with a test split
     for number in (0, 2):
         assert all(f"rank {each} ended" in study.log(number) for each in (0, 1))
 
