@@ -37,9 +37,9 @@ from benchmarks.shared.plain_optuna import quiet_optuna
 from benchmarks.shared.surface_study import NAME, launched
 from benchmarks.shared.tables import markdown_table, median_percentile
 from sweeper.store.database import Store, open_writer
-from sweeper.store.records import EpochRow, Result, close_ticket, write_epoch, write_result
+from sweeper.store.records import EpochRow, Result, write_epoch, write_result
 from sweeper.store.studies import get_study
-from sweeper.store.tickets import Ticket, claim, renew
+from sweeper.store.tickets import Ticket, claim, close_ticket, renew
 from sweeper.store.trials import end_trial, insert_trial
 from sweeper.study.load import read_stored
 from sweeper.study.trials import open_optuna_study

@@ -34,6 +34,7 @@ PATTERN_LENGTH: Final = 1_000  # characters of task.pattern
 CLASSES: Final = 10_000_000
 CORES: Final = 4_096
 GPUS: Final = 64
+HOURS: Final = 1_000_000_000
 MEMORY_GIB: Final = 1_000_000
 CHOICES: Final = 100
 CHOICE_LENGTH: Final = 200  # characters

@@ -121,9 +121,9 @@ def test_ctrl_c_ends_what_ray_runs(slow: Path, storage: str, start_sweeper: Star
 @pytest.mark.slow
 def test_ray_reports_unavailable_resources(slow: Path, storage: str) -> None:
     pytest.importorskip("ray")
-    text = slow.read_text() + "[resources]\ngpus = 3\nmemory = 2.0\n"
+    text = slow.read_text() + "[resources]\ngpus = 1\nmemory = 2.0\n"
     slow.write_text(text)
-    with pytest.raises(SweeperError, match=r"no node has the 1 CPUs, 3 GPUs, 6 GiB of"):
+    with pytest.raises(SweeperError, match=r"no node has the 1 CPUs, 1 GPUs, 2 GiB of"):
         sweeper.launch(slow, executor="ray", storage=storage)
     assert nothing_launched(storage)
 

@@ -11,7 +11,7 @@ import sweeper
 from sweeper.api import Study, replay
 from sweeper.store.database import Store, open_writer
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import claim, count_open, revoke_leases
+from sweeper.store.tickets import ClaimTerms, claim, count_open, revoke_leases
 from sweeper.study.registration import register
 from sweeper.training.packed.pack import Outcome, Pack
 from sweeper.training.packed.stack import Member
@@ -238,12 +238,12 @@ def test_planned_and_sampled_tickets_are_claimed_separately(
     asked = count_open(store, record.id, below=24, points="sampled", most=99)
     assert (laid, asked) == (16, 8)
     assert count_open(store, record.id, below=24, points="planned", most=5) == 5
-    ticket = claim(store, record.id, "one", below=24, points="sampled")
+    ticket = claim(store, record.id, "one", below=24, terms=ClaimTerms("sampled"))
     assert ticket is not None
     assert (ticket.number, ticket.point) == (16, None)
-    assert claim(store, record.id, "one", below=16, points="sampled") is None
+    assert claim(store, record.id, "one", below=16, terms=ClaimTerms("sampled")) is None
     revoke_leases(store, ["one"])
-    again = claim(store, record.id, "two", below=24, points="sampled")
+    again = claim(store, record.id, "two", below=24, terms=ClaimTerms("sampled"))
     assert again is not None
     assert again.number == 17
     store.close()

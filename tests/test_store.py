@@ -24,7 +24,6 @@ from sweeper.store.database import Store, open_reader, open_writer
 from sweeper.store.outputs import Output, read_outputs, write_outputs
 from sweeper.store.records import (
     Result,
-    close_ticket,
     drop_result,
     read_epochs,
     read_examples,
@@ -47,12 +46,17 @@ from sweeper.store.studies import (
     get_study,
 )
 from sweeper.store.tickets import (
+    LEASE_SECONDS,
+    SEARCH,
+    ClaimTerms,
     LeaseLost,
     Ticket,
     TicketCounts,
+    abandon_ticket,
     add_tickets,
     all_closed,
     claim,
+    close_ticket,
     count_tickets,
     held_tickets,
     leaseholders,
@@ -60,6 +64,7 @@ from sweeper.store.tickets import (
     release_ticket,
     renew,
     revoke_leases,
+    set_share,
     ticket_states,
 )
 from sweeper.store.trials import (
@@ -72,6 +77,7 @@ from sweeper.store.trials import (
     trial_numbers,
 )
 from sweeper.store.urls import masked_url, parse_url
+from sweeper.store.usage import HourLimits, SlotUse, hours_used
 from sweeper.study.trials import create_optuna_study
 from tests.support.databases import differences_from_schema
 from tests.support.processes import start_module
@@ -90,11 +96,18 @@ def take(store: Store, study: StudyRecord, worker: str = "w") -> Ticket:
     return ticket
 
 
-def let_expire(store: Store, ticket: Ticket) -> None:
+def let_expire(store: Store, ticket: Ticket, seconds: float = 60) -> None:
     """Put a lease into the past, as if its worker had been silent for long enough."""
     with store.engine.begin() as connection:
-        past = update(tickets).where(ticket.row()).values(lease_until=tickets.c.lease_until - 60)
-        connection.execute(past)
+        lease = tickets.c.lease_until - seconds
+        connection.execute(update(tickets).where(ticket.row()).values(lease_until=lease))
+
+
+def claimed_before(store: Store, ticket: Ticket, seconds: float) -> None:
+    """Put the beginning of a claim into the past."""
+    with store.engine.begin() as connection:
+        since = tickets.c.since - seconds
+        connection.execute(update(tickets).where(ticket.row()).values(since=since))
 
 
 def a_confirmation(study: StudyRecord, number: int = 1) -> Confirmation:
@@ -235,6 +248,78 @@ class DatabaseContract:
         take(store, study, "alive")
         assert revoke_leases(store, ["dead"]) == 1
         assert [t.leased for t in ticket_states(store, study)] == [False, True, False]
+
+    def test_ended_claims_add_up_their_hours(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        terms = ClaimTerms(use=SlotUse(cores=4.0, gpus=0.5))
+        for end in (release_ticket, abandon_ticket, close_ticket):
+            ticket = claim(store, study.id, "w", below=1, terms=terms)
+            assert ticket is not None
+            claimed_before(store, ticket, 900)
+            end(store, ticket, 10)
+        used = hours_used(store, study.id, SEARCH)
+        assert used.core_hours == pytest.approx(3.0, rel=0.05)
+        assert used.gpu_hours == pytest.approx(0.375, rel=0.05)
+
+    def test_running_claims_count_and_dead_ones_count_until_their_lease_ends(
+        self, store: Store
+    ) -> None:
+        study = new_study(store, points=2)
+        ticket = take(store, study, "dead")
+        claimed_before(store, ticket, 3600)
+        assert hours_used(store, study.id, SEARCH).core_hours == pytest.approx(1.0, rel=0.01)
+        let_expire(store, ticket, 1800)
+        half = 0.5 + LEASE_SECONDS / 3600
+        assert hours_used(store, study.id, SEARCH).core_hours == pytest.approx(half, rel=0.01)
+        assert take(store, study, "heir").number == ticket.number
+        assert hours_used(store, study.id, SEARCH).core_hours == pytest.approx(half, rel=0.01)
+        killed = take(store, study, "killed")
+        claimed_before(store, killed, 3600)
+        revoke_leases(store, ["killed"])
+        total = hours_used(store, study.id, SEARCH).core_hours
+        assert total == pytest.approx(1.0 + half, rel=0.01)
+
+    def test_no_ticket_is_claimed_after_the_hours_are_used(self, store: Store) -> None:
+        study = new_study(store, points=3)
+        first = take(store, study)
+        claimed_before(store, first, 3600)
+        for limits, claimed in (
+            (HourLimits(core_hours=0.9), False),
+            (HourLimits(core_hours=9.0, gpu_hours=9.0), True),
+        ):
+            terms = ClaimTerms(limits=limits)
+            ticket = claim(store, study.id, "w", below=3, terms=terms)
+            assert (ticket is not None) == claimed
+        terms = ClaimTerms(use=SlotUse(1.0, 2.0), limits=HourLimits(gpu_hours=1.5))
+        other = claim(store, study.id, "w", below=3, terms=terms)
+        assert other is not None
+        claimed_before(store, other, 3600)
+        release_ticket(store, other)
+        assert claim(store, study.id, "w", below=3, terms=terms) is None
+
+    def test_trials_of_a_pack_share_their_slot(self, store: Store) -> None:
+        study = new_study(store, points=2)
+        both = [take(store, study), take(store, study)]
+        set_share(store, both, 0.5)
+        for ticket in both:
+            claimed_before(store, ticket, 3600)
+        close_ticket(store, both[0])
+        set_share(store, both[1:], 1.0)
+        claimed_before(store, both[1], 3600)
+        close_ticket(store, both[1])
+        assert hours_used(store, study.id, SEARCH).core_hours == pytest.approx(2.0, rel=0.01)
+
+    def test_peak_memory_is_that_of_all_attempts(self, store: Store) -> None:
+        study = new_study(store, points=1)
+        for peak in (5, 2**40, None, 7):
+            release_ticket(store, take(store, study), peak)
+        with store.engine.begin() as connection:
+            assert (
+                connection.execute(
+                    tickets.select().with_only_columns(tickets.c.peak_memory)
+                ).scalar_one()
+                == 2**40
+            )
 
     def test_a_closed_ticket_stays_closed(self, store: Store) -> None:
         study = new_study(store, points=1)

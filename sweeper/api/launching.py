@@ -37,6 +37,7 @@ from sweeper.study.load import (
     study_of,
     submitted_study,
 )
+from sweeper.study.patience import early_end
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.registration import check_same, register
 from sweeper.study.schema_errors import toml_value
@@ -98,8 +99,9 @@ class LaunchPlan:
     """A launch that has been checked and not yet started.
 
     Before it, the study has `planned` trials, of which `ended` have ended. `over` tells whether the
-    study is finished with these trials. `extension` has the trials of an earlier study that it
-    uses, None if it extends none.
+    study is finished with these trials, and `stopped_by` is the key of [budget] that ended its
+    search early, "" if none. `extension` has the trials of an earlier study that it uses, None if
+    it extends none.
     """
 
     options: LaunchOptions
@@ -107,6 +109,7 @@ class LaunchPlan:
     planned: int
     ended: int
     over: bool
+    stopped_by: str
     extension: Extension | None
     pool: WorkerPool = field(repr=False)
 
@@ -463,8 +466,8 @@ def _check_folder(name: str, record: StudyRecord | None, options: RunOptions) ->
 
 def _progress_before(
     file: StudyFile, options: LaunchOptions
-) -> tuple[int, int, bool, Extension | None]:
-    """Return `planned`, `ended`, `over` and `extension` of a plan."""
+) -> tuple[int, int, bool, str, Extension | None]:
+    """Return `planned`, `ended`, `over`, `stopped_by` and `extension` of a plan."""
     extends = file.spec.study.extends
     try:
         reader = open_reader(options.storage)
@@ -474,15 +477,17 @@ def _progress_before(
             raise SweeperError(
                 f"study.extends: no study {extends!r} in {options.storage}, which has no studies"
             ) from None
-        return 0, 0, False, None
+        return 0, 0, False, "", None
     try:
         record = find_study(reader, file.name)
         _check_folder(file.name, record, options)
         if record is None:
-            return 0, 0, False, find_extension(reader, file)
+            return 0, 0, False, "", find_extension(reader, file)
         check_same(reader, record, file, accept_changed=options.accept_code)
         counts = read_progress(reader, record, file.spec.budget.trials)
         over = finished(reader, record, file.spec)
-        return counts.trials, counts.ended, over, stored_extension(reader, record, file.spec)
+        stopped_by = early_end(reader, record, file.spec.budget) if over else ""
+        extension = stored_extension(reader, record, file.spec)
+        return counts.trials, counts.ended, over, stopped_by, extension
     finally:
         reader.close()

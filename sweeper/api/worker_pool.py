@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from sweeper.errors import SweeperError
 from sweeper.executors import Executor, JobSpec, Resources, make_executor
 from sweeper.store.urls import DEFAULT_STORAGE, absolute, parse_url, sqlite_path
 from sweeper.study.code import code_request, inspect_code, inspect_here
+from sweeper.study.resources import job_cores, job_slots
 from sweeper.study.spec import StudySpec
 from sweeper.tasks.facts import CodeFacts, CodeRequest
 from sweeper.tasks.given import GivenObject
+from sweeper.worker.gpus import check_slots, slots_that_fit, visible_gpus
 from sweeper.worker.launcher import Jobs, worker_job
+
+# Concurrent training runs of a launch on a machine without GPUs.
+DEFAULT_SLOTS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class RunOptions:
     """Options for executing training runs.
 
     Attributes:
-        workers: The number of workers; 0 trains in this process. None means 2, or 1 with the
-            executor "inline".
+        workers: The number of workers; 0 trains in this process. None means 1 with the executor
+            "inline", one per GPU with "local" on a machine with GPUs, and else 2.
         executor: The name of an executor, or the result of `make_executor`.
         storage: The database URL or the path of an SQLite file.
         timeout: The time limit in seconds; None means no limit.
@@ -38,13 +44,16 @@ class WorkerPool:
     """The workers of a launch.
 
     `workers` is their number. `slots` is the number of slots of each; None derives it from the
-    resources of a job. `given` is the function or the task that was given in place of a file.
+    resources of a job, or with the executor "local" from the GPUs of this machine. `given` is the
+    function or the task that was given in place of a file. `starts` is false if the workers are
+    started separately.
     """
 
     executor: Executor
     workers: int
     slots: int | None
     given: GivenObject | None = None
+    starts: bool = True
 
     @property
     def pickled(self) -> str:
@@ -58,12 +67,14 @@ class WorkerPool:
         return inspect(replace(request, pickled=self.pickled))
 
     def job(self, name: str, spec: StudySpec, options: RunOptions) -> JobSpec:
-        """Return the specification of the job that starts one worker."""
-        requested = spec.resources
-        needs = Resources(requested.cpus or spec.task.threads, requested.gpus, requested.memory)
-        slots = self.slots
+        """Return the specification of the job that starts one worker.
+
+        Raises `SweeperError` if this machine is to train and does not have the GPUs.
+        """
+        requested, slots = spec.resources, self._local_slots(spec)
+        needs = Resources(job_cores(spec), requested.gpus, requested.memory)
         if slots is None:
-            slots = int(needs.gpus) or max(1, needs.cpus // spec.task.threads)
+            slots = job_slots(spec)
             memory = None if requested.memory is None else slots * requested.memory
             needs = replace(needs, memory=memory)
         jobs = Jobs(
@@ -77,6 +88,18 @@ class WorkerPool:
             pickled=self.pickled,
         )
         return worker_job(jobs, self.executor)
+
+    def _local_slots(self, spec: StudySpec) -> int | None:
+        """Return the number of slots of a worker on this machine, None for other machines."""
+        if self.executor.traits.name not in ("local", "inline"):
+            return None
+        if not self.starts:
+            return DEFAULT_SLOTS if self.slots is None else self.slots
+        gpus = visible_gpus()
+        if self.slots is None:
+            return slots_that_fit(spec, gpus) or DEFAULT_SLOTS
+        check_slots(spec, gpus, self.slots)
+        return self.slots
 
 
 def worker_pool(
@@ -92,7 +115,7 @@ def worker_pool(
     traits = executor.traits
     if given is not None and given.pickled is not None:
         _check_sends(given, executor, detach=detach)
-    count = min(2, traits.max_jobs) if workers is None else workers
+    count = min(DEFAULT_SLOTS, traits.max_jobs) if workers is None else workers
     if not 1 <= count <= traits.max_jobs:
         least = "0 (train in this process)" if traits.name == "local" else "1"
         with_executor = "" if traits.name == "local" else f" with {traits.name}"
@@ -112,7 +135,8 @@ def worker_pool(
         )
     match traits.name:
         case "local":
-            return WorkerPool(executor, 1, count, given)
+            slots = None if workers is None else count
+            return WorkerPool(executor, 1, slots, given, starts=not detach)
         case "inline":
             return WorkerPool(executor, count, 0, given)
     return WorkerPool(executor, count, None, given)

@@ -57,7 +57,7 @@ Workers = Annotated[
     typer.Option(
         show_default=False,
         help="Slots of the local worker, or number of workers of another executor; 0 trains in "
-        "this process; by default 2 (inline: 1).",
+        "this process; by default one slot per GPU, or 2 without GPUs (inline: 1).",
     ),
 ]
 # Same as in sweeper.executors, whose import would load the modules of all executors.

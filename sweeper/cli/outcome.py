@@ -10,6 +10,8 @@ from sweeper.cli.tables import confirmed, summary, without_result
 from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.recommendation import lowest_in_search, recommendation
 from sweeper.metrics import METRICS
+from sweeper.store.usage import Hours
+from sweeper.study.patience import hours_exceeded
 from sweeper.study.results import failures
 from sweeper.study.space import effective_smoothing, hparams_of
 from sweeper.worker.trial_files import EXPORT, REPORT
@@ -70,7 +72,7 @@ def finished_before(plan: LaunchPlan) -> str:
     if plan.ended < plan.trials:
         return (
             f"study {plan.name} is already finished: it ended at {plan.ended} of {plan.trials} "
-            "trials (budget.patience). Raise budget.patience to continue."
+            f"trials (budget.{plan.stopped_by}). Raise budget.{plan.stopped_by} to continue."
         )
     return (
         f"study {plan.name} is already finished: all {plan.trials} trials are done. "
@@ -88,7 +90,7 @@ def print_results(
     if study.state != "failed" and not study.finished:
         _print_unfinished(study, again)
     elif before is not None and not before.finished:
-        _print_patience(study)
+        _print_early_end(study)
     for line in _problems(study):
         echo(line)
     if before is not None or not study.finished:
@@ -114,13 +116,17 @@ def _print_unfinished(study: StudySnapshot, again: str) -> None:
     echo(f"to continue: {again}")
 
 
-def _print_patience(study: StudySnapshot) -> None:
-    counts = study.progress
-    if study.finished and counts.ended < counts.trials:
-        echo(
-            f"study {study.name} is finished at {counts.ended} of {counts.trials} trials: no "
-            f"improvement in the last {study.spec.budget.patience} (budget.patience)."
-        )
+def _print_early_end(study: StudySnapshot) -> None:
+    counts, budget = study.progress, study.spec.budget
+    if not study.finished or counts.ended >= counts.trials:
+        return
+    key = hours_exceeded(Hours(counts.core_hours, counts.gpu_hours), budget)
+    reason = (
+        f"it has used its {getattr(budget, key):g} {key.replace('_', ' ')} (budget.{key})."
+        if key
+        else f"no improvement in the last {budget.patience} (budget.patience)."
+    )
+    echo(f"study {study.name} is finished at {counts.ended} of {counts.trials} trials: {reason}")
 
 
 def print_summary(study: StudySnapshot) -> None:

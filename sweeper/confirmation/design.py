@@ -13,7 +13,7 @@ from sweeper.store.records import read_result
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import Point, all_closed, count_tickets
 from sweeper.store.trials import count_trials
-from sweeper.study.patience import patience_exceeded
+from sweeper.study.patience import early_end
 from sweeper.study.progress import read_progress
 from sweeper.study.spec import StudySpec
 from sweeper.training.messages import EVIDENCE, NO_TEST
@@ -50,11 +50,11 @@ class Assignment:
 
 
 def search_ended(store: Store, record: StudyRecord, spec: StudySpec) -> bool:
-    """Return whether the search has ended: its budget is used up or its patience has run out."""
+    """Return whether the search has ended: its budget is used or its patience has run out."""
     trials = spec.budget.trials
     if all_closed(store, record, trials):
         return True
-    if not patience_exceeded(store, record.name, spec.budget.patience):
+    if not early_end(store, record, spec.budget):
         return False
     return count_tickets(store, record, below=trials).leased == 0
 

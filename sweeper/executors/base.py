@@ -6,6 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from sweeper.errors import SweeperError
+
 
 class JobState(Enum):
     WAITING = "waiting"  # queued
@@ -31,6 +33,15 @@ class Resources:
     def mebibytes(self) -> int | None:
         """Memory in MiB, the unit of Slurm and Kubernetes."""
         return None if self.memory is None else round(1024 * self.memory)
+
+    def whole_gpus(self, executor: str) -> int:
+        """Return the number of GPUs; raises `SweeperError` for a fraction."""
+        if self.gpus != int(self.gpus):
+            raise SweeperError(
+                f"resources.gpus: must be an integer with {executor}, got {self.gpus:g}; only ray "
+                "and workers on this machine can share a GPU"
+            )
+        return int(self.gpus)
 
 
 @dataclass(frozen=True)

@@ -129,17 +129,13 @@ class KubernetesExecutor:
 
     def _manifest(self, spec: JobSpec, count: int) -> str:
         needs = spec.resources
-        if needs.gpus != int(needs.gpus):
-            raise SweeperError(
-                f"resources.gpus: must be an integer with Kubernetes, got {needs.gpus:g}"
-            )
         return self.template.render(
             needed=["name", "command", "count"],
             name=job_name(spec.name),
             command=["python", *spec.command[1:]],  # the Python of the image
             count=count,
             cpus=needs.cpus,
-            gpus=int(needs.gpus),
+            gpus=needs.whole_gpus("Kubernetes"),
             memory=needs.mebibytes,
         )
 

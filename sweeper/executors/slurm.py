@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
-from sweeper.errors import SweeperError
 from sweeper.executors.base import JobSpec, JobState, Traits
 from sweeper.executors.local import read_log
 from sweeper.executors.templates import TEMPLATES, Template
@@ -92,14 +91,12 @@ class SlurmExecutor:
 
     def _script(self, spec: JobSpec) -> str:
         needs = spec.resources
-        if needs.gpus != int(needs.gpus):
-            raise SweeperError(f"resources.gpus: must be an integer with Slurm, got {needs.gpus:g}")
         return self.template.render(
             needed=["command", "log"],
             command=shlex.join(spec.command),
             log=shlex.quote(f"{spec.logs}/slurm-") + _LOG_NAME,
             cpus=needs.cpus,
-            gpus=int(needs.gpus),
+            gpus=needs.whole_gpus("Slurm"),
             memory=needs.mebibytes,
         )
 

@@ -13,6 +13,7 @@ from sweeper.store.database import transaction
 from sweeper.store.schema import confirmations, now, studies, tickets
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import SEARCH, add_rows
+from sweeper.store.usage import settling
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,8 @@ def add_confirmation(
     if last is not None and last.number >= confirmation.number:
         return False
     earlier = (tickets.c.study_id == study.id) & (tickets.c.phase != SEARCH)
-    connection.execute(
-        update(tickets).where(earlier, tickets.c.state == "open").values(state="closed")
-    )
+    still_open = update(tickets).where(earlier, tickets.c.state == "open")
+    connection.execute(settling(still_open, {"state": "closed"}))
     row = {**vars(confirmation), "created": now(), "summary": null()}
     connection.execute(insert(confirmations).values(row))
     add_rows(connection, study, confirmation.phase, dict(enumerate(points)))

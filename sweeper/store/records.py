@@ -247,14 +247,6 @@ def read_examples(connection: Connection, study: StudyRecord, phase: str) -> dic
 
 
 @transaction
-def close_ticket(connection: Connection, ticket: Ticket) -> None:
-    """Close a ticket permanently; call it after Optuna's trial is finished."""
-    connection.execute(
-        update(tickets).where(ticket.held()).values(state="closed", lease_until=None)
-    )
-
-
-@transaction
 def fail_study(connection: Connection, study: StudyRecord, most: int) -> bool:
     """Mark a running study as failed if its trials keep failing; return whether it was marked.
 

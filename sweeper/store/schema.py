@@ -90,6 +90,14 @@ tickets: Final = Table(
     Column("lease_until", Double),
     Column("claims", Integer, nullable=False),  # never decreases, so it identifies a claim
     Column("returned", Integer, nullable=False),  # claims that were released without a failure
+    # What the slot of the last claim uses, and the share of it that this ticket uses; see usage.py.
+    Column("cores", Double),
+    Column("gpus", Double),
+    Column("share", Double),
+    Column("since", Double),  # the time from which on the seconds are not added up yet
+    Column("core_seconds", Double, nullable=False, server_default="0"),
+    Column("gpu_seconds", Double, nullable=False, server_default="0"),
+    Column("peak_memory", BigInteger),  # bytes
     # Finds the first open ticket without scanning the closed ones.
     Index("sweeper_tickets_by_state", "study_id", "phase", "state", "number"),
 )

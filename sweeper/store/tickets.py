@@ -5,7 +5,7 @@ tickets 0 … N-1, so the budget is exact for any number of workers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal, Self
 
@@ -30,6 +30,15 @@ from sqlalchemy import (
 from sweeper.store.database import Store, transaction
 from sweeper.store.schema import now, studies, tickets
 from sweeper.store.studies import StudyRecord
+from sweeper.store.usage import (
+    HourLimits,
+    SlotUse,
+    core_seconds,
+    gpu_seconds,
+    settling,
+    with_peak,
+    within,
+)
 
 SEARCH: Final = "search"
 LEASE_SECONDS: Final = 30.0
@@ -89,6 +98,23 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class ClaimTerms:
+    """What a claim uses, and under which conditions it is made.
+
+    With `points` "planned" or "sampled", only tickets of that kind without failed attempts are
+    claimed. `use` is what the slot of the claim uses. Nothing is claimed after the hours of
+    `limits`.
+    """
+
+    points: Points = "any"
+    use: SlotUse = field(default_factory=SlotUse)
+    limits: HourLimits = field(default_factory=HourLimits)
+
+
+ANY: Final = ClaimTerms()
+
+
+@dataclass(frozen=True)
 class TicketState:
     """The state of a ticket; `leased` is whether a worker's lease is valid.
 
@@ -107,12 +133,17 @@ class TicketState:
 
 @dataclass(frozen=True)
 class TicketCounts:
-    """Numbers of planned, closed and leased tickets, and of repeated attempts (`retried`)."""
+    """Numbers of planned, closed and leased tickets, and of repeated attempts (`retried`).
+
+    `core_seconds` and `gpu_seconds` are those of all claims.
+    """
 
     planned: int
     closed: int
     leased: int
     retried: int
+    core_seconds: float = 0.0
+    gpu_seconds: float = 0.0
 
 
 @transaction
@@ -218,12 +249,12 @@ def claim(
     *,
     below: int,
     phase: str = SEARCH,
-    points: Points = "any",
+    terms: ClaimTerms = ANY,
 ) -> Ticket | None:
     """Claim the first free ticket with a number less than `below`, or return None.
 
-    With `points` "planned" or "sampled", only tickets of that kind without failed attempts are
-    claimed. Returns None for a study that is not running.
+    Returns None for a study that is not running, and if the tickets of the phase have used the
+    hours of the terms.
     """
     running = select(studies.c.id).where(studies.c.id == study_id, studies.c.state == "running")
     free = and_(
@@ -233,8 +264,9 @@ def claim(
         tickets.c.number < below,
         tickets.c.state == "open",
         or_(tickets.c.lease_until.is_(None), tickets.c.lease_until < now()),
-        _has(points),
-        *([] if points == "any" else [tickets.c.claims == tickets.c.returned]),
+        _has(terms.points),
+        *([] if terms.points == "any" else [tickets.c.claims == tickets.c.returned]),
+        *within(terms.limits, study_id, phase),
     )
     first = select(tickets).where(free).order_by(tickets.c.number).limit(1)
     row = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
@@ -243,11 +275,17 @@ def claim(
     claims = row.claims + 1
     attempts = claims - row.returned
     ticket = Ticket(study_id, phase, row.number, row.params, worker, claims, attempts)
-    connection.execute(
-        update(tickets)
-        .where(ticket.row())
-        .values(worker=worker, claims=claims, lease_until=now() + LEASE_SECONDS)
-    )
+    values = {
+        "since": now(),
+        "cores": terms.use.cores,
+        "gpus": terms.use.gpus,
+        "share": terms.use.share,
+        "worker": worker,
+        "claims": claims,
+        "lease_until": now() + LEASE_SECONDS,
+    }
+    # The seconds of a dead worker whose lease has expired are added up only now.
+    connection.execute(settling(update(tickets).where(ticket.row()), values))
     return ticket
 
 
@@ -296,28 +334,48 @@ def renew(connection: Connection, held: Sequence[Ticket]) -> None:
 
 
 @transaction
-def release_ticket(connection: Connection, ticket: Ticket) -> None:
-    """Release an unfinished ticket so that any worker can resume it; the attempt does not count."""
-    connection.execute(
-        update(tickets)
-        .where(ticket.held())
-        .values(worker=None, lease_until=None, returned=tickets.c.returned + 1)
-    )
+def set_share(connection: Connection, held: Sequence[Ticket], share: float) -> None:
+    """Set the part of their slot that each of these tickets uses from now on."""
+    still_held = or_(*(ticket.held() for ticket in held))
+    values = {"since": now(), "share": share}
+    connection.execute(settling(update(tickets).where(still_held), values))
 
 
 @transaction
-def abandon_ticket(connection: Connection, ticket: Ticket) -> None:
+def release_ticket(connection: Connection, ticket: Ticket, peak: int | None = None) -> None:
+    """Release an unfinished ticket so that any worker can resume it; the attempt does not count.
+
+    `peak` is the peak memory of the attempt in bytes.
+    """
+    values = {"worker": None, "lease_until": None, "returned": tickets.c.returned + 1}
+    _end_claim(connection, ticket, values, peak)
+
+
+@transaction
+def abandon_ticket(connection: Connection, ticket: Ticket, peak: int | None = None) -> None:
     """End the lease of a ticket whose trial makes no progress; the attempt counts."""
-    connection.execute(update(tickets).where(ticket.held()).values(worker=None, lease_until=None))
+    _end_claim(connection, ticket, {"worker": None, "lease_until": None}, peak)
+
+
+@transaction
+def close_ticket(connection: Connection, ticket: Ticket, peak: int | None = None) -> None:
+    """Close a ticket permanently; call it after Optuna's trial is finished."""
+    _end_claim(connection, ticket, {"state": "closed", "lease_until": None}, peak)
+
+
+def _end_claim(
+    connection: Connection, ticket: Ticket, values: Mapping[str, Any], peak: int | None
+) -> None:
+    held = update(tickets).where(ticket.held())
+    connection.execute(settling(held, {**values, **with_peak(peak)}))
 
 
 @transaction
 def revoke_leases(connection: Connection, workers: Iterable[str]) -> int:
     """End the leases of workers that are known to be dead; return the number of leases ended."""
     of_workers = and_(tickets.c.worker.in_(list(workers)), tickets.c.state == "open")
-    return connection.execute(
-        update(tickets).where(of_workers).values(worker=None, lease_until=None)
-    ).rowcount
+    ended = settling(update(tickets).where(of_workers), {"worker": None, "lease_until": None})
+    return connection.execute(ended).rowcount
 
 
 def _held(study: StudyRecord) -> ColumnElement[bool]:
@@ -367,9 +425,12 @@ def count_tickets(
         func.sum(case((tickets.c.state == "closed", 1), else_=0)).label("closed"),
         func.sum(case((leased, 1), else_=0)).label("leased"),
         func.sum(case((attempts > 1, attempts - 1), else_=0)).label("retried"),
+        func.sum(core_seconds()),
+        func.sum(gpu_seconds()),
     ).where(tickets.c.study_id == study.id, tickets.c.phase == phase, tickets.c.number < below)
     row = connection.execute(query).one()
-    return TicketCounts(row.planned, *(int(count or 0) for count in row[1:]))
+    seconds = (float(total or 0.0) for total in row[4:])
+    return TicketCounts(row.planned, *(int(count or 0) for count in row[1:4]), *seconds)
 
 
 @transaction

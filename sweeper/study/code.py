@@ -33,6 +33,7 @@ def code_request(spec: StudySpec, folder: Path) -> CodeRequest:
         threads=spec.task.threads,
         seed=spec.study.seed,
         script=_script(spec, folder) if spec.task.is_script else None,
+        precision=spec.task.precision,
     )
 
 

@@ -14,13 +14,14 @@ from sweeper.errors import StudyDamaged, SweeperError, suggestion
 from sweeper.store.studies import StudyRecord
 from sweeper.study.bounds import check_size_limits
 from sweeper.study.bounds import parse_toml as parse_toml
+from sweeper.study.budget import BudgetSection
 from sweeper.study.code import Inspect, checked_code, inspect_code
 from sweeper.study.examples import example_studies as example_studies
 from sweeper.study.examples import find_study_file as find_study_file
 from sweeper.study.plan import check_length, iterate_plan
 from sweeper.study.schema_errors import error_lines, prefix_errors, toml_value
 from sweeper.study.space import Point
-from sweeper.study.spec import BudgetSection, StudySpec, canonical_json, digest, identity
+from sweeper.study.spec import StudySpec, canonical_json, digest, identity
 from sweeper.tasks.facts import CodeFacts
 from sweeper.training.versions import versions
 from sweeper.version import __version__

@@ -18,7 +18,8 @@ class Progress:
 
     The confirmation has `confirming` training runs, of which `confirmed` have ended. If `paused`,
     nothing is trained until the study is resumed. `slots` is the number of slots of the workers
-    that run something.
+    that run something. The hours are those of all attempts of the search, and of the confirmation
+    (`confirmation_…`).
     """
 
     trials: int
@@ -34,6 +35,10 @@ class Progress:
     confirmed: int = 0
     paused: bool = False
     slots: int = 0
+    core_hours: float = 0.0
+    gpu_hours: float = 0.0
+    confirmation_core_hours: float = 0.0
+    confirmation_gpu_hours: float = 0.0
 
     @property
     def in_packs(self) -> bool:
@@ -72,5 +77,9 @@ def read_progress(store: Store, study: StudyRecord, trials: int) -> Progress:
         confirming=confirmation.planned,
         confirmed=confirmation.closed,
         slots=sum(parse_worker_name(name).slots for name in leaseholders(store, study)),
+        core_hours=tickets.core_seconds / 3600,
+        gpu_hours=tickets.gpu_seconds / 3600,
+        confirmation_core_hours=confirmation.core_seconds / 3600,
+        confirmation_gpu_hours=confirmation.gpu_seconds / 3600,
         paused=states_of(store, [study.id]).get(study.id) == "paused",
     )

@@ -82,8 +82,8 @@ class ScriptKeys(Section):
 
     @model_serializer(mode="wrap")
     def _without_unset_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # So that studies without a script keep the identity that earlier versions gave them.
-        fields = ScriptKeys.model_fields
+        # So that studies without these keys keep the identity that earlier versions gave them.
+        fields = {*ScriptKeys.model_fields, "precision"}
         plain: dict[str, Any] = dump(self)
         return {key: value for key, value in plain.items() if key not in fields or value}
 

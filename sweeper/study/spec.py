@@ -17,6 +17,7 @@ from pydantic import (
 
 from sweeper import limits
 from sweeper.errors import suggestion
+from sweeper.study.budget import BudgetSection
 from sweeper.study.constraint import parse_constraint
 from sweeper.study.dimensions import (
     Scalar,
@@ -25,6 +26,7 @@ from sweeper.study.dimensions import (
     contains,
     describe_values,
 )
+from sweeper.study.resources import ResourcesSection, resource_problems
 from sweeper.study.schema_errors import KeyErrors, join_alternatives, toml_value
 from sweeper.study.script_keys import ScriptKeys, script_problems, space_problems, with_schedule
 from sweeper.study.section import FEW_KEYS, Reference, Section
@@ -33,9 +35,6 @@ Metric = Literal["nll", "nll_calibrated"]
 
 # The tables that identify a study. The others (budget, pruner, confirm) may change on resume.
 IDENTITY: Final = ("task", "space", "objective", "sampler", "first")
-
-
-Seconds = Annotated[float, Field(gt=0, le=limits.SECONDS)]
 
 
 def _check_plain(value: Any, key: str = "") -> Any:
@@ -113,10 +112,19 @@ class TaskSection(ScriptKeys):
         str,
         Field(max_length=limits.DEVICE_LENGTH, description="Device: auto, cpu, cuda or cuda:N."),
     ] = "auto"
+    precision: Annotated[
+        Literal["float32", "bf16"] | None,
+        Field(
+            description="Precision of the built-in loop: float32, or bf16 for forward pass and "
+            "loss; default: that of the task, which is float32 unless it sets another."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _one_task(self) -> "TaskSection":
         problems = script_problems(self, self.use, self.options)
+        if self.is_script and self.precision is not None:
+            problems.append(("precision", "a script sets its own precision; remove the key"))
         if problems:
             raise KeyErrors(problems)
         return self
@@ -129,62 +137,6 @@ class ObjectiveSection(Section):
         Metric,
         Field(description="nll: unsmoothed NLL; nll_calibrated: NLL after temperature scaling."),
     ] = "nll"
-
-
-def _check_pack(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limits.TRIALS:
-        return value
-    if value in ("auto", "off"):
-        return value
-    raise ValueError(
-        f"must be 'auto', 'off' or an integer from 1 to budget.trials, got {toml_value(value)}"
-    )
-
-
-class BudgetSection(Section):
-    """Limits of the search."""
-
-    trials: Annotated[
-        int, Field(ge=1, le=limits.TRIALS, description="Number of trials, including ε = 0.")
-    ] = 64
-    baseline: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=0.5,
-            description="Share of the trials that search the other hyperparameters at ε = 0, if "
-            "others are searched. The verdict compares with the best of them.",
-        ),
-    ] = 0.25
-    timeout: Annotated[
-        Seconds | None, Field(description="Maximum duration of a launch, in seconds.")
-    ] = None
-    trial_timeout: Annotated[
-        Seconds | None,
-        Field(description="Maximum duration of a trial, in seconds; a longer trial fails."),
-    ] = None
-    patience: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=limits.TRIALS,
-            description="Stop after this many trials in a row without improvement.",
-        ),
-    ] = None
-    pack: Annotated[
-        Literal["auto", "off"] | Annotated[int, Field(ge=1, le=limits.TRIALS)],
-        BeforeValidator(_check_pack),
-        Field(
-            description="Trials that a worker trains in one vectorized step: a number up to "
-            "trials, auto (the fastest number) or off (one by one)."
-        ),
-    ] = "auto"
-
-    @model_validator(mode="after")
-    def _pack_within_trials(self) -> "BudgetSection":
-        if isinstance(self.pack, int) and self.pack > self.trials:
-            raise KeyErrors([("pack", f"must be at most trials = {self.trials}, got {self.pack}")])
-        return self
 
 
 class SamplerSection(Section):
@@ -286,22 +238,6 @@ class ConfirmSection(Section):
     ] = None
 
 
-class ResourcesSection(Section):
-    """Resources of a worker with the executors ray, slurm and kubernetes."""
-
-    cpus: Annotated[
-        int | None, Field(ge=1, le=limits.CORES, description="CPU cores; default: task.threads.")
-    ] = None
-    gpus: Annotated[
-        float,
-        Field(ge=0, le=limits.GPUS, description="GPUs; fractions, such as 0.25, only with ray."),
-    ] = 0
-    memory: Annotated[
-        float | None,
-        Field(gt=0, le=limits.MEMORY_GIB, description="Memory per training process, in GiB."),
-    ] = None
-
-
 class FirstPoint(Section):
     """A point to try right after ε = 0."""
 
@@ -343,8 +279,9 @@ class StudySpec(Section):
         return with_schedule(tables)
 
     @model_validator(mode="after")
-    def _script_in_space(self) -> "StudySpec":
+    def _tables_fit(self) -> "StudySpec":
         problems = space_problems(self.task, self.space)
+        problems += resource_problems(self.task, self.resources)
         if problems:
             raise KeyErrors(problems)
         return self

@@ -19,7 +19,7 @@ class CodeRequest:
     which to check whether the task accepts them, together with each of its `contexts`, which are
     other hyperparameters. `pickled` is the path of the pickled function or
     task if `use` starts with "__main__:". `script` contains the arguments of `ScriptConfig` for a
-    script; `use` is then "".
+    script; `use` is then "". `precision` is that of the built-in loop, None for that of the task.
     """
 
     use: str
@@ -33,6 +33,7 @@ class CodeRequest:
     seed: int = 0
     pickled: str = ""
     script: Mapping[str, Any] | None = None
+    precision: str | None = None
 
     @property
     def has_files(self) -> bool:

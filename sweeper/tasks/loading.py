@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -56,6 +56,17 @@ def load_task(
         return LoadedTask(function, None, source, accepts=None)
     task = _make_task(use, target, options)
     return LoadedTask(partial(train_or_resume, task), task, source, task.accepts())
+
+
+def with_precision(loaded: LoadedTask, use: str, precision: str) -> LoadedTask:
+    """Return a loaded task with another precision; raises SweeperError for a training function."""
+    if loaded.task is None:
+        raise SweeperError(
+            f"task.precision: only tasks of the built-in loop have a precision, and {use} is a "
+            "training function; remove the key, and use torch.autocast in the function"
+        )
+    task = replace(loaded.task, precision=precision)
+    return replace(loaded, trainer=partial(train_or_resume, task), task=task)
 
 
 def load_function(reference: str, modules: StudyModules) -> Callable[..., Any]:

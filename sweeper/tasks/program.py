@@ -15,7 +15,7 @@ from sweeper.errors import SweeperError
 from sweeper.smoothing import SCHEDULES, Smoothing, register_schedule
 from sweeper.tasks.facts import CodeFacts, CodeRequest
 from sweeper.tasks.importing import StudyModules
-from sweeper.tasks.loading import LoadedTask, load_function, load_task
+from sweeper.tasks.loading import LoadedTask, load_function, load_task, with_precision
 from sweeper.tasks.script import ScriptProgram
 from sweeper.tasks.serving import MessageChannel, serve
 from sweeper.training.conversion import in_one_line
@@ -44,6 +44,8 @@ class Program:
                 _register(name, load_function(name, modules))
         with _under("task.use"):
             self._loaded = load_task(request.use, request.options, modules, request.pickled)
+        if request.precision is not None:
+            self._loaded = with_precision(self._loaded, request.use, request.precision)
         self.facts = self._facts(modules.new_sources())
         self._trainer: FunctionTrainer | TaskTrainer | None = None
         self._isolated = False

@@ -12,6 +12,7 @@ from sweeper.errors import SweeperError
 from sweeper.smoothing import SmoothingLoss, to_others
 from sweeper.smoothing.conventions import UNIFORM
 from sweeper.training.dropout import DropoutDraws, share_draws
+from sweeper.training.precision import FLOAT32, autocast, wide
 from sweeper.training.random_state import restored_random_state, seed_global
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.seeds import derive_seed
@@ -38,6 +39,7 @@ class TrainingState:
     updates: ModelOptimizer
     hparams: Mapping[str, Any]
     draws: DropoutDraws
+    precision: str
 
 
 def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
@@ -54,7 +56,7 @@ def train(task: Task, run: TrainingRun) -> Iterator[Evaluation]:
     for epoch in range(done, task.epochs):
         with restored_random_state(run.device):
             train_loss, mean_epsilon = train_epoch(task, settings, fit, epoch)
-            logits = predict(fit.model, fit.valid[0])
+            logits = predict(fit.model, fit.valid[0], task.precision)
         check_logits(task, logits)
         yield Evaluation(
             logits,
@@ -78,7 +80,8 @@ def start(task: Task, run: TrainingRun) -> tuple[Optimizer, TrainingState]:
     draws = share_draws(model)
     updates = ModelOptimizer(settings, model.parameters())
     rows = train_rows, valid_rows, test_rows
-    return settings, TrainingState(run, *rows, model, run.loss(), updates, hparams, draws)
+    fit = TrainingState(run, *rows, model, run.loss(), updates, hparams, draws, task.precision)
+    return settings, fit
 
 
 def new_model(task: Task, hparams: Mapping[str, Any], run: TrainingRun) -> nn.Module:
@@ -210,9 +213,10 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """Make one optimizer step; return its loss and its mean epsilon as tensors on the device."""
     fit.loss.progress = progress
-    logits = fit.model(inputs)
-    epsilon = fit.loss.epsilon(logits, labels)
-    loss: Tensor = fit.loss(logits, labels, epsilon)
+    with autocast(fit.precision, fit.run.device):
+        logits = wide(fit.precision, fit.model(inputs))
+        epsilon = fit.loss.epsilon(logits, labels)
+        loss: Tensor = fit.loss(logits, labels, epsilon)
     fit.updates.clear()
     torch.autograd.backward(loss)
     if settings.l1:
@@ -229,11 +233,11 @@ def add_l1(model: nn.Module, l1: float) -> None:
             weight.grad.add_(weight.sign(), alpha=l1)
 
 
-def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+def predict(model: nn.Module, inputs: Tensor, precision: str = FLOAT32) -> Tensor:
     """Return the logits (N, K) of a model in evaluation mode."""
     model.eval()
-    with torch.inference_mode():
-        parts = [model(part) for part in torch.split(inputs, EVALUATION_ROWS)]
+    with torch.inference_mode(), autocast(precision, inputs.device):
+        parts = [wide(precision, model(part)) for part in torch.split(inputs, EVALUATION_ROWS)]
     # Concatenated outside of inference mode, so that the caller gets normal tensors.
     return torch.cat(parts)
 
@@ -241,7 +245,7 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
 def predict_rows(fit: TrainingState, rows: Rows) -> Rows:
     """Return the model's logits (N, K) for rows, and the labels (N,)."""
     with restored_random_state(fit.run.device):
-        return predict(fit.model, rows[0]), rows[1]
+        return predict(fit.model, rows[0], fit.precision), rows[1]
 
 
 def check_logits(task: Task, logits: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sweeper.errors import SweeperError, suggestion
 from sweeper.formatting import LABELS_AS_GIVEN
+from sweeper.training.precision import FLOAT32, PRECISIONS
 
 SPLITS = ("train", "valid", "test")
 # The settings that only some optimizers have.
@@ -186,8 +187,9 @@ class Task:
     hyperparameters of the model with their defaults. `label_source` describes for each split where
     its labels come from. `augment(inputs, hparams)` returns randomly changed inputs of a training
     batch, with the same shape and device; it must use torch's global generator of that device,
-    which the loop seeds before each call. It is not called in evaluation. Tasks are compared by
-    identity. Raises ValueError for invalid settings.
+    which the loop seeds before each call. It is not called in evaluation. `precision` is float32 or
+    bf16; with bf16, forward passes and the loss run under `torch.autocast`, and the weights stay
+    float32. Tasks are compared by identity. Raises ValueError for invalid settings.
     """
 
     name: str
@@ -202,12 +204,14 @@ class Task:
         default_factory=lambda: dict.fromkeys(SPLITS, LABELS_AS_GIVEN)
     )
     augment: Callable[[Tensor, Mapping[str, Any]], Tensor] | None = None
+    precision: str = FLOAT32
 
     def __post_init__(self) -> None:
         for key, least in (("classes", 2), ("epochs", 1), ("batch_size", 1)):
             _check_count(key, getattr(self, key), least)
         _check_hparam_names(self.hparams)
         _check_sources(self.label_source)
+        _check_choice("precision", self.precision, PRECISIONS)
 
     def accepts(self) -> frozenset[str]:
         """Return the names of the hyperparameters that can be searched."""

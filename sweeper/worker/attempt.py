@@ -9,12 +9,11 @@ from typing import Any, Final, Literal, Protocol
 from sweeper.store.records import (
     EpochRow,
     Result,
-    close_ticket,
     drop_result,
     read_epochs_of,
 )
 from sweeper.store.schema import LONGEST_NOTES, LONGEST_PROBLEM
-from sweeper.store.tickets import Ticket, abandon_ticket, release_ticket
+from sweeper.store.tickets import Ticket, abandon_ticket, close_ticket, release_ticket
 from sweeper.study.space import Point, effective_smoothing, run_hparams
 from sweeper.study.spec import StudySpec
 from sweeper.trainers.client import TrainerEnd

@@ -13,10 +13,11 @@ from sweeper.errors import DatabaseFailed
 from sweeper.store.damage import error_after_failure
 from sweeper.store.database import Store
 from sweeper.store.studies import StudyRecord, get_study, studies_with_work
+from sweeper.study.spec import StudySpec
 from sweeper.trainers.channel import Interrupted
 from sweeper.worker.code import LoadedCode, load_code
+from sweeper.worker.gpus import check_slots, default_slots, slots_that_fit, visible_gpus
 from sweeper.worker.open_study import OpenStudy, open_for_work
-from sweeper.worker.resources import default_slots
 from sweeper.worker.stopping import StopRequest
 from sweeper.worker.worker_states import revoke_dead_leases
 
@@ -85,6 +86,7 @@ class ServedStudies:
         self._codes: dict[_CodeKey, LoadedCode] = {}
         self._refreshed_at = time.monotonic()
         self._records: list[StudyRecord] = []
+        self.gpus = visible_gpus()
         self.refresh()
         self.slots = self._slots()
 
@@ -109,8 +111,8 @@ class ServedStudies:
         """Return the number of trainers that run at a time, 0 for training in this process."""
         if self._options.slots is not None:
             return self._options.slots
-        threads = [study.spec.task.threads for study in self._opened.values() if study is not None]
-        return default_slots(max(threads, default=1))
+        specs = [study.spec for study in self._opened.values() if study is not None]
+        return default_slots(specs, self.gpus)
 
     def to_serve(self) -> list[OpenStudy]:
         """Return the studies that this worker can work on, oldest first."""
@@ -187,12 +189,22 @@ class ServedStudies:
     def _open(self, record: StudyRecord) -> OpenStudy | None:
         options, study = self._options, None
         with self.guard(record):
-            study = open_for_work(
+            opened = open_for_work(
                 self._store, record, options.results, self._arrays, options.folder
             )
+            self._check_gpus(opened.spec)
+            study = opened
         # Garbage collection of everything imported so far would cost 3% of a short trial.
         gc.freeze()
         return study
+
+    def _check_gpus(self, spec: StudySpec) -> None:
+        """Raise `SweeperError` if this machine does not have the GPUs that a study needs."""
+        slots = self._options.slots
+        if slots is None or (slots and self._options.name is None):
+            slots_that_fit(spec, self.gpus)  # the slots of several studies share the GPUs
+        else:
+            check_slots(spec, self.gpus, slots)
 
     def guard(self, record: StudyRecord) -> "_Guard":
         """Return a context manager that stops serving the study if its block raises an exception.

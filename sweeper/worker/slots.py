@@ -10,7 +10,7 @@ from typing import Final
 from sweeper.errors import DatabaseFailed, SweeperError
 from sweeper.store.outputs import Output, write_outputs
 from sweeper.store.records import write_epochs
-from sweeper.store.tickets import LeaseLost, Ticket
+from sweeper.store.tickets import LeaseLost, Ticket, set_share
 from sweeper.training.messages import FromTrainer, Reply, Report, Start, ToTrainer, TrainingEnd
 from sweeper.worker.attempt import Attempt, epoch_row
 from sweeper.worker.open_study import OpenStudy
@@ -29,7 +29,8 @@ GetOutput = Callable[[Attempt], PrintedOutput | None]
 class SlotWork:
     """What a slot works on.
 
-    `places` is the maximum number of attempts at a time. `claim` returns the next attempt.
+    `places` is the maximum number of attempts at a time, which share the slot's cores and GPUs.
+    `claim` returns the next attempt.
     `on_ended` is called with each attempt that has ended, for any reason.
     """
 
@@ -53,6 +54,7 @@ class Slot:
         self._prepared: dict[str, tuple[Attempt, Start]] = {}
         self._work, self._get_output, self._joins = work, prints, joins
         self._answered = math.inf
+        self._sharing = frozenset[str]()
 
     # ---- attempts ------------------------------------------------------------------------
 
@@ -65,7 +67,9 @@ class Slot:
         """Claim tickets for all free places; return the training runs to start."""
         while len(self.attempts) + len(self._prepared) < self._work.places and self.prepare():
             pass
-        return self._start_prepared()
+        starts = self._start_prepared()
+        self._share()
+        return starts
 
     def prepare(self) -> bool:
         """Claim a ticket for a place that is free or will be free very soon.
@@ -106,6 +110,14 @@ class Slot:
                 self.attempts[key] = attempt
                 starts.append(start)
         return starts
+
+    def _share(self) -> None:
+        """Store which part of the slot each attempt of a pack uses, if it has changed."""
+        if self._work.places > 1 and self._sharing != self.attempts.keys():
+            self._sharing = frozenset(self.attempts)
+            held = [attempt.ticket for attempt in self.attempts.values()]
+            if held:
+                set_share(self.study.store, held, 1 / len(held))
 
     @property
     def runs_alone(self) -> bool:
@@ -168,8 +180,10 @@ class Slot:
         replies = self._replies([report for report in message.reports if self._is_expected(report)])
         for ending in message.endings:
             self._handle_end(ending)
+        starts = self._start_prepared() if self._joins else []
+        self._share()
         self.restart_hang_timer()
-        return ToTrainer(replies, self._start_prepared() if self._joins else [])
+        return ToTrainer(replies, starts)
 
     def _is_expected(self, report: Report) -> bool:
         """Return whether this is the next report of an attempt of this slot."""

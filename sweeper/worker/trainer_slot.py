@@ -34,10 +34,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SlotSettings:
-    """What a slot gets from its worker; `environment` is that of its trainer processes."""
+    """What a slot gets from its worker.
+
+    `environment` is that of its trainer processes. `on_close` is called when the slot is closed.
+    """
 
     name: str
     environment: Mapping[str, str]
+    on_close: Callable[[], None]
     selector: selectors.BaseSelector
     stop: StopRequest
 
@@ -290,6 +294,7 @@ class ProcessSlot:
             self._finish()
             self._selector.unregister(self._processes.keeper)
             self._processes.close()
+            self._place.on_close()
         if not self.slot.attempts:
             self._close_output()
         if self._processes.output is not None:

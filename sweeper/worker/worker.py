@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -16,19 +17,21 @@ from sweeper.store.confirmations import Confirmation
 from sweeper.store.database import Store
 from sweeper.store.records import fail_study
 from sweeper.store.studies import StudyRecord
-from sweeper.store.tickets import SEARCH, Ticket, claim, count_open
+from sweeper.store.tickets import SEARCH, ClaimTerms, Ticket, claim, count_open
+from sweeper.store.usage import HourLimits, SlotUse
 from sweeper.study.patience import patience_exceeded
+from sweeper.study.resources import slot_cores
 from sweeper.study.space import baseline_point
 from sweeper.trainers.channel import Interrupted
 from sweeper.trainers.client import shared_zygote
 from sweeper.training.messages import Start
 from sweeper.worker.attempt import Attempt, run_fields
 from sweeper.worker.code import LoadedCode
+from sweeper.worker.gpus import GpuPool, GpuShare
 from sweeper.worker.identity import worker_name
 from sweeper.worker.leases import Leases, renewed_leases
 from sweeper.worker.open_study import OpenStudy
 from sweeper.worker.replicate import ReplicateTrial
-from sweeper.worker.resources import gpu_of
 from sweeper.worker.search import SearchTrial
 from sweeper.worker.served_studies import EndReason, ServedStudies, WorkerOptions
 from sweeper.worker.slots import SlotWork
@@ -97,6 +100,7 @@ class _Worker:
         self._look_at = self._prepare_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._slots: list[ProcessSlot | None] = [None] * self._studies.slots
+        self._gpus = GpuPool(self._studies.gpus, self._studies.slots)
 
     # ---- the loop ------------------------------------------------------------------------
 
@@ -235,12 +239,15 @@ class _Worker:
 
         for study, code in self._served_studies():
             size = self._size(study, code)
-            claim = partial(self._next_attempt, study)
-            slot = InProcessSlot(code, SlotWork(study, max(1, size), claim, self._on_attempt_end))
-            with self._studies.guard(study.record):
-                if slot.work(size):
-                    return True
-                continue
+            share = self._gpus.take(study.spec) or GpuShare()
+            slot = InProcessSlot(code, self._work(study, size, share))
+            try:
+                with self._studies.guard(study.record):
+                    if slot.work(size):
+                        return True
+                    continue
+            finally:
+                self._gpus.give_back(share)
             slot.slot.abandon()
             self._leave(study.record)
         return False
@@ -255,14 +262,19 @@ class _Worker:
                         slot = self._slot(number, study, code)
                     except Interrupted:
                         return False
+                if slot is None:  # other slots use the GPUs
+                    continue
                 if slot.begin():
                     return True
                 continue
             self._leave(study.record)
         return False
 
-    def _slot(self, number: int, study: OpenStudy, code: LoadedCode) -> ProcessSlot:
-        """Return a new slot for a study; close the slot that it replaces."""
+    def _slot(self, number: int, study: OpenStudy, code: LoadedCode) -> ProcessSlot | None:
+        """Return a new slot for a study; close the slot that it replaces.
+
+        Returns None if other slots use the GPUs that the study needs.
+        """
         before = self._slots[number]
         if before is not None:
             self._close(before)
@@ -272,21 +284,36 @@ class _Worker:
         slot = self._slots[number] = make(self._sizes[study.record])
         return slot
 
-    def _make_slot(self, number: int, study: OpenStudy, code: LoadedCode, size: int) -> ProcessSlot:
+    def _make_slot(
+        self, number: int, study: OpenStudy, code: LoadedCode, size: int
+    ) -> ProcessSlot | None:
+        share = self._share(study)
+        if share is None:
+            return None
         name = f"trainer-{self._name.replace(':', '-')}-{number}"
-        gpu = gpu_of(number)
-        env = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-        work = SlotWork(
-            study, max(1, size), partial(self._next_attempt, study), self._on_attempt_end
-        )
-        place = SlotSettings(name, env, self._selector, self._stop)
-        return ProcessSlot(code, size, place, work)
+        on_close = partial(self._gpus.give_back, share)
+        place = SlotSettings(name, share.environment, on_close, self._selector, self._stop)
+        return ProcessSlot(code, size, place, self._work(study, size, share))
+
+    def _share(self, study: OpenStudy) -> GpuShare | None:
+        """Return the GPUs of a new slot; close idle slots of other studies if there are too few."""
+        share = self._gpus.take(study.spec)
+        for slot in self._open_slots() if share is None else []:
+            if slot.idle and slot.slot.study is not study:
+                self._close(slot)
+        return share or self._gpus.take(study.spec)
+
+    def _work(self, study: OpenStudy, size: int, share: GpuShare) -> SlotWork:
+        # The trials of a pack get their shares when they begin.
+        use = SlotUse(slot_cores(study.spec), share.gpus, share=1.0 if size <= 1 else 0.0)
+        claim = partial(self._next_attempt, study, use)
+        return SlotWork(study, max(1, size), claim, self._on_attempt_end)
 
     def _size(
         self,
         study: OpenStudy,
         code: LoadedCode,
-        make: Callable[[int], ProcessSlot] | None = None,
+        make: Callable[[int], ProcessSlot | None] | None = None,
     ) -> int:
         """Return the number of trials trained in one step, 0 to train each trial alone."""
         spec, requested = study.spec, study.spec.budget.pack
@@ -303,6 +330,8 @@ class _Worker:
         else:
             assert make is not None
             slot = make(0)
+            if slot is None:
+                return 0
             try:
                 size, reason = slot.size(first, spec.budget.trials)
             finally:
@@ -336,14 +365,14 @@ class _Worker:
             # At once, because this may be the last worker and stop now.
             self._due_confirmation(study)
 
-    def _next_attempt(self, study: OpenStudy, held: int) -> Attempt | None:
+    def _next_attempt(self, study: OpenStudy, use: SlotUse, held: int) -> Attempt | None:
         """Claim a ticket of the search, or of the confirmation when the search has ended.
 
         `held` is the number of attempts in the slot. A slot claims no more than its share.
         """
         if self._stop or self._done + self._running == self._options.trials:
             return None
-        ticket = self._ticket(study, held)
+        ticket = self._ticket(study, use, held)
         if ticket is None:
             return None
         self._running += 1
@@ -355,32 +384,35 @@ class _Worker:
         changed = study.sources.problem is not None
         return changed or bool(self._stop) or self._leases.interrupted(study.record.id)
 
-    def _ticket(self, study: OpenStudy, held: int) -> Ticket | None:
+    def _ticket(self, study: OpenStudy, use: SlotUse, held: int) -> Ticket | None:
         store, record, budget = self._store, study.record, study.spec.budget
         if not patience_exceeded(store, record.name, budget.patience):
-            ticket = self._claim(record, SEARCH, budget.trials, held)
+            terms = ClaimTerms(use=use, limits=HourLimits(budget.core_hours, budget.gpu_hours))
+            ticket = self._claim(record, (SEARCH, budget.trials), terms, held)
             if ticket is not None:
                 return ticket
-        confirmation = self._due_confirmation(study)
-        return (
-            None
-            if confirmation is None
-            else self._claim(record, confirmation.phase, confirmation.training_runs, held)
-        )
+        due = self._due_confirmation(study)
+        if due is None:
+            return None
+        return self._claim(record, (due.phase, due.training_runs), ClaimTerms(use=use), held)
 
-    def _claim(self, study: StudyRecord, phase: str, below: int, held: int) -> Ticket | None:
+    def _claim(
+        self, study: StudyRecord, tickets: tuple[str, int], terms: ClaimTerms, held: int
+    ) -> Ticket | None:
+        """Claim one of `tickets`: their phase, and the number that they are below."""
+        phase, below = tickets
         take = partial(claim, self._store, study.id, self._name, below=below, phase=phase)
         if held == 0:
-            return take()
+            return take(terms=terms)
         slots = self._options.workers * max(1, self._studies.slots)
         enough = (held + 1) * slots
         count = partial(count_open, self._store, study.id, below=below, phase=phase)
         if slots == 1 or count(points="planned", most=enough) == enough:
-            ticket = take(points="planned")
+            ticket = take(terms=replace(terms, points="planned"))
             if ticket is not None:
                 return ticket
         may_sample = enough <= min(MAX_SAMPLED, SAMPLED_SHARE * below)
-        return take(points="sampled") if may_sample else None
+        return take(terms=replace(terms, points="sampled")) if may_sample else None
 
     def _due_confirmation(self, study: OpenStudy) -> Confirmation | None:
         """Return the confirmation that is due; create it if no worker has created it yet."""

@@ -121,7 +121,7 @@ class Pack:
         for known_hparams, architecture in self._architectures:
             if known_hparams == hparams or architecture.skeleton == model_skeleton:
                 return architecture
-        architecture = architecture_of(fresh, inputs)
+        architecture = architecture_of(fresh, inputs, self._task.precision)
         self._architectures.append((dict(hparams), architecture))
         return architecture
 

@@ -16,11 +16,12 @@ from sweeper.training.device import is_out_of_memory
 from sweeper.training.dropout import DropoutDraws, SharedDropout, share_draws
 from sweeper.training.layout import Layout, Named, layout_of
 from sweeper.training.packed.chain import Link, chain_of
+from sweeper.training.precision import FLOAT32, autocast, wide
 
 # Number of rows on which a stacked model is compared with an unstacked one.
 _COMPARED_ROWS: Final = 4
-# Relative norm of the difference in float32; it is not 0, because sums run in another order.
-_TOLERANCE: Final = 1e-3
+# Relative norm of the difference by precision; it is not 0, because sums run in another order.
+_TOLERANCES: Final = {"float32": 1e-3, "bf16": 5e-2}
 _CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -40,6 +41,7 @@ class Architecture:
     draws: DropoutDraws
     skeleton: Any
     layout: Layout
+    precision: str = FLOAT32
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -77,6 +79,10 @@ class Architecture:
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Return the logits (T, N, K) of stacked models for their inputs (T, N, ...)."""
+        with autocast(self.precision, inputs.device):
+            return wide(self.precision, self._forward(parameters, buffers, inputs))
+
+    def _forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         if self._chain is not None:
             tensors = {**buffers, **parameters}
             for link in self._chain:
@@ -104,7 +110,9 @@ class Architecture:
             torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def architecture_of(fresh: Callable[[], nn.Module], inputs: Tensor) -> Architecture:
+def architecture_of(
+    fresh: Callable[[], nn.Module], inputs: Tensor, precision: str = FLOAT32
+) -> Architecture:
     """Return the architecture of the models that `fresh` returns.
 
     Outputs and gradients of a stacked model for a few of the inputs are compared with those of an
@@ -113,12 +121,14 @@ def architecture_of(fresh: Callable[[], nn.Module], inputs: Tensor) -> Architect
     """
     model, single = fresh(), fresh()
     draws, single_draws = share_draws(model), share_draws(single)
-    with _failing_module(single, stacked=False):
+    with _failing_module(single, stacked=False), autocast(precision, inputs.device):
         logits, gradients = _single_outputs(single, single_draws, inputs[:_COMPARED_ROWS])
     _check_types(model, gradients)
     layout = layout_of({n: p for n, p in model.named_parameters() if n in gradients})
-    architecture = Architecture(model, draws, skeleton(model), layout)
+    architecture = Architecture(model, draws, skeleton(model), layout, precision)
     loop_convolutions(model)
+    if precision != FLOAT32:
+        _normalize_in_float32(model)
     with _failing_module(model, stacked=True):
         _check_same(architecture, inputs[:_COMPARED_ROWS], logits, gradients)
     return architecture
@@ -166,6 +176,13 @@ def loop_convolutions(model: nn.Module) -> None:
         if type(module) in _CONVOLUTIONS:
             original: Any = module._conv_forward
             setattr(module, "_conv_forward", partial(_PerModel.apply, original))  # noqa: B010
+
+
+def _normalize_in_float32(model: nn.Module) -> None:
+    """Convert the inputs of batch normalizations to float32, the only type that vmap supports."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
 class _PerModel(torch.autograd.Function):
@@ -236,10 +253,11 @@ def _check_same(
     stacked_gradients = torch.autograd.grad(loss, list(parameters.values()))
     # The norm of all gradients together: that of a bias before a normalization is only rounding.
     scale = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm()
+    most = _TOLERANCES[architecture.precision]
     for place in (0, 1):
-        _check_near("its outputs", stacked_logits[place], logits, logits.float().norm())
+        _check_near("its outputs", stacked_logits[place], logits, most * logits.float().norm())
         for name, rows in zip(gradients, stacked_gradients, strict=True):
-            _check_near(f"the gradient of {name}", rows[place], gradients[name], scale)
+            _check_near(f"the gradient of {name}", rows[place], gradients[name], most * scale)
     with torch.inference_mode(), architecture.mode(training=False, dropping=False):
         architecture.forward(parameters, buffers, inputs_twice)
 
@@ -250,9 +268,9 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
-def _check_near(what: str, stacked: Tensor, single: Tensor, scale: Tensor) -> None:
+def _check_near(what: str, stacked: Tensor, single: Tensor, most: Tensor) -> None:
     difference = (stacked.detach().float() - single.float()).norm()
-    if not difference <= _TOLERANCE * scale:
+    if not difference <= most:
         raise Unstackable(f"{what} changed when it was stacked")
 
 
