@@ -642,23 +642,14 @@ def test_lightning_trains_under_torchrun(launch: Launch, tmp_path: Path) -> None
             assert f"rank {rank} trained {trained} epochs" in study.log(number)
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("rank", ["", "0", "1"])
-def test_huggingface_trains_under_torchrun(
-    rank: str, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All ranks make the same reports; if one is killed, torchrun ends the others and fails."""
+def test_huggingface_trains_under_torchrun(launch: Launch, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     copy_task(tmp_path, "script_huggingface.py")
-    monkeypatch.setenv("KILLED_RANK", rank)
     torchrun = ["${interpreter}", "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun, "--nproc-per-node", "2", "${program}"]
     task = f'program = "script_huggingface.py"\nloss = "sweeper"\ncommand = {command!r}'
-    study = launch(task, confirm=not rank)
+    study = launch(task)
     frame = study.frame()
-    if rank:
-        assert frame["state"].tolist() == ["complete", "failed", "failed"], study.log(0)
-        return
     assert set(frame["state"]) <= {"complete", "pruned"}, study.log(0)
     assert study.verdict() is not None  # of runs with a test split
     for number in (0, 2):
