@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -103,6 +104,32 @@ def test_report_opens_offline_without_errors(browser: Browser, tmp_path: Path, w
     assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
     # On a narrow page the difference stands in the row below.
     assert table.get_by_text("−0.04").filter(visible=True).count() >= 2
+    check_quiet(seen, path)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_isolation_plots_fit_on_the_page(browser: Browser, tmp_path: Path, width: int) -> None:
+    rng = np.random.default_rng(0)
+    trials = make_trials().assign(
+        hp_dropout=rng.uniform(0, 0.5, 64),
+        hp_optimizer=rng.choice(["sgd", "a name that is far too long"], 64),
+    )
+    path = tmp_path / "report.html"
+    seen = opened(browser, path, make_report(trials), width)
+    plot = seen.page.locator("#isolation .plot")
+    for number in ("", "2", "3"):
+        assert plot.locator(f".subplot.x{number}y{number} .point").count() > 2
+    names = plot.locator(".annotation-text").all_text_contents()
+    assert names == ["lowest NLL (nats)", "dropout", "optimizer"]
+    assert "a name that…" in plot.locator(".y3tick text").all_text_contents()
+    # Plotly would cut off text that is outside the drawing.
+    left, right = plot.evaluate(
+        "box => [box.getBoundingClientRect()].flatMap(b => [b.left, b.right])"
+    )
+    for text in plot.locator("text:visible").all():
+        box = text.bounding_box()
+        assert box is None or left <= box["x"] <= box["x"] + box["width"] <= right
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     check_quiet(seen, path)
 
 

@@ -12,11 +12,11 @@ from sweeper.report import render
 from sweeper.report.figures.interaction import (
     Facet,
     Interaction,
-    best_of,
     interaction_data,
     interaction_figure,
     interaction_notes,
 )
+from sweeper.report.figures.kit.statistics import best_of
 from sweeper.report.figures.registry import figures
 from sweeper.report.report_input import ReportInput, finished_trials, prepare
 from tests.support.report_frames import frame, make_report, make_trial, make_trials
@@ -92,6 +92,17 @@ def test_constant_hyperparameters_are_omitted() -> None:
     assert [facet.name for facet in data_of(dropout=DROPOUT, lr=0.1).facets] == ["dropout"]
     assert data_of(lr=0.1).empty
     assert data_of().empty
+
+
+def test_inactive_hyperparameters_are_skipped() -> None:
+    momentum = np.where(WIDTHS == "wide", DROPOUT, math.nan)
+    (facet,) = data_of(momentum=momentum).facets
+    done = finished_trials(searched(momentum=momentum).trials)
+    active = done.dropna(subset="hp_momentum")
+    third = math.ceil(len(active) / 3)
+    assert [len(group.x) for group in facet.groups] == [third, third]
+    assert facet.left_out == len(active) - 2 * third
+    assert "–" not in interaction_notes(data_of(momentum=momentum))[0]
 
 
 def test_a_line_is_drawn_only_where_trials_are_near() -> None:

@@ -37,7 +37,7 @@ DEFAULT_PAGE: Final = "overview"
 # Panels of text and tables; every other panel names a figure.
 PARTS = ("verdict", "summary", "scores", "trials", "glossary")
 # These panels are left out when they are empty; the others say why they are empty.
-_OPTIONAL = ("importance", "interaction", "forest", "reliability")
+_OPTIONAL = ("importance", "isolation", "interaction", "forest", "reliability")
 
 
 class Options(BaseModel):

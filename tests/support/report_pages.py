@@ -16,7 +16,7 @@ from tests.support.report_frames import FAILED, PRUNED, frame, make_report, make
 NAMES = ["response", "trade_off", "calibrated", "schedules", "history", "importance"]
 # Left out of a page without a confirmation, and of one without other hyperparameters.
 CONFIRMED = ["forest", "scores", "reliability"]
-OTHERS = ["interaction"]
+OTHERS = ["isolation", "interaction"]
 HOSTILE = "<b>x</b><script>alert('x')</script></script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 

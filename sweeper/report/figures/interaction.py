@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sweeper import formatting as fmt
 from sweeper.metrics import validation_label
-from sweeper.report.figures.kit import axes, captions, markers, statistics, style
+from sweeper.report.figures.kit import axes, captions, markers, small_plots, statistics, style
 from sweeper.report.report_input import Floats, Metric, finished_trials, with_finite_value
 from sweeper.study import results
 
@@ -20,8 +20,6 @@ MIN_NEAR = 2
 MAX_CHOICES = 3
 # Epsilon up to this share of the largest one counts as almost no smoothing.
 NEAR_ZERO = 1 / 20
-# Tukey's far fence, and the share of the axis above it.
-_FENCE, _ROOM = 3.0, 0.1
 _STEPS = 60
 
 
@@ -103,7 +101,7 @@ def interaction_data(trials: pd.DataFrame, metric: Metric) -> Interaction:
     baseline = math.nan if base is None else float(base["value"])
     values, epsilons = (done[name].to_numpy(float) for name in ("value", "epsilon"))
     near = NEAR_ZERO * float(epsilons.max(initial=0.0))
-    limit = _limit(values, baseline)
+    limit = axes.small_plot_limit(values, baseline)
     width = statistics.kernel_width(epsilons)
     names = sorted(name for name in done.columns if name.startswith("hp_"))
     facets = (_facet(done, name, width, limit) for name in names)
@@ -115,42 +113,25 @@ def interaction_data(trials: pd.DataFrame, metric: Metric) -> Interaction:
         near=near,
         below=_side(below, names),
         above=_side(above, names),
-        drawn=best_of(above["value"].to_numpy(float), len(below)),
+        drawn=statistics.best_of(above["value"].to_numpy(float), len(below)),
         limit=limit,
         width=width,
     )
 
 
-def best_of(values: Floats, count: int) -> float:
-    """Return the expected minimum of `count` of the values (N,), drawn without replacement.
-
-    NaN if `count` is 0 or larger than N.
-    """
-    left = len(values)
-    if not 0 < count <= left:
-        return math.nan
-    mean, chance = 0.0, 1.0
-    for value in np.sort(values):
-        # `chance` is the probability that no lower value is drawn; count / left that this one is,
-        # given that.
-        mean += chance * count / left * float(value)
-        chance *= 1 - count / left
-        left -= 1
-        if chance <= 0:
-            break
-    return mean
-
-
 def interaction_figure(data: Interaction) -> go.Figure:
     """Draw one small plot per hyperparameter, all on the same scales."""
-    count = len(data.facets)
-    narrow = {"height": _height(count, 1), **_domains(data, 1)}
-    wide = {"showlegend": False, **_domains(data, 2)}
-    figure = go.Figure(layout=style.layout(_height(count, 2), narrow, **wide))
-    for number, facet in enumerate(data.facets, start=1):
-        axis = _axis(number)
+    count, titles = len(data.facets), ("ε", "NLL (nats)")
+    narrow = {
+        "height": small_plots.height(count, 1),
+        **small_plots.domains(count, 1, _GAP, titles),
+    }
+    wide = {"showlegend": False, **small_plots.domains(count, 2, _GAP, titles)}
+    figure = go.Figure(layout=style.layout(small_plots.height(count, 2), narrow, **wide))
+    for index, facet in enumerate(data.facets):
+        axis = small_plots.axis_number(index)
         figure.add_traces(list(_traces(facet, axis, data.limit)))
-        for note in _headings(facet, axis):
+        for note in small_plots.headings(axis, facet.name, [*_labels(facet)]):
             figure.add_annotation(note)
         if np.isfinite(data.baseline):
             figure.add_shape(markers.baseline_line(data.baseline, axis))
@@ -166,20 +147,6 @@ def interaction_notes(data: Interaction) -> tuple[str, ...]:
 
 
 # ---- arithmetic --------------------------------------------------------------------------
-
-
-def _limit(values: Floats, baseline: float) -> float | None:
-    """Return where the axis is cut; None for nowhere.
-
-    The limit is lower than in other figures: a small plot has no room for trials that are far
-    worse than the baseline.
-    """
-    if not values.size or not np.isfinite(baseline):
-        return axes.upper_limit(values)
-    lower, upper = np.quantile(values, [0.25, 0.75])
-    fence = float(max(upper + _FENCE * (upper - lower), baseline))
-    limit = fence + _ROOM * (fence - float(values.min()))
-    return limit if values.max() > limit else None
 
 
 def _facet(done: pd.DataFrame, name: str, width: float, limit: float | None) -> Facet:
@@ -235,10 +202,9 @@ def _side(rows: pd.DataFrame, names: list[str]) -> EpsilonSide | None:
     if rows.empty:
         return None
     best = rows.iloc[0]
-    settings = ", ".join(
-        _setting(name, best[name], None) for name in names if not pd.isna(best[name])
-    )
-    words = f"{fmt.trial_name(best)}: {fmt.trial_smoothing(best)}; {settings}"
+    settings = ", ".join(_setting(name, best[name], None) for name in names if pd.notna(best[name]))
+    words = "; ".join(filter(None, (fmt.trial_smoothing(best), settings)))
+    words = f"{fmt.trial_name(best)}: {words}"
     return EpsilonSide(len(rows), words, float(best["value"]))
 
 
@@ -249,9 +215,6 @@ def _setting(name: str, value: Any, length: int | None) -> str:
 
 # ---- drawing -----------------------------------------------------------------------------
 
-# In pixels: height of one row of plots, and the parts of it that its heading and axis take.
-_PITCH, _HEAD, _FOOT = 290, 56, 40
-_EDGES: Final = 8 + 48
 _GAP: Final = 0.09
 _SYMBOLS: Final = ("circle", "diamond", "square")  # none resembles the arrow at the edge
 _GLYPHS: Final = ("●", "◆", "■")
@@ -262,37 +225,6 @@ _PLACES: Final = {
     3: ((0, "left"), (0.5, "center"), (1, "right")),
 }
 _LABELS: Final = 34  # maximum number of characters in all labels of a plot
-
-
-def _axis(number: int) -> str:
-    return "" if number == 1 else str(number)
-
-
-def _height(count: int, columns: int) -> int:
-    return _PITCH * math.ceil(count / columns) + _EDGES
-
-
-def _domains(data: Interaction, columns: int) -> dict[str, Any]:
-    """Return the position of each plot, with axis titles at the left and at the bottom."""
-    plot = {}
-    count = len(data.facets)
-    area = _PITCH * math.ceil(count / columns)
-    width = (1 - _GAP * (columns - 1)) / columns
-    for index in range(count):
-        row, column = divmod(index, columns)
-        left, top = column * (width + _GAP), row * _PITCH
-        axis = _axis(index + 1)
-        plot[f"xaxis{axis}"] = {
-            "domain": [left, left + width],
-            "anchor": f"y{axis}",
-            "title": {"text": "ε" if index + columns >= count else ""},
-        }
-        plot[f"yaxis{axis}"] = {
-            "domain": [1 - (top + _PITCH - _FOOT) / area, 1 - (top + _HEAD) / area],
-            "anchor": f"x{axis}",
-            "title": {"text": "" if column else "NLL (nats)"},
-        }
-    return plot
 
 
 def _colors() -> list[str]:
@@ -316,22 +248,12 @@ def _traces(facet: Facet, axis: str, limit: float | None) -> Iterator[go.Scatter
             yield markers.line(x, y, line, **plot)
 
 
-def _headings(facet: Facet, axis: str) -> Iterator[dict[str, Any]]:
-    place = {
-        "xref": f"x{axis} domain",
-        "yref": f"y{axis} domain",
-        "y": 1,
-        "yanchor": "bottom",
-        "showarrow": False,
-    }
-    name = f"<b>{style.plain(facet.name, 28)}</b>"
-    yield {**place, "x": 0, "xanchor": "left", "yshift": 24, "text": name}
+def _labels(facet: Facet) -> Iterator[dict[str, Any]]:
     places = _PLACES[len(facet.groups)]
     drawn = zip(facet.groups, places, _colors(), _GLYPHS, strict=False)
     for group, (x, anchor), color, glyph in drawn:
         text = f"{glyph} {style.plain(group.label, _LABELS // len(places))}"
-        words = {"text": text, "font": {"color": color, "size": 12}}
-        yield {**place, **words, "x": x, "xanchor": anchor, "yshift": 4}
+        yield {"text": text, "font": {"color": color, "size": 12}, "x": x, "xanchor": anchor}
 
 
 # ---- words -------------------------------------------------------------------------------

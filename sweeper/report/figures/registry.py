@@ -15,6 +15,7 @@ from sweeper.report.figures.interaction import (
     interaction_figure,
     interaction_notes,
 )
+from sweeper.report.figures.isolation import isolation_data, isolation_figure, isolation_notes
 from sweeper.report.figures.kit import captions, markers, style
 from sweeper.report.figures.reliability import (
     reliability_data,
@@ -91,6 +92,11 @@ FIGURES: Final[Mapping[str, FigureDefinition]] = {
     ),
     "importance": FigureDefinition(
         lambda report: importance_data(report.importance), importance_figure, importance_notes
+    ),
+    "isolation": FigureDefinition(
+        lambda report: isolation_data(report.trials, report.metric, report.space, report.confirmed),
+        isolation_figure,
+        isolation_notes,
     ),
     "interaction": FigureDefinition(
         lambda report: interaction_data(report.trials, report.metric),

@@ -12,6 +12,8 @@ from sweeper.report.report_input import Floats
 _FENCE = 3.0
 _ALWAYS_SHOWN = 3.0
 _MIN_TRIALS = 4
+# The share of the axis of a small plot above the fence.
+_ROOM = 0.1
 # The minimum length of an epsilon axis: with only the baseline it would be 0.
 _SHORTEST = 0.1
 
@@ -32,6 +34,20 @@ def upper_limit(
     fence = float(max(upper + _FENCE * (upper - lower), *floor))
     highest = np.concatenate([finite, [] if beside is None else beside]).max()
     return fence if highest > fence else None
+
+
+def small_plot_limit(values: Floats, baseline: float) -> float | None:
+    """Return where to cut the axis of a small plot; None for nowhere.
+
+    The limit is lower than that of `upper_limit`: a small plot has no room for trials that are far
+    worse than the baseline, which may be NaN.
+    """
+    if not values.size or not np.isfinite(baseline):
+        return upper_limit(values)
+    lower, upper = np.quantile(values, [0.25, 0.75])
+    fence = float(max(upper + _FENCE * (upper - lower), baseline))
+    limit = fence + _ROOM * (fence - float(values.min()))
+    return limit if values.max() > limit else None
 
 
 def axis_range(values: Floats, limit: float | None) -> tuple[float, float]:
