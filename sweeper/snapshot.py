@@ -24,7 +24,7 @@ from sweeper.store.records import EpochRow, read_environment, read_epochs_of
 from sweeper.store.studies import StudyRecord, get_study, read_earlier_trials
 from sweeper.study import results
 from sweeper.study.frames import earlier_frame, trials_frame
-from sweeper.study.load import read_stored
+from sweeper.study.load import findings_of, read_stored
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.spec import Metric, StudySpec
 from sweeper.training.messages import EVIDENCE
@@ -129,6 +129,7 @@ def read_snapshot(store: Store, name: str) -> StudySnapshot:
             *health_notes(
                 frame, spec.space, evidence, result, _baseline_curve(store, record, frame)
             ),
+            *(f"Check before the launch: {text}" for text in findings_of(stored.check)),
             *code_notes(frame, code, confirmed if evidence is not None else None),
         ),
         code=code,

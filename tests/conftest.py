@@ -5,9 +5,12 @@ import os
 # Before torch is imported, here and in all processes that tests start. Tests run side by side: with
 # two threads each, the linear algebra of small models costs three times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Most tests launch training functions and count what they train; tests/test_check*.py check them.
+os.environ.setdefault("SWEEPER_CHECK", "0")
 
 import signal
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from textwrap import dedent
 from typing import Final
@@ -15,6 +18,7 @@ from typing import Final
 import pytest
 import torch
 
+from sweeper.api.checking import checked_before_launch
 from sweeper.store.database import Store, open_writer
 from sweeper.store.urls import parse_url
 from sweeper.trainers.client import shared_zygote
@@ -80,6 +84,21 @@ def one_zygote() -> Iterator[None]:
     """Fork all servers of trainers that tests start in this process from one that has torch."""
     with shared_zygote():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unchecked_launches() -> Iterator[None]:
+    """Launch without a check: it would be the longest part of many tests, which count runs too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeper.api.launching.checked_before_launch", attrgetter("file"))
+        yield
+
+
+@pytest.fixture
+def checked_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launch with a check, as users do."""
+    monkeypatch.setattr("sweeper.api.launching.checked_before_launch", checked_before_launch)
+    monkeypatch.setenv("SWEEPER_CHECK", "1")
 
 
 @pytest.fixture

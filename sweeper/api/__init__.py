@@ -6,6 +6,7 @@ from sweeper.lazy import lazy
 
 if TYPE_CHECKING:
     from sweeper.api.accounts import create_token, revoke_token, tokens
+    from sweeper.api.checking import check
     from sweeper.api.control import (
         backup,
         check_not_newer,
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
     from sweeper.api.trial import Trial
     from sweeper.api.verifying import verify
     from sweeper.api.worker_pool import RunOptions
+    from sweeper.checking.finding import Check
     from sweeper.executors import make_executor
     from sweeper.snapshot import StudySnapshot
     from sweeper.worker.served_studies import WorkerOptions
 
 _HOMES = {
+    "Check": "sweeper.checking.finding",
     "LaunchOptions": "sweeper.api.launching",
     "LaunchPlan": "sweeper.api.launching",
     "OnProgress": "sweeper.api.launching",
@@ -63,6 +66,7 @@ _HOMES = {
     "pause": "sweeper.api.control",
     "plan_launch": "sweeper.api.launching",
     "prepare": "sweeper.api.control",
+    "check": "sweeper.api.checking",
     "check_not_newer": "sweeper.api.control",
     "reopen": "sweeper.api.control",
     "request_confirmation": "sweeper.api.control",
@@ -83,6 +87,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Check",
     "LaunchOptions",
     "LaunchPlan",
     "OnProgress",
@@ -93,6 +98,7 @@ __all__ = [
     "TrialListing",
     "WorkerOptions",
     "backup",
+    "check",
     "check_not_newer",
     "confirm",
     "create_token",

@@ -10,9 +10,10 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sweeper import limits
+from sweeper.api.checking import checked_before_launch
 from sweeper.api.given_study import split_keywords, with_keywords
 from sweeper.api.notebook import progress_display
 from sweeper.api.worker_pool import RunOptions, WorkerPool, worker_pool
@@ -84,7 +85,8 @@ class LaunchOptions(RunOptions):
     `trials`, `pack` ("auto", "off" or a number), `confirm` and `timeout` override the study file
     unless they are None. With `detach`, the launch returns at once and leaves the work to Slurm or
     Kubernetes, or to workers that are started separately. `accept_code` continues a study although
-    its code has changed.
+    its code has changed. With `check`, training code is checked first with three short runs, unless
+    it was checked before; see `check`.
     """
 
     trials: int | None = None
@@ -92,6 +94,7 @@ class LaunchOptions(RunOptions):
     confirm: bool | None = None
     detach: bool = False
     accept_code: bool = False
+    check: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,28 @@ def plan_launch(
     sweeper are upgraded, and nothing else is written. Raises `SweeperError` for errors in the study
     or the executor.
     """
+    read = read_given(study, options, keywords)
+    options, file = read.options, read.file
+    check_sqlite_path(options.storage)
+    if upgrade and is_older(options.storage):
+        open_writer(options.storage).close()
+    return LaunchPlan(options, file, *_progress_before(file, options), read.pool)
+
+
+class GivenStudy(NamedTuple):
+    """A study as given to `launch` or `check`, with its options and workers."""
+
+    options: LaunchOptions
+    file: StudyFile
+    pool: WorkerPool
+
+
+def read_given(
+    study: "str | Path | Callable[..., Any] | Task",
+    options: LaunchOptions | Mapping[str, Any] | None,
+    keywords: Mapping[str, Any],
+) -> GivenStudy:
+    """Read and check a study; the arguments are those of `launch`. Write nothing."""
     given, tables = None, dict[str, Any]()
     if options is not None and not isinstance(options, LaunchOptions):
         options, keywords = None, {**keywords, "options": options}
@@ -199,10 +224,7 @@ def plan_launch(
     else:
         assert given is not None
         file = study_of(tables, given.folder, **overrides, inspect=pool.inspect)
-    check_sqlite_path(options.storage)
-    if upgrade and is_older(options.storage):
-        open_writer(options.storage).close()
-    return LaunchPlan(options, file, *_progress_before(file, options), pool)
+    return GivenStudy(options, file, pool)
 
 
 def _task_of(tables: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -248,8 +270,9 @@ def run_plan(planned: LaunchPlan, on_progress: OnProgress = lambda _: None) -> "
     options, pool = planned.options, planned.pool
     with closing(pool.executor):
         pool.executor.check(planned.job, pool.workers)
+        file = checked_before_launch(planned)
         with closing(open_writer(options.storage)) as store:
-            record = register(store, planned.file, accept_changed=options.accept_code)
+            record = register(store, file, accept_changed=options.accept_code)
             seconds = options.timeout or planned.spec.budget.timeout
             if not options.detach:
                 run = replace(options, timeout=seconds)

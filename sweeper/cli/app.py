@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli import importing, managing, reproducing, running, serving, showing
+from sweeper.cli import checking, importing, managing, reproducing, running, serving, showing
 from sweeper.cli.exit_codes import overview
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ def options(
 
 for command in (
     running.launch,
+    checking.check,
     running.confirm,
     running.retry,
     reproducing.verify,

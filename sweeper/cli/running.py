@@ -77,6 +77,14 @@ def launch(
             help="Continue a study although its code has changed; the report notes it.",
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            envvar="SWEEPER_CHECK",
+            help="Check training code with three short runs before the first launch.",
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Run or resume a study, and confirm its result on fresh seeds."""
@@ -96,6 +104,7 @@ def launch(
                 confirm=confirm,
                 detach=detach,
                 accept_code=accept_code,
+                check=check,
             )
             plan = api.plan_launch(path, options, upgrade=not dry_run)
         if dry_run:

@@ -29,11 +29,15 @@ from sweeper.version import __version__
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A validated study file with facts about its code; `folder` contains the code."""
+    """A validated study file with facts about its code; `folder` contains the code.
+
+    `check` is the result of the check before the launch, {} without one.
+    """
 
     spec: StudySpec
     folder: Path
     code: CodeFacts
+    check: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,6 +62,7 @@ class StudyFile:
                 "spec": self.spec.model_dump(mode="json"),
                 "packages": versions(),
                 "label_source": dict(self.code.label_source),
+                **({"check": self.check} if self.check else {}),
             }
         )
 
@@ -196,12 +201,14 @@ class StoredStudy:
     """The part of a study file that is stored in the database; it does not need the code.
 
     `label_source` says for each split where its labels come from; it is empty if the task does
-    not say. `packages` are the package versions at the last launch.
+    not say. `packages` are the package versions at the last launch, and `check` is the result of
+    the check before it.
     """
 
     spec: StudySpec
     label_source: Mapping[str, str]
     packages: Mapping[str, str] = field(default_factory=dict)
+    check: Mapping[str, Any] = field(default_factory=dict)
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -243,6 +250,11 @@ def _damaged_spec(record: StudyRecord, problem: str) -> StudyDamaged:
     other = f" (launched with sweeper {record.version}; this is {here})"
     other = "" if record.version == here else other
     return StudyDamaged(record.name, f"its stored spec is invalid: {problem}{other}")
+
+
+def findings_of(check: Mapping[str, Any]) -> list[str]:
+    """Return the findings of a stored check as sentences."""
+    return [line["text"] for line in check.get("lines", ()) if line["outcome"] == "finding"]
 
 
 def with_confirmation_enabled(stored: str) -> str:

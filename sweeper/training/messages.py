@@ -78,7 +78,8 @@ class Start:
     the checkpoints without the ending, `weights` the file for the model's weights, and `arrays` the
     file for the test examples of a confirmation; None if not needed.
     `number` and `directory` are those of `TrainingRun`; a directory of None is the current one.
-    `socket` is the path of the socket for a script.
+    `socket` is the path of the socket for a script. `observed` is the folder for the records of a
+    check; None if the run is not observed.
     """
 
     key: str
@@ -99,6 +100,7 @@ class Start:
     arrays: str | None = None
     directory: str | None = None
     socket: str = ""
+    observed: str | None = None
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:

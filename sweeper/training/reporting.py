@@ -28,6 +28,7 @@ from sweeper.training.messages import (
     ToTrainer,
     TrainingEnd,
 )
+from sweeper.training.observation.observer import Observer
 from sweeper.training.replicate_scores import replicate_result
 from sweeper.training.run import Evaluation, TrainingRun
 
@@ -84,6 +85,9 @@ class Reporter:
         self._stopped: TrialPruned | TrialReleased | TrainingFailed | None = None
         self._lock = threading.RLock()
         self._reporting = self._over = False
+        self._observer = None if start.observed is None else Observer(start.observed)
+        if self._observer is not None:
+            self._observer.begin()
 
     # ---- time ----------------------------------------------------------------------------
 
@@ -177,6 +181,8 @@ class Reporter:
         if self._checks_state and self._last is None and evaluation.state is not None:
             state_of(evaluation)
         self._notes.add(evaluation)
+        if self._observer is not None:
+            self._observer.record(evaluation, number)
         if not self.packed and (number > 1 or progress == 1.0):
             self._notes.add_losses(self.run.smoothing, self.losses)
         report = Report(
@@ -232,6 +238,8 @@ class Reporter:
         """
         with self._lock:
             self._over = True
+            if self._observer is not None:
+                self._observer.end()
             return self._training_end(error)
 
     def _training_end(self, error: BaseException | None) -> TrainingEnd:

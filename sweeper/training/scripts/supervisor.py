@@ -40,6 +40,7 @@ from sweeper.training.scripts.evidence import (
     progress_of,
     test_file,
 )
+from sweeper.training.scripts.observed import save_record
 from sweeper.training.scripts.output import ScriptOutput, SelfReport
 from sweeper.training.scripts.ranks import Ranks
 from sweeper.training.scripts.signals import die_of, kill_group, signal_in
@@ -229,6 +230,8 @@ class _ScriptRun:
         full = self._start.full.includes(number, progress, before)
         measured = self._measure(item, final=progress == 1.0, full=full)
         self._reported = item
+        if self._start.observed is not None:
+            save_record(self._start.observed, number, item, progress)
         if before is not None and progress <= before:
             self._note(f"progress {progress:g} was reported after {before:g}; it must increase")
         self._send(

@@ -1,0 +1,1 @@
+"""Check the training code of a study with three short training runs."""

@@ -1,0 +1,1 @@
+"""What a check observes in a training process: gradients, inputs and outputs."""
