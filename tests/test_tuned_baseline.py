@@ -16,6 +16,7 @@ from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Evidence, EvidenceSummary
 from sweeper.confirmation.shortlist import select_candidates
 from sweeper.confirmation.verdict import Verdict, verdict
+from sweeper.report.figures.forest import forest_data, forest_notes
 from sweeper.study.baseline_search import has_baseline_search, is_baseline_ticket
 from sweeper.study.plan import iterate_plan, plan
 from sweeper.study.spec import ConfirmSection, StudySpec
@@ -71,6 +72,14 @@ def test_smoothing_must_beat_the_tuned_baseline() -> None:
     text = " ".join(found.sentences)
     assert "The verdict compares with ε = 0 with its own best hyperparameters (decay = 3)" in text
     assert "Compared with ε = 0 with the pick's other hyperparameters, the difference" in text
+
+
+def test_forest_names_the_baseline_that_all_rows_are_compared_with() -> None:
+    data = forest_data(evidence_of((0.0, -0.03, -0.06)))
+    assert [row.role for row in data.rows] == ["pick", "baseline"]
+    assert "All rows are compared with ε = 0 with its own best hyperparameters." in forest_notes(
+        data
+    )
 
 
 def test_a_gain_over_both_baselines_helps() -> None:

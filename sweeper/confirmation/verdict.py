@@ -5,7 +5,7 @@ The pick was selected before the confirmation, so the test is pre-specified.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sweeper import formatting as fmt
 from sweeper.confirmation.candidate import Candidate
@@ -17,6 +17,10 @@ from sweeper.study.space import effective_smoothing
 from sweeper.training.messages import TEST_GROUPS
 
 Word = Literal["helps", "no benefit shown", "hurts"]
+REFERENCES: Final[Mapping[str, str]] = {
+    "baseline": "ε = 0 with the pick's other hyperparameters",
+    "tuned baseline": "ε = 0 with its own best hyperparameters",
+}
 
 
 @dataclass(frozen=True)
@@ -217,19 +221,15 @@ def _two_baselines(evidence: Evidence, result: Verdict) -> Iterator[str]:
     if len(evidence.baselines) < 2:
         return
     metric = METRICS[evidence.metric].label
-    names = {
-        "baseline": "ε = 0 with the pick's other hyperparameters",
-        "tuned baseline": "ε = 0 with its own best hyperparameters",
-    }
     hparams = describe_hparams(result.baseline)
     yield (
-        f"The verdict compares with {names[result.baseline.role]} ({hparams}), which has the "
+        f"The verdict compares with {REFERENCES[result.baseline.role]} ({hparams}), which has the "
         f"better validation {metric} of the two on fresh seeds."
     )
     for role, contrast in result.contrasts.items():
         if role != result.baseline.role:
             yield (
-                f"Compared with {names[role]}, the difference in test {metric} is "
+                f"Compared with {REFERENCES[role]}, the difference in test {metric} is "
                 f"{fmt.difference(contrast.difference)}."
             )
 

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from sweeper import formatting as fmt
 from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.evidence import Comparison, Evidence
+from sweeper.confirmation.verdict import REFERENCES
 from sweeper.metrics import METRICS
 from sweeper.report.figures.kit import markers, style
 from sweeper.report.report_input import Floats
@@ -31,13 +32,17 @@ class ForestRow(NamedTuple):
 
 
 class Forest(NamedTuple):
-    """The candidates, the pick first; `limits` are the lower and upper end of the axis."""
+    """The candidates, the pick first; `limits` are the lower and upper end of the axis.
+
+    `reference` says which ε = 0 they are compared with; "" if there is only one.
+    """
 
     metric: Metric
     rows: tuple[ForestRow, ...]
     examples: int
     resplit: bool
     limits: tuple[float, float]
+    reference: str = ""
 
     @property
     def empty(self) -> bool:
@@ -63,7 +68,10 @@ def forest_data(evidence: Evidence | None) -> Forest:
         ),
         0,
     )
-    return Forest(evidence.metric, rows, examples, evidence.settings.resplit, _limits(rows))
+    role = evidence.candidates[evidence.reference].role
+    reference = REFERENCES[role] if len(evidence.baselines) > 1 else ""
+    resplit = evidence.settings.resplit
+    return Forest(evidence.metric, rows, examples, resplit, _limits(rows), reference)
 
 
 def forest_figure(data: Forest) -> go.Figure:
@@ -97,6 +105,8 @@ def forest_notes(data: Forest) -> tuple[str, ...]:
         "comparisons. Only the pick is a pre-specified comparison; the other rows are descriptive.",
         f"Small dots: one seed each, the candidate minus ε = 0 with the same seed {pairs}.",
     ]
+    if data.reference:
+        notes.insert(0, f"All rows are compared with {data.reference}.")
     if any(_beyond(data, row) for row in data.rows):
         notes.append(
             "Arrows: the interval extends beyond the plot; the numbers give its full extent."
@@ -167,7 +177,7 @@ def _beyond(data: Forest, row: ForestRow) -> bool:
 def _traces(data: Forest) -> Iterator[go.Scatter]:
     yield _zero(data)
     for position, row in enumerate(data.rows):
-        strong = row.tested or row.role == "baseline"
+        strong = row.tested
         color = style.INK if strong else style.FAINT
         yield _seeds(data, position, row, color)
         yield _bar(data, position, row, {"color": color, "width": 3 if strong else 2})
