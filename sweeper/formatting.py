@@ -153,6 +153,18 @@ def duration(value: float) -> str:
     return f"{value / 60:.0f} min" if value < 5400 else f"{value / 3600:.1f} h"
 
 
+def hours(value: float) -> str:
+    """Format core hours or GPU hours, as `0.0012`, `1.5` or `320`."""
+    if not math.isfinite(value):
+        return _non_finite(value)
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def gibibytes(value: float) -> str:
+    """Format memory in GiB, as `0.21 GiB`."""
+    return f"{value:.2f} GiB" if math.isfinite(value) else _non_finite(value)
+
+
 def smoothing(start: float, schedule: str, rate: float | None) -> str:
     """Format a configuration, as `ε = 0.17, exponential, rate 2.3`.
 

@@ -9,6 +9,7 @@ from sweeper.cli.options import console, echo, print_json
 from sweeper.cli.tables import confirmed, summary, without_result
 from sweeper.confirmation.candidate import Candidate
 from sweeper.confirmation.recommendation import lowest_in_search, recommendation
+from sweeper.formatting import hours
 from sweeper.metrics import METRICS
 from sweeper.store.usage import Hours
 from sweeper.study.patience import hours_exceeded
@@ -100,6 +101,26 @@ def print_results(
         path = results / study.name / file
         if path.is_file():
             echo(path)
+
+
+def usage(study: StudySnapshot) -> str:
+    """Return the hours that a study has used, and those of its budget."""
+    counts, budget = study.progress, study.spec.budget
+    of_search = (
+        ("core hours", counts.core_hours, budget.core_hours),
+        ("GPU hours", counts.gpu_hours, budget.gpu_hours),
+    )
+    parts = [
+        f"{hours(used)}{'' if limit is None else f' of {limit:g}'} {unit}"
+        for unit, used, limit in of_search
+        if used or limit is not None or unit == "core hours"
+    ]
+    later = (
+        ("core hours", counts.confirmation_core_hours),
+        ("GPU hours", counts.confirmation_gpu_hours),
+    )
+    confirmation = ", ".join(f"{hours(used)} {unit}" for unit, used in later if used)
+    return f"used: {', '.join(parts)}{f'; confirmation: {confirmation}' if confirmation else ''}"
 
 
 def _print_unfinished(study: StudySnapshot, again: str) -> None:

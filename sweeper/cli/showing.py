@@ -102,6 +102,7 @@ def _print_status(studies: "list[api.Study]", *, details: bool) -> None:
         snapshot = study.snapshot()
         progress, recommended = snapshot.progress, snapshot.recommended
         out.print(listing([StudyRow(snapshot.name, snapshot.state, progress, recommended)]))
+        echo(outcome.usage(snapshot))
         outcome.print_summary(snapshot)
         if failed := failures(snapshot.frame):
             out.print(f"failed: {failure_counts(failed)}")

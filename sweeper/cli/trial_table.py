@@ -15,11 +15,13 @@ from sweeper.report.trial_table import Cell, Column, trials_table
 _PRIORITY: Final = (
     *("number", "state", "epsilon", "schedule", "rate", "nll", "hp_", "accuracy"),
     *("nll_calibrated", "ece", "epochs", "seconds", "worker", "note", "extra_"),
+    *("core_hours", "gpu_hours", "peak_memory"),
 )
 # The columns from left to right.
 _ORDER: Final = (
     *("number", "state", "epsilon", "schedule", "rate", "hp_", "nll", "nll_calibrated"),
-    *("accuracy", "ece", "epochs", "seconds", "worker", "extra_", "note"),
+    *("accuracy", "ece", "epochs", "seconds", "core_hours", "gpu_hours", "peak_memory"),
+    *("worker", "extra_", "note"),
 )
 _WIDEST_CELL: Final = 24
 _GAP: Final = 2

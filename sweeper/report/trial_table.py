@@ -84,6 +84,9 @@ _COLUMNS: Final = (
     _score("temperature", "fitted temperature", False),
     Column("epochs", "epochs", "epochs trained", lambda value: f"{value:.0f}", False),
     Column("seconds", "time", "training time", fmt.duration, False),
+    Column("core_hours", "core hours", "CPU core hours of all attempts", fmt.hours, False),
+    Column("gpu_hours", "GPU hours", "GPU hours of all attempts", fmt.hours, False),
+    Column("peak_memory", "memory", "peak memory of all processes", fmt.gibibytes, False),
     Column("note", "note", "exception, trial whose result was reused, or older code", None),
 )
 

@@ -142,8 +142,8 @@ class TicketCounts:
     closed: int
     leased: int
     retried: int
-    core_seconds: float = 0.0
-    gpu_seconds: float = 0.0
+    core_seconds: float = field(default=0.0, compare=False)
+    gpu_seconds: float = field(default=0.0, compare=False)
 
 
 @transaction

@@ -48,6 +48,7 @@ from sweeper.store.database import Store, transaction
 from sweeper.store.schema import now, results, tickets
 from sweeper.store.studies import StudyRecord
 from sweeper.store.tickets import SEARCH, Ticket, check_held
+from sweeper.store.usage import core_seconds, gpu_seconds
 
 # User attribute with the ticket number. Trials without it were not created by sweeper, and are not
 # counted.
@@ -94,6 +95,8 @@ def _ticket_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
 
 
 _ticket = _TicketOf(_attributes.c.value_json)
+# A name of its own, because other parts of the same query refer to the table.
+_used = tickets.alias("used")
 
 
 @dataclass(frozen=True)
@@ -351,6 +354,10 @@ class TrialRows(NamedTuple):
     cause: Sequence[str]
     notes: Sequence[str]
     code: Sequence[int]
+    cores: Sequence[float | None]
+    core_seconds: Sequence[float]  # of all attempts
+    gpu_seconds: Sequence[float]
+    peak_memory: Sequence[int | None]  # bytes
     params: Mapping[str, Sequence[Any]]
 
 
@@ -385,10 +392,15 @@ def read_table(
         func.coalesce(results.c.cause, ""),
         func.coalesce(results.c.notes, ""),
         func.coalesce(results.c.code, study.code),
+        _used.c.cores,
+        func.coalesce(core_seconds(_used), 0.0),
+        func.coalesce(gpu_seconds(_used), 0.0),
+        _used.c.peak_memory,
         *(table.c.param_value for table in params.values()),
         # For a parameter with several distributions, the one that each value belongs to.
         *(params[name].c.distribution_json for name, texts in distributions.items() if texts[1:]),
     ).outerjoin(results, _result_of(study))
+    query = query.outerjoin(_used, _ticket_of_trial(study))
     for name, table in params.items():
         of_param = and_(table.c.trial_id == _trials.c.trial_id, table.c.param_name == name)
         query = query.outerjoin(table, of_param)
@@ -666,6 +678,14 @@ def _params_by_trial(
         distributions[param] = parsed(text)
         values[param] = distributions[param].to_external_repr(value)
     return by_trial
+
+
+def _ticket_of_trial(study: StudyRecord) -> ColumnElement[bool]:
+    return and_(
+        _used.c.study_id == study.id,
+        _used.c.phase == SEARCH,
+        _used.c.number == _ticket,
+    )
 
 
 def _result_of(study: StudyRecord) -> ColumnElement[bool]:

@@ -9,6 +9,7 @@ from typing import Any
 from sweeper.errors import SweeperError, suggestion
 from sweeper.smoothing.names import BUILT_IN
 from sweeper.study.dimensions import SMOOTHING_KEYS, Range, Space
+from sweeper.study.resources import ranks_of
 from sweeper.study.script_keys import DEFAULT_COMMAND, ScriptKeys
 from sweeper.study.space import requirements
 from sweeper.study.spec import StudySpec
@@ -34,6 +35,7 @@ def code_request(spec: StudySpec, folder: Path) -> CodeRequest:
         seed=spec.study.seed,
         script=_script(spec, folder) if spec.task.is_script else None,
         precision=spec.task.precision,
+        ranks=ranks_of(spec),
     )
 
 
@@ -58,6 +60,12 @@ def checked_code(spec: StudySpec, folder: Path, inspect: Inspect) -> CodeFacts:
     accept a hyperparameter of the space, or could not run any trial.
     """
     facts = inspect(code_request(spec, folder))
+    if facts.is_task and ranks_of(spec) > 1:
+        raise SweeperError(
+            f"resources.{'ranks' if spec.resources.ranks else 'gpus'}: {spec.task.use} is a task, "
+            "and the built-in loop trains in one process and on one GPU, but this is "
+            f"{ranks_of(spec)}; set it to 1, or write a training function"
+        )
     lines = [
         line
         for name, dimension in _hyperparameters(spec.space).items()

@@ -32,7 +32,8 @@ STATE_WORDS = {
     TrialState.WAITING: "waiting",
 }
 _MOMENTS = ("started", "finished")
-_NUMBERS = ("epsilon", "label_smoothing", "rate", "value", *SCORES, "seconds")
+_USAGE = ("cores", "core_hours", "gpu_hours", "peak_memory")
+_NUMBERS = ("epsilon", "label_smoothing", "rate", "value", *SCORES, "seconds", *_USAGE)
 _SMOOTHING = ("epsilon", "schedule", "rate")
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(_NUMBERS, "float64"),
@@ -140,6 +141,12 @@ def _frame(table: TrialRows, numbers: Mapping[int, int], space: Space) -> pd.Dat
         **{name: [trial.get(name) for trial in scores] for name in SCORES},
         "epochs": select(table.epochs),
         "seconds": select(table.seconds),
+        "cores": select(table.cores),
+        "core_hours": [seconds / 3600 for seconds in select(table.core_seconds)],
+        "gpu_hours": [seconds / 3600 for seconds in select(table.gpu_seconds)],
+        "peak_memory": [
+            None if peak is None else peak / 2**30 for peak in select(table.peak_memory)
+        ],
         "started": pd.to_datetime(select(table.started), format="ISO8601"),
         "finished": pd.to_datetime(select(table.finished), format="ISO8601"),
         "failure": [failure_summary(text) for text in select(table.failure)],

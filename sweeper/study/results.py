@@ -26,6 +26,10 @@ TRIAL_COLUMNS: Final = (
     *SCORES,  # validation, unsmoothed; NaN if missing; see sweeper.scoring.Scores
     "epochs",
     "seconds",
+    "cores",  # CPU cores of its slot, which the trials of a pack share
+    "core_hours",  # of all attempts
+    "gpu_hours",
+    "peak_memory",  # GiB, of all processes of the trial, or of its pack; NaN if not measured
     "started",  # datetime64, UTC
     "finished",
     "failure",  # one line that summarizes the failure; "" if the trial did not fail

@@ -20,6 +20,7 @@ class CodeRequest:
     other hyperparameters. `pickled` is the path of the pickled function or
     task if `use` starts with "__main__:". `script` contains the arguments of `ScriptConfig` for a
     script; `use` is then "". `precision` is that of the built-in loop, None for that of the task.
+    `ranks` is the number of processes of a training function.
     """
 
     use: str
@@ -34,6 +35,7 @@ class CodeRequest:
     pickled: str = ""
     script: Mapping[str, Any] | None = None
     precision: str | None = None
+    ranks: int = 1
 
     @property
     def has_files(self) -> bool:

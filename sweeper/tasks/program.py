@@ -4,10 +4,10 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,7 @@ from sweeper.errors import SweeperError
 from sweeper.smoothing import SCHEDULES, Smoothing, register_schedule
 from sweeper.tasks.facts import CodeFacts, CodeRequest
 from sweeper.tasks.importing import StudyModules
-from sweeper.tasks.loading import LoadedTask, load_function, load_task, with_precision
+from sweeper.tasks.loading import load_function, load_task, with_precision
 from sweeper.tasks.script import ScriptProgram
 from sweeper.tasks.serving import MessageChannel, serve
 from sweeper.training.conversion import in_one_line
@@ -28,6 +28,11 @@ from sweeper.training.reporting import Exchange
 from sweeper.training.run import TrainingRun
 from sweeper.training.task import Task
 from sweeper.training.trainer import FunctionTrainer, TaskTrainer
+
+if TYPE_CHECKING:
+    # Importing torch.distributed takes time that other studies do not need.
+    from sweeper.training.distributed.rank import RankedFunction
+    from sweeper.training.distributed.trainer import DistributedTrainer
 
 
 class Program:
@@ -47,7 +52,7 @@ class Program:
         if request.precision is not None:
             self._loaded = with_precision(self._loaded, request.use, request.precision)
         self.facts = self._facts(modules.new_sources())
-        self._trainer: FunctionTrainer | TaskTrainer | None = None
+        self._trainer: FunctionTrainer | TaskTrainer | DistributedTrainer | None = None
         self._isolated = False
 
     def check(self) -> None:
@@ -84,12 +89,44 @@ class Program:
     def train(self, message: ToTrainer, exchange: Exchange, *, at_once: int) -> None:
         """Do the runs of a message and the runs that are started by the answers."""
         if self._trainer is None:
-            self._trainer = _trainer_of(self._loaded, self._request, isolated=self._isolated)
+            self._trainer = self._new_trainer()
 
         def with_sources(sent: FromTrainer) -> ToTrainer:
-            return exchange(replace(sent, sources=self._modules.new_sources()))
+            sources = {**sent.sources, **self._modules.new_sources()}
+            return exchange(replace(sent, sources=sources))
 
         self._trainer.train(message, with_sources, at_once=at_once)
+
+    def _new_trainer(self) -> "FunctionTrainer | TaskTrainer | DistributedTrainer":
+        loaded, request = self._loaded, self._request
+
+        @cache
+        def of_device(device: torch.device) -> Mapping[str, str]:
+            return environment(device, Path(request.folder))
+
+        if loaded.task is not None:
+            return TaskTrainer(loaded.task, of_device)
+        if request.ranks == 1:
+            return FunctionTrainer(
+                loaded.trainer, request.options, of_device, isolated=self._isolated
+            )
+        from sweeper.training.distributed.trainer import DistributedTrainer
+
+        again = partial(import_for_rank, request)
+        return DistributedTrainer(self.for_rank, again, request.ranks)
+
+    def for_rank(self) -> "RankedFunction":
+        """Return the training function for a rank in a process that was forked from this one."""
+        from sweeper.training.distributed.rank import RankedFunction
+
+        request = self._request
+        return RankedFunction(
+            self._loaded.trainer,
+            request.options,
+            lambda device: environment(device, Path(request.folder)),
+            self._modules.new_sources,
+            request.threads,
+        )
 
     def serve(self, worker: MessageChannel) -> None:
         """Handle the requests of a worker until it closes the connection."""
@@ -134,16 +171,9 @@ def program_of(request: CodeRequest) -> Program | ScriptProgram:
     return Program(request) if request.script is None else ScriptProgram(request)
 
 
-def _trainer_of(
-    loaded: LoadedTask, request: CodeRequest, *, isolated: bool
-) -> FunctionTrainer | TaskTrainer:
-    @cache
-    def of_device(device: torch.device) -> Mapping[str, str]:
-        return environment(device, Path(request.folder))
-
-    if loaded.task is not None:
-        return TaskTrainer(loaded.task, of_device)
-    return FunctionTrainer(loaded.trainer, request.options, of_device, isolated=isolated)
+def import_for_rank(request: CodeRequest) -> "RankedFunction":
+    """Return the training function for a rank; its process imports the code again."""
+    return Program(request).for_rank()
 
 
 def _register(name: str, function: Any) -> None:

@@ -1,5 +1,6 @@
 """The requests that a trainer process gets from its worker."""
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sweeper.errors import SweeperError
@@ -15,6 +16,14 @@ class MessageChannel(Protocol):
         ...
 
     def send(self, message: dict[str, Any]) -> None: ...
+
+    def begin_peak(self) -> None:
+        """Forget the peak memory of earlier training runs."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Return the peak memory of the training runs in bytes."""
+        ...
 
 
 class Trains(Protocol):
@@ -37,6 +46,8 @@ def serve(program: Trains, worker: MessageChannel) -> None:
     """Handle the requests of a worker until it closes the connection."""
 
     def exchange(message: FromTrainer) -> ToTrainer:
+        if message.endings:
+            message = replace(message, memory=worker.peak_memory())
         worker.send(message.to_dict())
         return ToTrainer.from_dict(worker.receive())
 
@@ -52,6 +63,7 @@ def serve(program: Trains, worker: MessageChannel) -> None:
                 worker.send({"size": size, "reason": reason})
             case "train":
                 message = ToTrainer.from_dict(request["message"])
+                worker.begin_peak()
                 program.train(message, exchange, at_once=request["at_once"])
 
 

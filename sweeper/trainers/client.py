@@ -39,11 +39,13 @@ class TrainerEnd:
     """How a trainer process ended; `status` is its exit code, or minus the signal number.
 
     `cause` is "timeout" or "memory" if it exceeded a limit, "killed" if the worker killed it,
-    "gone" if its keeper ended, and "" if it ended by itself.
+    "gone" if its keeper ended, and "" if it ended by itself. `peak` is the peak memory of all of
+    its processes in bytes, None if it was not measured.
     """
 
     status: int
     cause: str
+    peak: int | None = None
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ class TrainerSlot:
                 if "keeper" in message:
                     self._process = system.descriptor_of(message["keeper"])
                 else:
-                    ends.append(TrainerEnd(message["status"], message["cause"]))
+                    ends.append(TrainerEnd(message["status"], message["cause"], message["peak"]))
         except ChannelClosed:
             ends.append(TrainerEnd(0, "gone"))
         return ends

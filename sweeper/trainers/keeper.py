@@ -20,6 +20,9 @@ from sweeper.trainers.process import Clock, train
 
 # Interval between checks of the time, the memory and the output of a trainer.
 POLL_SECONDS: Final = 0.5
+# Without a memory limit, memory is measured less often if that takes long: the pause after it is
+# this many times as long.
+MEASURE_PAUSE: Final = 200
 # After a trainer has ended, its helper processes have this time to end, for example those that
 # free shared memory.
 HELPER_SECONDS: Final = 0.1
@@ -39,6 +42,7 @@ class _Trainer:
     kills: int  # out-of-memory kills in our control group before it started
     cause: str = ""
     suspended: float = 0.0  # seconds for which it was suspended
+    measure_at: float = 0.0  # when its memory is measured again
 
 
 class _Keeper:
@@ -136,8 +140,10 @@ class _Keeper:
         used = clock.seconds_since_reply if limits["by_report"] else clock.seconds
         if limits["seconds"] is not None and used - trainer.suspended > limits["seconds"]:
             self._kill("timeout")
-        if limits["memory"] is not None and _memory(trainer) > limits["memory"]:
-            self._kill("memory")
+        if limits["memory"] is not None or time.monotonic() >= trainer.measure_at:
+            memory = _measure(trainer)
+            if limits["memory"] is not None and memory > limits["memory"]:
+                self._kill("memory")
         shorten(trainer.output)
 
     def _ended(self) -> None:
@@ -149,6 +155,7 @@ class _Keeper:
         if not ended:
             return
         self._trainer = None
+        peak = trainer.clock.peak or None
         trainer.clock.close()
         if trainer.descriptor >= 0:
             self._selector.unregister(trainer.descriptor)
@@ -160,7 +167,7 @@ class _Keeper:
         shorten(trainer.output)
         oom = code == -signal.SIGKILL and system.out_of_memory_kills() > trainer.kills
         cause = trainer.cause or ("memory" if oom else "")
-        self._worker.send({"status": code, "cause": cause})
+        self._worker.send({"status": code, "cause": cause, "peak": peak})
 
     def clean_up(self) -> None:
         """Kill all child processes."""
@@ -207,9 +214,14 @@ def _execute(
     return process.pid
 
 
-def _memory(trainer: _Trainer) -> int:
-    """Return the memory of a trainer and its child processes in bytes."""
-    return system.memory_of(system.tree_of(trainer.process))
+def _measure(trainer: _Trainer) -> int:
+    """Return the memory of a trainer and its child processes in bytes; record the peak."""
+    began = time.monotonic()
+    memory = system.memory_of(system.tree_of(trainer.process))
+    trainer.clock.peak = max(trainer.clock.peak, memory)
+    ended = time.monotonic()
+    trainer.measure_at = ended + MEASURE_PAUSE * (ended - began)
+    return memory
 
 
 def _wait_for_children(seconds: float) -> None:

@@ -29,12 +29,13 @@ from sweeper.trainers import system
 from sweeper.trainers.channel import Channel, ChannelClosed, Message
 
 _TIMES: Final = struct.Struct("dd")
+_PEAK: Final = struct.Struct("q")
 # Saved before user code is imported, which may replace time.monotonic.
 _now: Final = time.monotonic
 
 
 class Clock:
-    """The training time of a trainer, in memory that it shares with its keeper.
+    """The training time and the peak memory of a trainer, in memory shared with its keeper.
 
     Time spent waiting for replies does not count. A process that is not forked opens the shared
     memory by its `descriptor`.
@@ -42,7 +43,7 @@ class Clock:
 
     def __init__(self, descriptor: int = -1) -> None:
         self.descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, _TIMES.size)
+        self._memory = mmap.mmap(descriptor, _TIMES.size + _PEAK.size)
 
     @classmethod
     def with_descriptor(cls) -> Self:
@@ -52,7 +53,7 @@ class Clock:
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
-        os.ftruncate(descriptor, _TIMES.size)
+        os.ftruncate(descriptor, _TIMES.size + _PEAK.size)
         return cls(descriptor)
 
     @property
@@ -65,6 +66,15 @@ class Clock:
         """Seconds trained since the last reply; 0 while the trainer waits for a reply."""
         _, since = self._times()
         return _now() - since if since else 0.0
+
+    @property
+    def peak(self) -> int:
+        """The peak memory of all processes of the trainer in bytes; 0 if not measured."""
+        return int(_PEAK.unpack_from(self._memory, _TIMES.size)[0])
+
+    @peak.setter
+    def peak(self, memory: int) -> None:
+        _PEAK.pack_into(self._memory, _TIMES.size, memory)
 
     def resume(self) -> None:
         """Start or continue counting."""
@@ -112,6 +122,14 @@ class WorkerConnection:
             with suppress(Exception):  # user code may have closed or replaced the stream
                 stream.flush()
         self._channel.send(message)
+
+    def begin_peak(self) -> None:
+        """Forget the peak memory of earlier training runs."""
+        self._clock.peak = 0
+
+    def peak_memory(self) -> int:
+        """Return the peak memory in bytes; of this process alone if its keeper measured none."""
+        return self._clock.peak or system.memory_of([os.getpid()])
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

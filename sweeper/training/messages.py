@@ -174,11 +174,13 @@ class FromTrainer:
     """A message of a trainer: the reports of one epoch, or the ends of training runs.
 
     `sources` are the SHA-256 digests of files of the study imported since the last message.
+    `memory` is the peak memory of all processes in bytes, sent with the ends.
     """
 
     reports: Sequence[Report] = ()
     endings: Sequence[TrainingEnd] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    memory: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -188,6 +190,7 @@ class FromTrainer:
                 for ending in self.endings
             ],
             "sources": dict(self.sources),
+            "memory": self.memory,
         }
 
     @classmethod
@@ -196,6 +199,7 @@ class FromTrainer:
             [Report(**report) for report in plain["reports"]],
             [TrainingEnd.from_dict(ending) for ending in plain["endings"]],
             plain["sources"],
+            plain["memory"],
         )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -34,6 +34,9 @@ from sweeper.training.run import Evaluation, TrainingRun
 
 # Sends a message to the worker and returns its answer.
 Exchange = Callable[[FromTrainer], ToTrainer]
+
+# The actions of a reply that stop the training run.
+STOPS: Final = ("prune", "release", "drop")
 
 # Prefix of the failures of trials whose state cannot be saved.
 BAD_STATE = "Evaluation.state"

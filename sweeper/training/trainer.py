@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -67,29 +68,41 @@ class FunctionTrainer:
         reporter.begin()
         try:
             with running(reporter.run):
-                self._call(reporter)
+                call_function(partial(self._function, reporter.run), reporter)
                 return reporter.training_end()
         except self._caught as error:
             return reporter.training_end(error)
 
-    def _call(self, reporter: Reporter) -> None:
-        returned = self._function(reporter.run)
-        if reporter.reported and not isinstance(returned, Iterator):
-            return  # it used run.report, so its return value is ignored
-        if not isinstance(returned, Iterable):
-            raise TrainingFailed(
-                f"the training function returned {describe(returned)} and reported nothing; after "
-                "each epoch call run.report or yield an Evaluation, or return an iterator of "
-                "Evaluations"
-            )
-        evaluations = iter(returned)
-        try:
-            for evaluation in evaluations:
-                reporter.report(evaluation)
-        finally:
-            close = getattr(evaluations, "close", None)
-            if close is not None:
-                close()
+
+class Reported(Protocol):
+    """Receives the evaluations of a training function; `reported` is whether it has any."""
+
+    @property
+    def reported(self) -> bool: ...
+
+    def report(self, evaluation: Evaluation) -> None: ...
+
+
+def call_function(
+    function: Callable[[], object], reports: Reported, *, must_report: bool = True
+) -> None:
+    """Call a training function, and report the evaluations that it yields or returns."""
+    returned = function()
+    if not isinstance(returned, Iterator) and (reports.reported or not must_report):
+        return  # it used run.report, so its return value is ignored
+    if not isinstance(returned, Iterable):
+        raise TrainingFailed(
+            f"the training loop returned {describe(returned)} and reported nothing; after each "
+            "epoch call run.report or yield an Evaluation, or return an iterator of Evaluations"
+        )
+    evaluations = iter(returned)
+    try:
+        for evaluation in evaluations:
+            reports.report(evaluation)
+    finally:
+        close = getattr(evaluations, "close", None)
+        if close is not None:
+            close()
 
 
 @dataclass(eq=False)

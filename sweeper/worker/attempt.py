@@ -72,7 +72,7 @@ class Attempt:
 
     `decided` is the outcome that the worker chose before the training run ended, None if none.
     `printed` is the size of the output that is stored. `suspended` is the number of seconds
-    that the machine was suspended.
+    that the machine was suspended. `peak` is the peak memory in bytes, None if not measured.
     """
 
     study: OpenStudy
@@ -87,6 +87,7 @@ class Attempt:
     last: Report | None = None
     environment: Mapping[str, str] | None = None
     suspended: float = 0.0
+    peak: int | None = None
 
     @property
     def key(self) -> str:
@@ -172,6 +173,7 @@ class Attempt:
         If the trainer was `shared` by several runs, any of them may be the cause. Each
         is then retried alone.
         """
+        self.peak = end.peak
         if self.decided is None:
             if self.stopping():
                 self._decide("released")
@@ -225,9 +227,9 @@ class Attempt:
         """Store the outcome. Raises `LeaseLost` if another worker holds the ticket."""
         match self.decided:
             case "released":
-                release_ticket(self.study.store, self.ticket)
+                release_ticket(self.study.store, self.ticket, self.peak)
             case "lost":
-                abandon_ticket(self.study.store, self.ticket)
+                abandon_ticket(self.study.store, self.ticket, self.peak)
             case _:
                 state = self.decided or "complete"
                 result = self._result(ending)
@@ -256,7 +258,7 @@ class Attempt:
         )
 
     def _close(self) -> None:
-        close_ticket(self.study.store, self.ticket)
+        close_ticket(self.study.store, self.ticket, self.peak)
         self.study.files.discard_checkpoints(self.ticket)
         self.record.on_close()
 

@@ -179,7 +179,7 @@ class Slot:
                 attempt.interrupt()
         replies = self._replies([report for report in message.reports if self._is_expected(report)])
         for ending in message.endings:
-            self._handle_end(ending)
+            self._handle_end(ending, message.memory)
         starts = self._start_prepared() if self._joins else []
         self._share()
         self.restart_hang_timer()
@@ -233,9 +233,10 @@ class Slot:
             attempt.on_lease_lost()
             return Reply("drop")
 
-    def _handle_end(self, ending: TrainingEnd) -> None:
+    def _handle_end(self, ending: TrainingEnd, memory: int | None) -> None:
         attempt = self.attempts.get(ending.key)
         if attempt is not None:
+            attempt.peak = memory
             self.conclude(attempt, lambda: attempt.on_end(ending))
 
     def _new_output(self, attempts: Sequence[Attempt]) -> list[tuple[Ticket, Output]]:

@@ -46,6 +46,10 @@ class StudyResponse(ResponseModel):
     baseline: float | None
     confirming: int = Field(description="Training runs of the confirmation.")
     confirmed: int = Field(description="Training runs of the confirmation that have ended.")
+    core_hours: float = Field(description="CPU core hours of all attempts of the search.")
+    gpu_hours: float
+    confirmation_core_hours: float
+    confirmation_gpu_hours: float
     workers: int = Field(description="Processes that currently run a trial.")
     problem: str = Field(description="Why a damaged study cannot be used; empty otherwise.")
 
@@ -98,6 +102,10 @@ class TrialResponse(ResponseModel):
     extra: dict[str, float | None]
     epochs: int
     seconds: float | None
+    cores: float | None = Field(description="CPU cores of its slot.")
+    core_hours: float = Field(description="CPU core hours of all attempts.")
+    gpu_hours: float
+    peak_memory: float | None = Field(description="GiB, of all processes of the trial.")
     started: str | None = Field(description="ISO 8601, UTC.")
     finished: str | None
     copied_from: int | None

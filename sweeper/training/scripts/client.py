@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,17 @@ from sweeper.errors import SweeperError, TrialPruned, TrialReleased
 from sweeper.smoothing import SmoothingLoss
 from sweeper.trainers.channel import Channel, ChannelClosed, Interrupted
 from sweeper.training.device import environment
-from sweeper.training.messages import EVIDENCE, LABELS, FromTrainer, Reply, Report, Start, ToTrainer
+from sweeper.training.failures import training_failure
+from sweeper.training.messages import (
+    EVIDENCE,
+    LABELS,
+    FromTrainer,
+    Reply,
+    Report,
+    Start,
+    ToTrainer,
+    TrainingEnd,
+)
 from sweeper.training.reporting import Reporter, stop_exception
 from sweeper.training.run import Evaluation, TrainingRun
 from sweeper.training.scripts.labels import digest_of
@@ -26,7 +37,7 @@ REPLY_SECONDS: float = 1800.0
 _GONE: Final = "sweeper has interrupted the trial and will resume it later; stop training now"
 
 
-class _Connection:
+class Connection:
     """The connection of one process of a script to its supervisor."""
 
     def __init__(self, path: str) -> None:
@@ -53,6 +64,11 @@ class _Connection:
         except ChannelClosed:
             raise TrialReleased(_GONE) from None
 
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message that has no answer."""
+        with suppress(ChannelClosed):  # the supervisor was killed
+            self._channel.send(message)
+
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
@@ -64,20 +80,32 @@ class _Connection:
     def send_end(self, reporter: Reporter) -> None:
         """Tell the supervisor how the run ends, if this process exits with status 0."""
         ending = FromTrainer(endings=[reporter.training_end()]).to_dict()["endings"][0]
-        try:
-            self._channel.send({"do": "end", "ending": ending})
-        except ChannelClosed:
-            return  # the supervisor was killed
+        self.send({"do": "end", "ending": ending})
 
 
-class _Follower:
+class Follower:
     """The reports of a rank above 0: it sends nothing, and waits for the reply to rank 0."""
 
-    def __init__(self, connection: _Connection, rank: int, reporter: Reporter) -> None:
+    def __init__(self, connection: Connection, rank: int, reporter: Reporter) -> None:
         self.losses: list[SmoothingLoss] = []
         self._connection, self._rank, self._reporter = connection, rank, reporter
         self._number = 0
         self._stopped: Exception | None = None
+
+    @property
+    def reported(self) -> bool:
+        """Whether this rank has reported."""
+        return self._number > 0
+
+    def training_end(self, error: BaseException | None) -> TrainingEnd:
+        """Return the end of the run on this rank."""
+        key = self._reporter.start.key
+        if error is None or isinstance(error, TrialPruned | TrialReleased):
+            return TrainingEnd(key, "complete" if error is None else "stopped")
+        failed = training_failure(error, self._reporter.run.device)
+        return TrainingEnd(
+            key, "failed", failure=str(failed), cause=failed.cause, problem=failed.problem
+        )
 
     def report(self, evaluation: Evaluation) -> None:
         if self._stopped is not None:
@@ -120,7 +148,7 @@ def connected_run(path: str) -> TrainingRun:
     """
     rank = int(os.environ.get("RANK") or 0)
     _hide_tracebacks()
-    connection = _Connection(path)
+    connection = Connection(path)
     answer = connection.ask({"do": "begin"})
     start, folder = Start.from_dict(answer["start"]), Path(answer["folder"])
 
@@ -132,7 +160,7 @@ def connected_run(path: str) -> TrainingRun:
     )
     atexit.register(_end, connection, reporter, os.getpid())
     if rank:
-        return replace(reporter.run, reporter=_Follower(connection, rank, reporter))
+        return replace(reporter.run, reporter=Follower(connection, rank, reporter))
     reporter.add_seconds(answer["seconds"])
     reporter.begin()
     return reporter.run
@@ -153,7 +181,7 @@ def _hide_tracebacks() -> None:
     sys.excepthook = excepthook
 
 
-def _end(connection: _Connection, reporter: Reporter, process: int) -> None:
+def _end(connection: Connection, reporter: Reporter, process: int) -> None:
     if os.getpid() == process:
         if reporter.reported or reporter.failed:  # which are false on ranks above 0
             connection.send_end(reporter)

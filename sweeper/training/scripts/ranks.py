@@ -31,6 +31,7 @@ class Ranks:
         report: Callable[[FromTrainer], ToTrainer],
     ) -> None:
         self.ending: TrainingEnd | None = None
+        self._failures: list[tuple[float, int, TrainingEnd]] = []
         self._path, self._run, self._report = path, run, report
         self._replies: dict[int, Reply] = {}
         self._waiting: list[tuple[Channel, int]] = []
@@ -109,7 +110,17 @@ class Ranks:
                 self._waiting.append((channel, int(message["number"])))
                 self._release_waiting()
             case "end":
-                self.ending = TrainingEnd.from_dict(message["ending"])
+                if message.get("rank", 0) == 0:
+                    self.ending = TrainingEnd.from_dict(message["ending"])
+            case "failed":
+                ending = TrainingEnd.from_dict(message["ending"])
+                self._failures.append((message["at"], message["rank"], ending))
+
+    @property
+    def failures(self) -> list[tuple[int, TrainingEnd]]:
+        """The ranks that failed and how, in the order in which they failed."""
+        in_order = sorted(self._failures, key=lambda failure: failure[:2])
+        return [(rank, ending) for _, rank, ending in in_order]
 
     def _release_waiting(self) -> None:
         """Send the replies that other ranks wait for."""

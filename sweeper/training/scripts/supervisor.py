@@ -28,7 +28,7 @@ from sweeper.training.messages import (
     ToTrainer,
     TrainingEnd,
 )
-from sweeper.training.reporting import Exchange, first_number
+from sweeper.training.reporting import STOPS, Exchange, first_number
 from sweeper.training.scripts.command import command_of, variables_of
 from sweeper.training.scripts.config import REQUEUE, ScriptConfig
 from sweeper.training.scripts.delivered import Delivered, FileReader, read_file
@@ -46,7 +46,6 @@ from sweeper.training.scripts.ranks import Ranks
 from sweeper.training.scripts.signals import die_of, kill_group, signal_in
 from sweeper.training.trainer import Environment
 
-_STOPS: Final = ("prune", "release", "drop")
 # Interval between checks for new files and lines of a script.
 POLL_SECONDS: Final = 0.1
 
@@ -141,7 +140,7 @@ class _ScriptRun:
             while process.poll() is None:
                 ranks.serve(POLL_SECONDS)
                 self._read()
-                if self._action in _STOPS and not self._connected:
+                if self._action in STOPS and not self._connected:
                     break
             status = process.poll()
             if status is not None:
@@ -191,7 +190,7 @@ class _ScriptRun:
     def _deliver(self, item: Delivered | SelfReport) -> None:
         self._check_grade(item.grade)
         progress = progress_of(item) if isinstance(item, SelfReport) else item.progress
-        if self._action in _STOPS:
+        if self._action in STOPS:
             return
         # In a confirmation, the file of the test split may be written after the last file.
         if progress is None or progress == 1.0:
@@ -289,7 +288,7 @@ class _ScriptRun:
     # ---- the end -------------------------------------------------------------------------
 
     def _ending(self, status: int, ranks: Ranks) -> TrainingEnd:
-        if self._action in _STOPS:
+        if self._action in STOPS:
             return self._ended("stopped")
         if status < 0:
             die_of(-status)
@@ -305,7 +304,7 @@ class _ScriptRun:
             return self._connected_ending(ranks)
         self._read(ended=True)
         self._report_last()
-        return self._ended("stopped" if self._action in _STOPS else "complete")
+        return self._ended("stopped" if self._action in STOPS else "complete")
 
     def _report_last(self) -> None:
         """Report what was delivered last as the result of the run."""

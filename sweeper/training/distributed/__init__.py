@@ -1,0 +1,1 @@
+"""Training functions on several ranks of one machine, under torch.distributed."""

@@ -1,0 +1,56 @@
+"""A training function for several ranks on CPUs, which can be killed or fail at one of them."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+
+def train(run):
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    assert (rank, size) == (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    assert int(os.environ["LOCAL_RANK"]) == rank
+    options = run.options
+    log = Path(options["log"])
+    (log / f"rank-{run.number}-{rank}-{os.getpid()}").touch()
+    begun = 0 if run.state is None else int(run.state["epoch"])
+    loss = run.loss()
+    value = torch.zeros(1)
+    for epoch in range(begun, 4):
+        hit = options.get("at", -1) == rank and epoch == 2 and run.smoothing.epsilon > 0
+        once = log / "hit"
+        if hit and not once.exists():
+            if options["how"] != "raise":
+                once.touch()
+            match options["how"]:
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "raise":
+                    raise ValueError(f"rank {rank} is broken")
+                case "exit":
+                    os._exit(3)
+        value += rank + 1
+        total = value.clone()
+        distributed.all_reduce(total)
+        loss.progress = (epoch + 1) / 4
+        assert total.item() == (epoch + 1 - begun) * size * (size + 1) / 2
+        logits = (2 * torch.eye(3) - 1) * (1 + epoch) * (1 + run.smoothing.epsilon)
+        if rank == 0 or options.get("all", True):
+            run.report(
+                logits,
+                torch.arange(3),
+                progress=(epoch + 1) / 4,
+                state=lambda done=epoch + 1: {"epoch": done, "model": {}},
+                splits={"test": lambda z=logits: (z, torch.arange(3))},
+            )
+
+
+def yields(run):
+    for epoch in range(4):
+        distributed.barrier()
+        logits = (2 * torch.eye(3) - 1) * (1 + epoch) * (1 + run.smoothing.epsilon)
+        from sweeper import Evaluation
+
+        yield Evaluation(logits, torch.arange(3), (epoch + 1) / 4)
