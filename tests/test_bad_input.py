@@ -77,8 +77,8 @@ WRONG = {
     ),
     "unknown key": (
         "[budget]\ntrails = 3",
-        "budget.trails: unknown key (did you mean 'trials'?); allowed: trials, timeout, "
-        "trial_timeout, patience, pack",
+        "budget.trails: unknown key (did you mean 'trials'?); allowed: trials, baseline, "
+        "timeout, core_hours, gpu_hours, trial_timeout, patience, pack",
     ),
     "unknown key of a range": (
         "[space]\nepsilon = { low = 0, high = 0.4, lg = true }",

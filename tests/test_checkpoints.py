@@ -295,7 +295,7 @@ def test_interrupting_changes_no_result(write_study: Write, storage: str, tmp_pa
     work(store, WorkerOptions("digits", tmp_path / "elsewhere"), StopRequest())
     store.close()
     interrupted = Study("digits", other)
-    different = ["seconds", "started", "finished"]
+    different = ["seconds", "core_hours", "peak_memory", "started", "finished"]
     pd.testing.assert_frame_equal(
         straight.frame().drop(columns=different), interrupted.frame().drop(columns=different)
     )

@@ -51,6 +51,7 @@ def study(tmp_path: Path, log: Path, **tables: Any) -> sweeper.Study:
         storage=f"sqlite:///{tmp_path}/s.db",
         results=tmp_path / "results",
         workers=tables.get("workers", 1),
+        check=False,
     )
 
 
@@ -82,9 +83,7 @@ def test_function_that_yields_runs_on_ranks(tmp_path: Path, log: Path) -> None:
 
 
 @pytest.mark.parametrize("everyone_reports", [True, False])
-def test_pruned_trial_ends_on_all_ranks(
-    tmp_path: Path, log: Path, everyone_reports: bool
-) -> None:
+def test_pruned_trial_ends_on_all_ranks(tmp_path: Path, log: Path, everyone_reports: bool) -> None:
     pruner = "[pruner]\nname = 'percentile'\npercentile = 1.0\nstartup = 1\nwarmup = 0.0"
     done = study(tmp_path, log, options={"all": everyone_reports}, pruner=pruner, trials=4)
     states = done.frame()["state"].tolist()

@@ -32,7 +32,7 @@ startup = 100
 warmup = 0.0
 """
 
-DIFFERENT = ["seconds", "started", "finished"]
+DIFFERENT = ["seconds", "core_hours", "peak_memory", "started", "finished"]
 
 
 class Found(NamedTuple):

@@ -144,7 +144,7 @@ def test_frozen_worker_does_not_overwrite_results(
     ends = [line.split() for line in done.stdout.splitlines()]
     assert {tuple(statuses) for _, *statuses in ends} == {("0", "0")}
     assert len(ends) > 25 / step
-    different = ["seconds", "started", "finished"]
+    different = ["seconds", "core_hours", "peak_memory", "started", "finished"]
     undisturbed = api.Study("killed-never", storage)
     for name, *_ in ends:
         study = api.Study(name, storage)

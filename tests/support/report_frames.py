@@ -68,6 +68,10 @@ def make_trial(
         "nll_calibrated": min(scaled, nll - 0.002),
         "epochs": EPOCHS,
         "seconds": 0.4 + rng.uniform(0, 0.2),
+        "cores": 1.0,
+        "core_hours": 0.00014,
+        "gpu_hours": 0.0,
+        "peak_memory": 0.21,
         "started": pd.Timestamp("2026-07-01T10:00:00") + pd.Timedelta(seconds=number),
         "finished": pd.Timestamp("2026-07-01T10:00:01") + pd.Timedelta(seconds=number),
         "failure": "",
@@ -101,11 +105,14 @@ def make_report(trials: pd.DataFrame | None = None, **changes: Any) -> ReportInp
     return ReportInput(**{**fields, **changes})
 
 
+_USAGE = ("cores", "core_hours", "gpu_hours", "peak_memory")
+
+
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return rows as `sweeper.study.frames` would."""
     built = pd.DataFrame(rows)
     built = built.reindex(columns=[*TRIAL_COLUMNS, *(set(built.columns) - set(TRIAL_COLUMNS))])
-    numbers = ("epsilon", "label_smoothing", "rate", "value", *_SCORES, "seconds")
+    numbers = ("epsilon", "label_smoothing", "rate", "value", *_SCORES, "seconds", *_USAGE)
     types = {**dict.fromkeys(numbers, "float64"), "copied_from": "Int64"}
     return built.astype(types)
 
