@@ -1,13 +1,16 @@
 """`sweeper check`: faults that are planted in training code, and clean code without a finding."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import torch
 
+from sweeper import StudySnapshot, SweeperError, TrainingRun, check, launch
 from sweeper.checking.check import run_check
 from sweeper.checking.finding import Check
 from sweeper.study.load import StudyFile, read_study
+from tests.support.processes import run
 
 PLANTED: Final = Path(__file__).parent / "planted"
 
@@ -107,3 +110,56 @@ def test_soft_labels_of_a_connected_script_are_found(
 ) -> None:
     task = f'program = "connected.py"\nloss = "sweeper"\noptions = {{ fault = "{fault}" }}'
     assert kinds(run_check(study(tmp_path, task))) == expected
+
+
+# ---- launches ----------------------------------------------------------------------------
+
+
+def launched(folder: Path, name: str, **options: Any) -> StudySnapshot:
+    study(folder, f'use = "loops.py:{name}"', trials=8)
+    given = {"storage": str(folder / "s.db"), "results": folder / "results", "confirm": False}
+    return launch(folder / "planted.toml", **{**given, **options}).snapshot()
+
+
+@pytest.mark.usefixtures("checked_launches")
+def test_a_launch_stops_at_a_finding_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SweeperError, match=r"ε has no effect(.|\n)*--no-check"):
+        launched(tmp_path, "argument_ignored")
+    assert not (tmp_path / "s.db").exists()
+
+
+@pytest.mark.usefixtures("checked_launches")
+def test_a_launch_without_a_check_runs(tmp_path: Path) -> None:
+    assert launched(tmp_path, "argument_ignored", check=False).finished
+
+
+@pytest.mark.usefixtures("checked_launches")
+def test_a_warning_is_stored_and_the_same_code_is_not_checked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "sweeper"):
+        first = launched(tmp_path, "smoothed_validation")
+        assert "val_loss is not the NLL" in caplog.text
+        caplog.clear()
+        again = launched(tmp_path, "smoothed_validation", trials=10)
+    assert "three short runs" not in caplog.text
+    for shown in (first, again):
+        assert any("val_loss is not the NLL" in note for note in shown.health)
+
+
+def test_a_function_of_a_script_is_checked() -> None:
+    def train(run: TrainingRun) -> None:
+        y = torch.arange(60) % 3
+        model, loss = torch.nn.Linear(3, 3), torch.nn.CrossEntropyLoss()
+        loss(model(torch.eye(3)[y]), y).backward()
+        run.report(model(torch.eye(3)[y]), y, progress=1.0)
+
+    assert "no-effect" in kinds(check(train, name="mine"))
+
+
+def test_the_command_prints_the_findings_and_exits_with_1(tmp_path: Path) -> None:
+    study(tmp_path, 'use = "loops.py:training_mode"')
+    done = run("check", str(tmp_path / "planted.toml"))
+    assert done.status == 1
+    assert "training-mode" in done.out
+    assert "1 finding;" in done.out

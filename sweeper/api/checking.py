@@ -43,7 +43,8 @@ def check(
     from sweeper.api.launching import read_given  # late: it imports this module
     from sweeper.checking.check import run_check
 
-    return run_check(read_given(study, options, keywords).file, on_run)
+    given = read_given(study, options, keywords)  # keeps a pickled function readable
+    return run_check(given.file, given.pool.pickled, on_run)
 
 
 def checked_before_launch(planned: "LaunchPlan") -> StudyFile:
@@ -65,12 +66,12 @@ def checked_before_launch(planned: "LaunchPlan") -> StudyFile:
     from sweeper.checking.check import run_check
 
     _log.info("checking the training with three short runs (skip: --no-check)")
-    result = run_check(file)
+    result = run_check(file, planned.pool.pickled)
     if result.stops:
         raise SweeperError(_refusal(result))
     for line in result.findings:
         _log.warning("check: %s", line.text)
-    _log.info("check: %d findings, %.1f s", len(result.findings), result.seconds)
+    _log.info("check: %d finding(s), %.1f s", len(result.findings), result.seconds)
     return replace(file, check=result.to_dict())
 
 

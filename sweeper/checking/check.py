@@ -26,13 +26,16 @@ MOST_PAIRS: Final = 4
 OnRun = Callable[[float], None]
 
 
-def run_check(study: StudyFile, on_run: OnRun = lambda _: None) -> Check:
-    """Train the runs of a check in trainer processes, and return the result; write nothing."""
+def run_check(study: StudyFile, pickled: str = "", on_run: OnRun = lambda _: None) -> Check:
+    """Train the runs of a check in trainer processes, and return the result; write nothing.
+
+    `pickled` is the path of a function that is not in a file of the study.
+    """
     began = time.perf_counter()
     stored = StoredStudy(study.spec, study.code.label_source)
     point = next(study.points())
     assert point is not None  # the baseline
-    with loaded_code(stored, study.folder) as code:
+    with loaded_code(stored, study.folder, pickled) as code:
         short = ShortRuns(code, study.spec, point)
 
         def train(epsilon: float) -> ObservedRun:

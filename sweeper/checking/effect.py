@@ -161,8 +161,8 @@ def _noisy_effect(
     """Compare the confidence of runs that differ also with the same ε.
 
     A pooled t-test at 1%. That ε has no effect is said only if the model with ε is, at the lower
-    end of its 99% interval, more confident than its targets are: the loss of smoothed labels is
-    lowest at the confidence 1 - ε.
+    end of its 99% interval, more confident than its targets are. The loss of smoothed labels is
+    lowest at the confidence 1 - ε, or 1 - ε + ε/K if ε is used as torch's label_smoothing.
     """
     groups = []
     for runs in (zeros, smoothed):
@@ -179,11 +179,13 @@ def _noisy_effect(
     epsilon = smoothed[0].epsilon
     if abs(mean(b) - mean(a)) > error:
         return ok(EFFECT, f"at ε = {epsilon:g} the outputs change by more than the noise of runs")
-    confident = smoothed[0].records[-1].confidence is not None
-    if confident and mean(b) - quantile * spread / math.sqrt(len(b)) > 1 - epsilon:
+    last = smoothed[0].records[-1]
+    target = 1 - epsilon + epsilon / (last.classes or 2)
+    confident = last.confidence is not None
+    if confident and mean(b) - quantile * spread / math.sqrt(len(b)) > target:
         return _no_effect(
             f"at ε = {epsilon:g} the outputs are those at ε = 0 up to noise, and more confident "
-            f"({mean(b):.2f}) than smoothed labels ({1 - epsilon:g})"
+            f"({mean(b):.2f}) than smoothed labels ({target:.2g})"
         )
     return None
 

@@ -30,8 +30,8 @@ _SHARED: Final = 0.01
 _MOSTLY: Final = 0.5
 # Probability of a false alarm about missing classes.
 _CHANCE: Final = 1e-3
-# So many single logits between 0 and 1 are probabilities: logits have both signs.
-_SIGMOID_ROWS: Final = 50
+# If fewer of the validation inputs are distinct, inputs are also equal by coincidence.
+_DISTINCT: Final = 0.7
 
 
 # ---- the loss that the training code reports -----------------------------------------------------
@@ -184,6 +184,8 @@ def shared_rows(records: Sequence[ReportRecord]) -> CheckLine:
     counts = next((record.rows for record in records if record.rows is not None), None)
     if counts is None:
         return unchecked(SHARED, "the inputs that belong to the reported logits are not known")
+    if counts.valid < _DISTINCT * counts.inputs:
+        return unchecked(SHARED, "many inputs are equal also within the validation data")
     share = counts.shared / counts.valid
     if counts.shared < 2 or share < _SHARED:
         return ok(SHARED, f"{counts.shared} of {counts.valid} validation inputs are in training")

@@ -98,12 +98,15 @@ def load_code(
 
 
 @contextmanager
-def loaded_code(stored: StoredStudy, folder: Path) -> Iterator[LoadedCode]:
-    """Load the code of a study for the block; user code is loaded in a separate process."""
+def loaded_code(stored: StoredStudy, folder: Path, pickled: str = "") -> Iterator[LoadedCode]:
+    """Load the code of a study for the block; user code is loaded in a separate process.
+
+    `pickled` is the path of its pickled function, "" to find the function in this process.
+    """
     use = stored.spec.task.use
-    given = given_again(use).pickled if use.startswith(MAIN) else None
+    given = given_again(use).pickled if use.startswith(MAIN) and not pickled else None
     in_process = not code_request(stored.spec, folder).has_files
-    pickled = "" if given is None else given.path
+    pickled = pickled if given is None else given.path
     code = load_code(stored, folder, in_process=in_process, pickled=pickled)
     try:
         yield code

@@ -2,13 +2,14 @@
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules import module as hooks
 
+from sweeper.scoring.logits_file import Logits
 from sweeper.training.conversion import looks_like_probabilities
 from sweeper.training.observation.gradients import GradientObserver, Targets
 from sweeper.training.observation.record import (
@@ -20,6 +21,10 @@ from sweeper.training.observation.record import (
 )
 from sweeper.training.observation.rows import Hashes, RowObserver
 from sweeper.training.run import Evaluation
+
+_ROWS: Final = 1000
+# So many single logits between 0 and 1 are outputs of a sigmoid: logits have both signs.
+_SIGMOID_ROWS: Final = 50
 
 
 def record_path(folder: str, number: int) -> Path:
@@ -80,12 +85,12 @@ def record_of(
         classes=int(evaluation.logits.shape[1]),
         uniform=measured.uniform,
         confidence=measured.confidence,
-        probabilities=looks_like_probabilities(evaluation.logits),
+        probabilities=_are_probabilities(evaluation.logits),
         smoothing=None
         if targets is None
         else SmoothingEstimates(targets.steps, list(targets.smoothing)),
         train_labels=None if targets is None else targets.labels.tolist(),
-        rows=None if rows is None else shared_rows(*rows),
+        rows=None if rows is None else shared_rows(*rows, single=evaluation.groups is None),
         inputs="" if rows is None or not len(rows[0]) else _digest(rows[0]),
         mode=mode,
         nll=measured.nll,
@@ -93,8 +98,11 @@ def record_of(
     )
 
 
-def shared_rows(valid: Hashes, train: Hashes) -> SharedRows | None:
-    """Count the validation inputs that are also training inputs; None if either is unknown."""
+def shared_rows(valid: Hashes, train: Hashes, *, single: bool) -> SharedRows | None:
+    """Count the validation inputs that are also training inputs; None if either is unknown.
+
+    `single` says whether each input has one label.
+    """
     if not len(valid) or not len(train):
         return None
     distinct = np.unique(valid)
@@ -104,7 +112,15 @@ def shared_rows(valid: Hashes, train: Hashes) -> SharedRows | None:
         shared=int(np.isin(distinct, of_training).sum()),
         train=len(of_training),
         repeated=int((counts > 1).sum()),
+        inputs=len(valid) if single else 0,
     )
+
+
+def _are_probabilities(logits: Logits) -> bool:
+    rows = logits[:_ROWS]
+    single = rows.shape[1] == 2 and not bool(rows[:, 0].any())  # one logit per example
+    in_range = len(rows) >= _SIGMOID_ROWS and bool(((rows >= 0) & (rows <= 1)).all())
+    return looks_like_probabilities(logits) or (single and in_range)
 
 
 def _digest(inputs: Hashes) -> str:

@@ -33,12 +33,14 @@ class SharedRows:
     """Validation inputs that are also training inputs.
 
     `shared` of `valid` distinct inputs are, and `repeated` of `train` training inputs occur twice.
+    `inputs` counts the validation inputs, 0 if each has several labels.
     """
 
     valid: int
     shared: int
     train: int
     repeated: int
+    inputs: int = 0
 
 
 @dataclass(frozen=True)
