@@ -103,8 +103,8 @@ def assert_conditions(frame: pd.DataFrame) -> None:
     ("space", "message"),
     [
         (
-            {"optimizer": ["sgd"], "momentum": {"low": 0, "high": 1, "when": {"optimizer": "sgd"}}},
-            "space.momentum.when.optimizer: unknown hyperparameter (did you mean 'optimizer'?); "
+            {"optimizer": ["sgd"], "momentum": {"low": 0, "high": 1, "when": {"optimizr": "sgd"}}},
+            "space.momentum.when.optimizr: unknown hyperparameter (did you mean 'optimizer'?); "
             "allowed: optimizer, schedule",
         ),
         (

@@ -14,7 +14,7 @@ from sweeper.metrics import METRICS
 from sweeper.store.usage import Hours
 from sweeper.study.patience import hours_exceeded
 from sweeper.study.results import failures
-from sweeper.study.space import effective_smoothing, hparams_of
+from sweeper.study.space import effective_smoothing, run_hparams
 from sweeper.worker.trial_files import EXPORT, REPORT
 from sweeper.worker.worker_states import WorkerState
 
@@ -27,7 +27,7 @@ def status(study: StudySnapshot, workers: Sequence[WorkerState]) -> dict[str, An
         "state": study.state,
         "problem": "",
         "metric": study.metric,
-        "recommended": None if study.recommended is None else _plain(study.recommended),
+        "recommended": None if study.recommended is None else _plain(study.recommended, study),
         **study.progress.to_dict(),
         "workers": [worker.to_dict() for worker in workers],
         "failures": failures(trials),
@@ -39,9 +39,10 @@ def status(study: StudySnapshot, workers: Sequence[WorkerState]) -> dict[str, An
     }
 
 
-def _plain(candidate: Candidate) -> dict[str, Any]:
+def _plain(candidate: Candidate, study: StudySnapshot) -> dict[str, Any]:
     smoothing = effective_smoothing(candidate.point)
-    return {**smoothing._asdict(), "hparams": hparams_of(candidate.point)}
+    hparams = run_hparams(candidate.point, study.spec.space)
+    return {**smoothing._asdict(), "hparams": hparams}
 
 
 def print_plan(plan: LaunchPlan, as_json: bool) -> None:

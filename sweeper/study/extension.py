@@ -4,6 +4,7 @@ A trial of the earlier study is used if the new space contains a configuration t
 same way: with the same smoothing, and with the same value of each hyperparameter.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ class Extension:
 
     def __str__(self) -> str:
         total = len(self.trials) + sum(self.left_out.values())
-        reasons = "; ".join(f"{count:,}: {reason}" for reason, count in self.left_out.items())
+        reasons = ", ".join(f"{count:,} ({reason})" for reason, count in self.left_out.items())
         return (
             f"{len(self.trials):,} of {count_noun(total, 'trial')} of study {self.study!r} inform "
             f"the sampler" + (f" (not used: {reasons})" if reasons else "")
@@ -125,14 +126,14 @@ def _extension(store: Store, record: StudyRecord, older: StudySpec, study: Study
     for trial in _trials(store, record.name):
         result = results.get(trial.user_attrs[TICKET])
         reported = trial.intermediate_values
+        value, step = math.nan, None
         if trial.state == TrialState.COMPLETE and trial.value is not None:
-            value, step = trial.value, None
+            value = trial.value
         elif trial.state == TrialState.PRUNED and reported:
             value, step = reported[max(reported)], max(reported)
-        else:
-            left_out["failed or has not ended"] += 1
-            continue
-        if result is None or result.code not in same_code:
+        if not math.isfinite(value):
+            left_out["failed, has not ended or has no finite value"] += 1
+        elif result is None or result.code not in same_code:
             left_out["was trained with other code"] += 1
         elif result.copied_from is not None:
             left_out["is a duplicate"] += 1
