@@ -145,8 +145,8 @@ def test_the_tolerance_is_the_variation_between_seeds_if_it_is_known() -> None:
     report = report_of(SHARP, evidence=evidence)
     data = isolation_data(report.trials, "nll", SPACE, evidence)
     assert data.tolerance == pytest.approx(noise)
-    assert "standard deviation between seeds" in words(data)
-    assert "standard deviation between seeds" in " ".join(draw("isolation", report).notes)
+    assert "standard deviation over seeds" in words(data)
+    assert "standard deviation over seeds" in " ".join(draw("isolation", report).notes)
     assert "standard deviation" not in words(data_of(SHARP))
 
 

@@ -368,13 +368,13 @@ def _near_note(data: Isolation) -> str:
     counts = [len(optimum.near) for optimum in data.all_optima]
     alone = sum(count == 1 for count in counts)
     reason = (
-        "the standard deviation between seeds of the difference between the pick and ε = 0"
+        "the standard deviation over seeds of the difference between the pick and ε = 0"
         if data.from_seeds
         else f"{TOLERANCE:.0%} of the difference between the best and the median trial"
     )
     note = (
-        f"Almost as good: within {METRICS[data.metric].write(data.tolerance)} of the best trial of "
-        f"the bin, which is {reason}."
+        f"Almost as good: at most {METRICS[data.metric].write(data.tolerance)} from the best trial "
+        f"of the bin. This is {reason}."
     )
     if not alone:
         return note
