@@ -110,14 +110,14 @@ def test_the_optimum_of_a_hyperparameter_moves_with_epsilon() -> None:
 
 
 def test_almost_as_good_trials_are_those_within_the_tolerance() -> None:
-    data = data_of(SHARP)
-    values = np.array([row["value"] for row in SHARP])
-    assert data.tolerance == pytest.approx(TOLERANCE * (np.median(values) - values.min()))
-    for each, optimum in zip(data.bins, only(data).optima, strict=True):
-        within = int((each.values <= each.values[0] + data.tolerance).sum())
-        assert len(optimum.near) == within < each.trials
-    total = len(only(data).near.x) + len(only(data).others[0])
-    assert total == len(SHARP)
+    values = [(0.0, 0.1), (0.0, 0.14), (0.0, 0.17), (0.0, 0.3), (0.0, 0.3), (0.2, 0.3), (0.2, 0.5)]
+    points = [(epsilon, value, 0.05 * n) for n, (epsilon, value) in enumerate(values)]
+    data = data_of(choices("dropout", *points))
+    assert data.tolerance == pytest.approx(TOLERANCE * (0.3 - 0.1)) == pytest.approx(0.05)
+    optima = only(data)
+    assert [sorted(each.near) for each in optima.optima] == [[0.0, 0.05], [0.25]]
+    assert sorted(optima.near.y) == [0.0, 0.05, 0.25]
+    assert sorted(optima.others[1]) == pytest.approx([0.1, 0.15, 0.2, 0.3])
 
 
 def test_only_flat_hyperparameters_are_called_flat() -> None:
@@ -126,6 +126,11 @@ def test_only_flat_hyperparameters_are_called_flat() -> None:
         data_of(FLAT)
     )
     assert not only(data_of(SHARP)).flat
+    flat_at_0 = data_of(landscape(lambda e, d: 0.1 + (abs(d + 3) if e else 0.0)))
+    shares = [only(flat_at_0).scale.share(each.near) for each in only(flat_at_0).optima]
+    assert shares[0] == 1
+    assert max(shares[1:]) < 0.5
+    assert not only(flat_at_0).flat
     assert "cover at least half" not in words(data_of(SHARP))
 
 
