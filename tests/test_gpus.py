@@ -50,7 +50,7 @@ def visible_devices(spec: StudySpec, names: Sequence[str], slots: int) -> list[s
     """Return the CUDA_VISIBLE_DEVICES of each slot, None if it has to wait for GPUs."""
     pool = GpuPool(names, slots)
     shares = [pool.take(spec) for _ in range(slots)]
-    return [share and share.environment.get("CUDA_VISIBLE_DEVICES") for share in shares]
+    return [None if s is None else s.environment.get("CUDA_VISIBLE_DEVICES") for s in shares]
 
 
 @pytest.mark.parametrize(

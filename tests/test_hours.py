@@ -43,7 +43,7 @@ def write(folder: Path, budget: str, rest: str = "") -> Path:
 def launch(tmp_path: Path, storage: str) -> Any:
     def run(budget: str, **options: Any) -> sweeper.Study:
         path = write(tmp_path, budget, rest=options.pop("rest", ""))
-        place = {"storage": storage, "results": tmp_path / "results", "check": False}
+        place: dict[str, Any] = {"storage": storage, "results": tmp_path / "results", "check": False}
         return sweeper.launch(path, **place, **options)
 
     return run
