@@ -43,8 +43,8 @@ def write(folder: Path, budget: str, rest: str = "") -> Path:
 def launch(tmp_path: Path, storage: str) -> Any:
     def run(budget: str, **options: Any) -> sweeper.Study:
         path = write(tmp_path, budget, rest=options.pop("rest", ""))
-        place: dict[str, Any] = {"storage": storage, "results": tmp_path / "results", "check": False}
-        return sweeper.launch(path, **place, **options)
+        results = tmp_path / "results"
+        return sweeper.launch(path, storage=storage, results=results, check=False, **options)
 
     return run
 
