@@ -117,7 +117,7 @@ def launches(folder: Path) -> Iterator[Text]:
     yield shell("launch", "tiny.toml", "--dry-run")
     yield shell("launch", "tiny.toml", "--workers", 1, own_process=True)
     yield shell("launch", "tiny.toml", "--workers", 1)
-    yield shell("launch", "failing.toml", "--workers", 1, own_process=True)
+    yield shell("launch", "failing.toml", "--no-check", "--workers", 1, own_process=True)
     for arguments in _QUESTIONS + _REFUSED:
         yield shell(*arguments)
 

@@ -71,7 +71,7 @@ def checked_before_launch(planned: "LaunchPlan") -> StudyFile:
         raise SweeperError(_refusal(result))
     for line in result.findings:
         _log.warning("check: %s", line.text)
-    _log.info("check: %d finding(s), %.1f s", len(result.findings), result.seconds)
+    _log.info("check: %s, %.1f s", result.count, result.seconds)
     return replace(file, check=result.to_dict())
 
 

@@ -61,6 +61,12 @@ class Check:
         """Whether a finding makes the result of the study meaningless."""
         return any(line.stops for line in self.findings)
 
+    @property
+    def count(self) -> str:
+        """The number of findings, in words."""
+        found = len(self.findings)
+        return f"{found} finding{'' if found == 1 else 's'}" if found else "no finding"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {**asdict(self), "lines": [asdict(line) for line in self.lines]}

@@ -56,9 +56,7 @@ def _table(result: "api.Check") -> Table:
 
 
 def _summary(result: "api.Check") -> str:
-    found = len(result.findings)
-    counted = f"{found} finding{'' if found == 1 else 's'}" if found else "no finding"
     return (
-        f"{counted}; {result.epochs} reports, {100 * result.share:.2g}% of the budget, "
+        f"{result.count}; {result.epochs} reports, {100 * result.share:.2g}% of the budget, "
         f"{result.seconds:.1f} s"
     )
