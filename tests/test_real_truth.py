@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks import real_truth
 from benchmarks.shared import real_draw
-from benchmarks.shared.real_draw import TEST_ROWS, Plan, redrawn
+from benchmarks.shared.real_draw import TEST_ROWS, Plan, measure_draw, redrawn
 from benchmarks.shared.tasks.fashion import fashion, load_images
 from sweeper.errors import SweeperError
 from sweeper.smoothing import Smoothing
@@ -74,6 +75,21 @@ def lines(draws: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Return the cells of the table by the name of its rows."""
     rows = [line.split("|")[1:-1] for line in real_truth.table(draws).splitlines()[2:]]
     return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
+
+
+@pytest.mark.slow
+def test_draw_has_the_verdict_of_a_study_and_its_truth(images: Path) -> None:
+    plan = real_truth.quick(Plan(str(images), 0.4))
+    plan = replace(plan, held_out=ROWS - 500 - 500 - TEST_ROWS)
+    found = json.loads(json.dumps(measure_draw(plan, 0, noisy=True)))
+    assert found["kind"]["label_noise"] == 0.2
+    assert found["contain"] + found["below"] + found["above"] == plan.redraws
+    assert found["runs_study"] == 12 + 3 * 3
+    assert found["dense"] >= 0
+    exported = found["word"] == "helps"
+    assert found["chosen"]["export"] == (found["pick"] if exported else [0.0, "fixed", None])
+    assert exported or found["export"] == found["zero"]
+    assert len(lines([found])) > 20
 
 
 def test_redrawn_intervals_contain_the_mean_of_all_seeds_and_rows() -> None:
