@@ -114,10 +114,9 @@ def test_more_test_rows_leave_the_other_rows_unchanged(images: Path) -> None:
             assert torch.equal(before, after[: len(before)])
 
 
-def test_grid_keeps_the_order_of_configurations_that_train_in_separate_packs(images: Path) -> None:
+def test_grid_returns_the_means_of_each_configuration_in_order(images: Path) -> None:
     task = fashion(str(images), test_rows=TEST_ROWS + 100, epochs=2)
     truth = real_draw.Truth(task, 0, 1)
-    # Adaptive schedules are trained in other steps.
     grid = [Smoothing(0.4, "error", 1.0), Smoothing(0.0), Smoothing(0.3, "error", 1.0)]
     together, _ = truth.grid(grid, 2)
     alone = [truth.grid([one], 2)[0][0] for one in grid]
