@@ -47,6 +47,7 @@ GRID_POINTS: Final = 10_000  # points per range of a grid
 REDUCTION_FACTOR: Final = 1_000
 SHORTLIST_SIZE: Final = 20
 REPLICATES: Final = 1_000
+LARGEST_EFFECT: Final = 1_000_000
 FIRST_POINTS: Final = 1_000
 
 # ---- requests and URLs -----------------------------------------------------------------------

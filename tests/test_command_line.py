@@ -224,7 +224,7 @@ def test_the_fields_of_status_are_documented(finished: Path) -> None:
     assert [*one] == fields
     assert run("status", "--json").json == [one]
     watched = json.loads(run("status", "quick", "--json", "--watch").out)
-    until = fields[: fields.index("paused") + 1]
+    until = fields[: fields.index("confirmation_gpu_hours") + 1]
     assert [*watched] == [field for field in until if field != "recommended"]
     assert watched == {field: one[field] for field in watched}
 

@@ -559,14 +559,21 @@ def numeric_options() -> list[tuple[str, str]]:
 
 
 # What comes before the option, where its value is checked with others.
-NEEDED = {"launch": ["digits", "--dry-run"], "confirm": ["s"], "retry": ["s"], "verify": ["s"]}
+NEEDED = {
+    "check": ["digits"],
+    "launch": ["digits", "--dry-run"],
+    "confirm": ["s"],
+    "retry": ["s"],
+    "verify": ["s"],
+}
 
 
 @pytest.mark.parametrize(("command", "option"), numeric_options())
 def test_option_has_documented_limit(command: str, option: str, tmp_path: Path) -> None:
     assert option in documented() or f"{option} of {command}" in DOCS.replace("`", "")
     for value in ("1" + "0" * 30, DIGITS, "-1", "nan"):
-        given = [*NEEDED.get(command, []), option, value, "--storage", tmp_path / "none.db"]
+        storage = [] if command == "check" else ["--storage", tmp_path / "none.db"]
+        given = [*NEEDED.get(command, []), option, value, *storage]
         done = run(command, *given)
         assert (done.status, done.results) == (2, "")
         [line] = done.err.splitlines()

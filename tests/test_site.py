@@ -60,6 +60,7 @@ def test_every_adapter_is_in_the_api_reference() -> None:
     functions = {
         f"sweeper.training.adapters.{path.stem}.{node.name}"
         for path in (ROOT / "sweeper" / "training" / "adapters").glob("*.py")
+        if path.stem != "ranks"  # used by the adapters only
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
         and not node.name.startswith("_")

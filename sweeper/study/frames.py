@@ -142,8 +142,8 @@ def _frame(table: TrialRows, numbers: Mapping[int, int], space: Space) -> pd.Dat
         "epochs": select(table.epochs),
         "seconds": select(table.seconds),
         "cores": select(table.cores),
-        "core_hours": [seconds / 3600 for seconds in select(table.core_seconds)],
-        "gpu_hours": [seconds / 3600 for seconds in select(table.gpu_seconds)],
+        "core_hours": [seconds / 3600 or None for seconds in select(table.core_seconds)],
+        "gpu_hours": [seconds / 3600 or None for seconds in select(table.gpu_seconds)],
         "peak_memory": [
             None if peak is None else peak / 2**30 for peak in select(table.peak_memory)
         ],

@@ -27,7 +27,7 @@ TRIAL_COLUMNS: Final = (
     "epochs",
     "seconds",
     "cores",  # CPU cores of its slot, which the trials of a pack share
-    "core_hours",  # of all attempts
+    "core_hours",  # of all attempts; NaN if there are none
     "gpu_hours",
     "peak_memory",  # GiB, of all processes of the trial, or of its pack; NaN if not measured
     "started",  # datetime64, UTC

@@ -232,6 +232,7 @@ class ConfirmSection(Section):
         float | None,
         Field(
             gt=0,
+            le=limits.LARGEST_EFFECT,
             description="Smallest difference that matters to you, in units of the metric. If the "
             "whole interval is smaller, the verdict says so.",
         ),
