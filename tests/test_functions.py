@@ -262,16 +262,18 @@ def test_wrong_keywords_are_refused_with_a_reason(storage: str, tmp_path: Path) 
 
     def train(run: object) -> None: ...
 
-    for call, reason in (
+    wrong: Any = 3
+    calls: tuple[tuple[Callable[[], Any], str], ...] = (
         (lambda: sweeper.launch(file, options={"depth": 3}), "options is a setting of the study"),
-        (lambda: sweeper.launch(file, options=3), "options is a setting of the study"),
+        (lambda: sweeper.launch(file, options=wrong), "options is a setting of the study"),
         (lambda: sweeper.launch(file, name="x"), "name is a setting of the study"),
         (lambda: sweeper.launch(file, wokers=3), r"'wokers' \(did you mean 'workers'\?\)"),
         (lambda: sweeper.launch(train, name="x", task="x"), "task must be a dict of the keys"),
-        (lambda: sweeper.launch(train, name="x", options=3), "task.options: must be a table"),
+        (lambda: sweeper.launch(train, name="x", options=wrong), "task.options: must be a table"),
         (lambda: sweeper.confirm("x", trials=3), "trials is a setting of the study"),
         (lambda: sweeper.retry("x", wokers=3), "unknown keyword 'wokers'"),
-    ):
+    )
+    for call, reason in calls:
         with pytest.raises(SweeperError, match=reason):
             call()
 

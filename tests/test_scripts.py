@@ -504,8 +504,9 @@ def test_large_logits_are_read_in_place(
     kind: type, grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws = np.random.default_rng(0)
-    logits, labels = draws.normal(size=(60, 5)).astype(kind), draws.integers(0, 5, 60)
-    groups = {"groups": draws.integers(0, 20, 60)} if grouped else {}
+    logits: Any = draws.normal(size=(60, 5)).astype(kind)
+    labels = draws.integers(0, 5, 60)
+    groups: dict[str, Any] = {"groups": draws.integers(0, 20, 60)} if grouped else {}
     np.savez(tmp_path / "valid-1.npz", labels=labels, logits=logits, **groups)
     np.savez(tmp_path / "test-1.npz", logits=logits[:50], labels=labels[:50])
     valid, test = (read_file(tmp_path / f"{split}-1.npz") for split in ("valid", "test"))
@@ -517,8 +518,10 @@ def test_large_logits_are_read_in_place(
     assert measured.scores == pytest.approx(expected.scores, abs=1e-9)
     assert measured.result is not None
     for name in ("examples", "groups"):
-        arrays = [np.load(tmp_path / f"{file}.npz")[name] for file in ("examples", "expected")]
-        assert np.allclose(*arrays, atol=1e-6)
+        found, wanted = (
+            np.load(tmp_path / f"{file}.npz")[name] for file in ("examples", "expected")
+        )
+        assert np.allclose(found, wanted, atol=1e-6)
     np.savez(tmp_path / "valid-2.npz", logits=logits, labels=labels.astype(float))
     with pytest.raises(TrainingFailed, match="they must be integer class numbers"):
         measure_file(read_file(tmp_path / "valid-2.npz"), None, None, full=False)

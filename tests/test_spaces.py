@@ -462,7 +462,7 @@ def test_hyperparameters_are_checked_with_each_optimizer(
     assert str(error.value).endswith(message)
 
 
-RUNS = [
+RUNS: list[dict[str, Any]] = [
     {"optimizer": "sgd"},
     {"optimizer": "rmsprop", "momentum": 0.5, "lr": 0.001},
     {"optimizer": "adamw", "beta1": 0.8, "weight_decay": 0.1},

@@ -14,7 +14,7 @@ from sweeper.training.conversion import in_one_line
 from sweeper.training.failures import TrainingFailed
 from sweeper.training.messages import EXAMPLE_VALUES, NO_TEST, TEST_GROUPS
 from sweeper.training.outputs import Outputs, split_outputs
-from sweeper.training.run import Evaluation, OtherSplit, new_scorer
+from sweeper.training.run import Evaluation, new_scorer
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _scores(name: str, outputs: Outputs) -> dict[str, Any]:
         raise TrainingFailed(f"Evaluation.splits[{name!r}]: {error}") from error
 
 
-def _call_split(evaluation: Evaluation, name: OtherSplit) -> Outputs:
+def _call_split(evaluation: Evaluation, name: str) -> Outputs:
     place = f"Evaluation.splits[{name!r}]"
     try:
         returned = evaluation.splits[name]()

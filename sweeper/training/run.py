@@ -63,7 +63,7 @@ class TrainingRun:
         ignore_index: int = IGNORED,
         train_loss: Number | None = None,
         extra: Mapping[str, Number] | None = None,
-        splits: Mapping[OtherSplit, Callable[[], SplitResult]] | None = None,
+        splits: Mapping[str, Callable[[], SplitResult]] | None = None,
         state: Callable[[], Mapping[str, Any]] | None = None,
         mean_epsilon: Number | None = None,
     ) -> None:
@@ -153,7 +153,7 @@ class Evaluation:
     train_loss: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
     state: Callable[[], Mapping[str, Any]] | None = None
-    splits: Mapping[OtherSplit, Callable[[], Any]] = field(default_factory=dict)
+    splits: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     mean_epsilon: float | None = None
     groups: Tensor | None = None
     ignore_index: int = IGNORED

@@ -2,13 +2,18 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
+
+from sweeper import Evaluation, TrainingRun
 
 
-def train(run):
+def train(run: TrainingRun) -> None:
     rank, size = distributed.get_rank(), distributed.get_world_size()
     assert (rank, size) == (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     assert int(os.environ["LOCAL_RANK"]) == rank
@@ -42,15 +47,17 @@ def train(run):
                 logits,
                 torch.arange(3),
                 progress=(epoch + 1) / 4,
-                state=lambda done=epoch + 1: {"epoch": done, "model": {}},
-                splits={"test": lambda z=logits: (z, torch.arange(3))},
+                state=partial(dict[str, Any], epoch=epoch + 1, model={}),
+                splits={"test": partial(outputs, logits)},
             )
 
 
-def yields(run):
+def outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
+    return logits, torch.arange(3)
+
+
+def yields(run: TrainingRun) -> Iterator[Evaluation]:
     for epoch in range(4):
         distributed.barrier()
         logits = (2 * torch.eye(3) - 1) * (1 + epoch) * (1 + run.smoothing.epsilon)
-        from sweeper import Evaluation
-
         yield Evaluation(logits, torch.arange(3), (epoch + 1) / 4)

@@ -20,7 +20,7 @@ model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 loss = nn.CrossEntropyLoss(label_smoothing=args.epsilon * 10 / 9)
 for epoch in range(1, args.epochs + 1):
-    for rows in torch.randperm(1000).split(50):
+    for rows in torch.split(torch.randperm(1000), 50):
         optimizer.zero_grad()
         loss(model(inputs[rows]), labels[rows]).backward()
         optimizer.step()

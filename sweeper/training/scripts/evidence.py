@@ -58,7 +58,7 @@ def measure_file(
             labels,
             1.0,
             groups=groups,
-            splits=splits,  # type: ignore[arg-type]
+            splits=splits,
             ignore_index=file.ignore_index,
         )
         scores = score(evaluation.logits, evaluation.labels, full=full, groups=evaluation.groups)

@@ -18,7 +18,7 @@ train_loss_fn = nn.CrossEntropyLoss(label_smoothing=args.smoothing)
 optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.5)
 for _ in range(args.epochs):
     inputs, labels = (torch.tensor(part) for part in data("train"))
-    for batch in torch.randperm(len(labels)).split(30):
+    for batch in torch.split(torch.randperm(len(labels)), 30):
         optimizer.zero_grad()
         train_loss_fn(model(inputs[batch]), labels[batch]).backward()
         optimizer.step()

@@ -18,7 +18,7 @@ for epoch in range(1, 5):
     for _ in range(20):
         optimizer.zero_grad()
         loss = cross_entropy(model(inputs), labels, label_smoothing=args.label_smoothing)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     inputs, labels = splits["valid"]
     with torch.no_grad():
