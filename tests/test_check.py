@@ -1,5 +1,6 @@
 """`sweeper check`: faults that are planted in training code, and clean code without a finding."""
 
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -154,7 +155,20 @@ def test_a_function_of_a_script_is_checked() -> None:
         loss(model(torch.eye(3)[y]), y).backward()
         run.report(model(torch.eye(3)[y]), y, progress=1.0)
 
-    assert "no-effect" in kinds(check(train, name="mine"))
+    for given in (train, lambda run: train(run)):
+        assert "no-effect" in kinds(check(given, name="mine"))
+
+
+@pytest.mark.usefixtures("checked_launches")
+def test_the_check_trains_what_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main module has another function with the name of the given one."""
+
+    def train(run: TrainingRun) -> None:
+        raise ValueError("the given function")
+
+    monkeypatch.setattr(sys.modules["__main__"], "train", lambda run: None, raising=False)
+    with pytest.raises(SweeperError, match="the given function"):
+        launch(train, name="mine", storage=str(tmp_path / "s.db"), results=tmp_path)
 
 
 def test_the_command_prints_the_findings_and_exits_with_1(tmp_path: Path) -> None:

@@ -129,15 +129,45 @@ def test_a_changed_helper_is_changed_code(main: Main, storage: str, change: str)
     assert launch(module.train, storage, accept_code=True).snapshot().record.code == 2
 
 
-def test_a_study_is_confirmed_and_replayed_while_its_function_is_defined(
+GIVEN = {
+    "function of the main module": "given = train",
+    "lambda": "other = train\ngiven = lambda run: other(run, 2.0)",
+    "function of a function": """
+def make():
+    def train(run):
+        return other(run, 2.0)
+    return train
+other = train
+given = make()
+""",
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_what_was_given_is_replayed_and_confirmed(main: Main, storage: str, kind: str) -> None:
+    """In the last case, the main module has another function with the same name."""
+    module = main(dedent(TRAIN) + GIVEN[kind])
+    launch(module.given, storage)
+    assert sweeper.replay("mine", 1, storage).same
+    with pytest.raises(sweeper.SweeperError, match="no test split"):
+        sweeper.confirm("mine", workers=0, storage=storage)
+    main("del given, train")
+    assert sweeper.replay("mine", 1, storage).same
+    main("FACTOR = 3.0")
+    with pytest.raises(sweeper.SweeperError, match="something that it uses has changed"):
+        sweeper.replay("mine", 1, storage)
+
+
+def test_another_process_needs_the_same_function(
     main: Main, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = main(TRAIN)
     launch(module.train, storage)
-    with pytest.raises(sweeper.SweeperError, match="no test split"):
-        sweeper.confirm("mine", workers=0, storage=storage)
-    (replayed,) = [sweeper.replay("mine", 1, storage)]
-    assert replayed.same
+    monkeypatch.setattr("sweeper.tasks.given._launched", {})
+    assert sweeper.replay("mine", 1, storage).same
+    main("def train(run): ...")
+    with pytest.raises(sweeper.SweeperError, match="train is not the object that was launched"):
+        sweeper.replay("mine", 1, storage)
     del module.train
     message = "train was defined in a notebook, a script or another function, and its code is not"
     for again in (

@@ -43,8 +43,8 @@ def check(
     from sweeper.api.launching import read_given  # late: it imports this module
     from sweeper.checking.check import run_check
 
-    given = read_given(study, options, keywords)  # keeps a pickled function readable
-    return run_check(given.file, given.pool.pickled, on_run)
+    read = read_given(study, options, keywords)
+    return run_check(read.file, read.pool.given, on_run)
 
 
 def checked_before_launch(planned: "LaunchPlan") -> StudyFile:
@@ -66,7 +66,7 @@ def checked_before_launch(planned: "LaunchPlan") -> StudyFile:
     from sweeper.checking.check import run_check
 
     _log.info("checking the training with three short runs (skip: --no-check)")
-    result = run_check(file, planned.pool.pickled)
+    result = run_check(file, planned.pool.given)
     if result.stops:
         raise SweeperError(_refusal(result))
     for line in result.findings:

@@ -45,8 +45,7 @@ from sweeper.study.schema_errors import toml_value
 from sweeper.study.sources import check_sources
 from sweeper.study.space import Point
 from sweeper.study.spec import StudySpec
-from sweeper.tasks.facts import MAIN
-from sweeper.tasks.given import given_again, given_object
+from sweeper.tasks.given import given_again, given_object, keep
 from sweeper.worker.launcher import RunningLaunch, run_launch, with_time_limit
 from sweeper.worker.trial_files import check_owner, claim_folder
 
@@ -268,6 +267,7 @@ def launch(
 def run_plan(planned: LaunchPlan, on_progress: OnProgress = lambda _: None) -> "StudySnapshot":
     """Run a planned launch; return a snapshot of the study at its end."""
     options, pool = planned.options, planned.pool
+    keep(pool.given)
     with closing(pool.executor):
         pool.executor.check(planned.job, pool.workers)
         file = checked_before_launch(planned)
@@ -376,8 +376,9 @@ def _run_stored(
     with closing(open_reader(options.storage)) as reader:
         record = get_study(reader, name)
         spec = read_stored(record).spec
-        if spec.task.use.startswith(MAIN):
-            pool = worker_pool(options, given_again(spec.task.use))
+        given = given_again(spec.task.use, read_revisions(reader, record)[-1].sources)
+        if given is not None:
+            pool = worker_pool(options, given)
         check(reader, record, spec)
         _check_folder(name, record, options)
     with closing(pool.executor):

@@ -23,9 +23,10 @@ from sweeper.store.code import read_revisions
 from sweeper.store.database import open_reader
 from sweeper.store.studies import get_study
 from sweeper.store.urls import DEFAULT_STORAGE
-from sweeper.study.load import StoredStudy, check_packages, read_stored
+from sweeper.study.load import check_packages, read_stored
 from sweeper.study.sources import check_sources
 from sweeper.study.spec import ConfirmSection, StudySpec
+from sweeper.tasks.given import given_again
 from sweeper.training.messages import Reply, Start
 from sweeper.worker.attempt import run_fields
 from sweeper.worker.code import LoadedCode, loaded_code, train_once
@@ -103,9 +104,12 @@ def verify(
     revision = document.get("code", 1)
     if revision not in (known.revision for known in revisions):
         raise SweeperError(f"{path}: code revision {revision!r} is not in the database")
-    check_sources(record.name, revisions[revision - 1].sources, folder)
+    sources = revisions[revision - 1].sources
+    check_sources(record.name, sources, folder)
     settings = ConfirmSection(**document["confirmation"]["settings"])
-    comparison = _retrain(stored, folder, settings, stated, replicates, on_training)
+    given = given_again(stored.spec.task.use, sources)
+    with loaded_code(stored, folder, given) as code:
+        comparison = _retrain(code, stored.spec, settings, stated, replicates, on_training)
     interval = stated["difference"]
     return Verification(
         record.name,
@@ -143,26 +147,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _retrain(
-    stored: StoredStudy,
-    folder: Path,
+    code: LoadedCode,
+    spec: StudySpec,
     settings: ConfirmSection,
     stated: Mapping[str, Any],
     replicates: int,
     on_training: OnTraining,
 ) -> Comparison:
     pick = Candidate(**stated["pick"])
-    same_settings = with_fixed_smoothing(pick.point, 0.0, stored.spec.space)
+    same_settings = with_fixed_smoothing(pick.point, 0.0, spec.space)
     # Exports of earlier versions compare with ε = 0 at the pick's other hyperparameters.
     zero = Candidate(**stated.get("against", {"role": "baseline", "point": same_settings}))
-    spec = stored.spec.model_copy(
-        update={"confirm": settings.model_copy(update={"replicates": replicates})}
-    )
+    confirm = settings.model_copy(update={"replicates": replicates})
+    spec = spec.model_copy(update={"confirm": confirm})
     assignments = plan_assignments(spec, "verify", 0, (zero, pick))
     replicates_done = []
-    with (
-        loaded_code(stored, folder) as code,
-        tempfile.TemporaryDirectory(prefix="sweeper-") as temporary,
-    ):
+    with tempfile.TemporaryDirectory(prefix="sweeper-") as temporary:
         for number, assignment in enumerate(assignments):
             arrays = Path(temporary, "examples.npz")
             replicates_done.append(_train_replicate(code, spec, number, assignment, arrays))

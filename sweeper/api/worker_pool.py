@@ -58,8 +58,7 @@ class WorkerPool:
     @property
     def pickled(self) -> str:
         """The path of the pickled function, "" if workers can import it."""
-        pickled = None if self.given is None else self.given.pickled
-        return "" if pickled is None else pickled.path
+        return "" if self.given is None else self.given.path
 
     def inspect(self, request: CodeRequest) -> CodeFacts:
         """Inspect the code of a study: in this process only if it also trains here."""

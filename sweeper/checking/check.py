@@ -17,6 +17,7 @@ from sweeper.checking.validation import (
 )
 from sweeper.study.frames import failure_summary
 from sweeper.study.load import StoredStudy, StudyFile
+from sweeper.tasks.given import GivenObject
 from sweeper.worker.code import loaded_code
 
 TRAINING: Final = "training runs"
@@ -26,16 +27,18 @@ MOST_PAIRS: Final = 4
 OnRun = Callable[[float], None]
 
 
-def run_check(study: StudyFile, pickled: str = "", on_run: OnRun = lambda _: None) -> Check:
+def run_check(
+    study: StudyFile, given: GivenObject | None = None, on_run: OnRun = lambda _: None
+) -> Check:
     """Train the runs of a check in trainer processes, and return the result; write nothing.
 
-    `pickled` is the path of a function that is not in a file of the study.
+    `given` is the function or the task that was given in place of a file.
     """
     began = time.perf_counter()
     stored = StoredStudy(study.spec, study.code.label_source)
     point = next(study.points())
     assert point is not None  # the baseline
-    with loaded_code(stored, study.folder, pickled) as code:
+    with loaded_code(stored, study.folder, given) as code:
         short = ShortRuns(code, study.spec, point)
 
         def train(epsilon: float) -> ObservedRun:

@@ -22,6 +22,7 @@ from sweeper.study.metric import metric_of
 from sweeper.study.sources import changed_sources, check_present
 from sweeper.study.space import Point, active_point
 from sweeper.study.spec import Metric, StudySpec
+from sweeper.tasks.given import given_again
 from sweeper.training.device import device_named
 from sweeper.training.messages import PACKED, FullScores, Reply, Report, Start, TrainingEnd
 from sweeper.worker.attempt import epoch_row, run_fields
@@ -89,7 +90,8 @@ def replay_trial(
     task = stored.spec.task.model_copy(update={"threads": threads})
     spec = stored.spec.model_copy(update={"task": task})
     recorder = _Recorder(stored_run, on_epoch)
-    with loaded_code(replace(stored, spec=spec), folder) as code:
+    given = given_again(spec.task.use, stored_run.code.sources)
+    with loaded_code(replace(stored, spec=spec), folder, given) as code:
         end = train_once(code, _start(spec, stored_run), recorder, spec)
     environment = stored_run.result.environment
     known = {key: value for key, value in environment.items() if key != PACKED}

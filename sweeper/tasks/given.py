@@ -10,6 +10,7 @@ import pickle
 import sys
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,11 @@ class GivenObject:
         """The name of the object in its module."""
         return self.use.rpartition(":")[2]
 
+    @property
+    def path(self) -> str:
+        """The path of the pickle, "" if trainers can import the object."""
+        return "" if self.pickled is None else self.pickled.path
+
 
 class PickleFile:
     """A pickle that other processes of this machine can read at `path` while this object lives.
@@ -62,6 +68,9 @@ class PickleFile:
 
 
 _own_files: WeakValueDictionary[str, PickleFile] = WeakValueDictionary()
+# The objects that this process has launched, by the digest of their source. A name would not do:
+# the main module may have another object with the name of a function of a function.
+_launched: dict[str, object] = {}
 
 
 def given_object(given: object) -> GivenObject:
@@ -84,17 +93,31 @@ def given_object(given: object) -> GivenObject:
     return GivenObject(use, _main_folder(), _pickled(use, given))
 
 
-def given_again(use: str) -> GivenObject:
-    """Return the object of a reference that starts with `MAIN`, if it is defined in this process.
+def keep(given: GivenObject | None) -> None:
+    """Keep an object that is launched, for `given_again` in this process."""
+    if given is not None and given.pickled is not None:
+        _launched[given.pickled.digest] = given.pickled.given
 
-    Raises `SweeperError` if it is not.
+
+def given_again(use: str, sources: Mapping[str, str]) -> GivenObject | None:
+    """Return the object that a study was launched with; None if trainers can import it.
+
+    `sources` are the digests of the study's code. The object was launched in this process, or the
+    main module has it with the same source. Raises `SweeperError` if neither is the case.
     """
-    name = use.removeprefix(MAIN)
-    try:
-        given = given_object(getattr(sys.modules["__main__"], name))
-    except (AttributeError, SweeperError):
-        raise SweeperError(not_here(use)) from None
-    return GivenObject(use, given.folder, given.pickled)
+    if not use.startswith(MAIN):
+        return None
+    digest, name = sources.get(use, ""), use.removeprefix(MAIN)
+    named = getattr(sys.modules["__main__"], name, None)
+    found = [known for known in (_launched.get(digest), named) if known is not None]
+    for known in found:
+        try:
+            given = given_object(known)
+        except SweeperError:  # another object with this name, or it uses what cannot be pickled
+            continue
+        if given.pickled is not None and given.pickled.digest == digest:
+            return GivenObject(use, given.folder, given.pickled)
+    raise SweeperError(_changed(name) if found else not_here(use))
 
 
 def not_here(use: str) -> str:
@@ -104,6 +127,13 @@ def not_here(use: str) -> str:
         f"task.use: {name} was defined in a notebook, a script or another function, and its code "
         f"is not stored; define it again and call sweeper.launch({name}, ...) there, or move it "
         "to a module"
+    )
+
+
+def _changed(name: str) -> str:
+    return (
+        f"task.use: {name} is not the object that was launched, or something that it uses has "
+        "changed since; define it as it was, or launch it under another name"
     )
 
 

@@ -12,8 +12,8 @@ from sweeper.errors import SweeperError
 from sweeper.study.code import code_request
 from sweeper.study.load import StoredStudy
 from sweeper.study.spec import StudySpec
-from sweeper.tasks.facts import MAIN, CodeFacts
-from sweeper.tasks.given import given_again
+from sweeper.tasks.facts import CodeFacts
+from sweeper.tasks.given import GivenObject
 from sweeper.trainers.channel import ChannelClosed
 from sweeper.trainers.client import (
     TrainerEnd,
@@ -98,15 +98,15 @@ def load_code(
 
 
 @contextmanager
-def loaded_code(stored: StoredStudy, folder: Path, pickled: str = "") -> Iterator[LoadedCode]:
+def loaded_code(
+    stored: StoredStudy, folder: Path, given: GivenObject | None = None
+) -> Iterator[LoadedCode]:
     """Load the code of a study for the block; user code is loaded in a separate process.
 
-    `pickled` is the path of its pickled function, "" to find the function in this process.
+    `given` is the object that the study was launched with in place of a file.
     """
-    use = stored.spec.task.use
-    given = given_again(use).pickled if use.startswith(MAIN) and not pickled else None
     in_process = not code_request(stored.spec, folder).has_files
-    pickled = pickled if given is None else given.path
+    pickled = "" if given is None else given.path
     code = load_code(stored, folder, in_process=in_process, pickled=pickled)
     try:
         yield code
