@@ -41,7 +41,7 @@ def train(run: TrainingRun) -> None:
         distributed.all_reduce(total)
         loss.progress = (epoch + 1) / 4
         assert total.item() == (epoch + 1 - begun) * size * (size + 1) / 2
-        logits = (2 * torch.eye(3) - 1) * (1 + epoch) * (1 + run.smoothing.epsilon)
+        logits = (2 * torch.eye(3) - 1) * (1 + epoch) * (1 - run.smoothing.epsilon / 2)
         if rank == 0 or options.get("all", True):
             run.report(
                 logits,
@@ -59,5 +59,5 @@ def outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
 def yields(run: TrainingRun) -> Iterator[Evaluation]:
     for epoch in range(4):
         distributed.barrier()
-        logits = (2 * torch.eye(3) - 1) * (1 + epoch) * (1 + run.smoothing.epsilon)
+        logits = (2 * torch.eye(3) - 1) * (1 + epoch) * (1 - run.smoothing.epsilon / 2)
         yield Evaluation(logits, torch.arange(3), (epoch + 1) / 4)
