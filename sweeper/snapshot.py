@@ -27,7 +27,7 @@ from sweeper.study.frames import earlier_frame, trials_frame
 from sweeper.study.load import findings_of, read_stored
 from sweeper.study.progress import Progress, read_progress
 from sweeper.study.spec import Metric, StudySpec
-from sweeper.training.messages import EVIDENCE
+from sweeper.training.messages import EVIDENCE, LABELS
 
 # "damaged": the stored study cannot be used.
 State = Literal["finished", "running", "unfinished", "paused", "stopped", "failed", "damaged"]
@@ -111,7 +111,9 @@ def read_snapshot(store: Store, name: str) -> StudySnapshot:
     evidence = read_evidence(store, record, spec, stored.label_source)
     result = _verdict(evidence)
     confirmation = last_confirmation(store, record)
-    classes, versions = read_environment(store, record)
+    classes, environment = read_environment(store, record)
+    labels = LABELS.partition("{")[0]
+    versions = {key: value for key, value in environment.items() if not key.startswith(labels)}
     code = read_revisions(store, record)
     confirmed = record.code if confirmation is None else confirmation.code
     return StudySnapshot(

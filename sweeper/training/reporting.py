@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from sweeper.errors import TrialPruned, TrialReleased
@@ -17,7 +18,9 @@ from sweeper.training.checkpoints import CheckpointWriter, save_weights
 from sweeper.training.conversion import as_state, describe, in_one_line, looks_like_probabilities
 from sweeper.training.device import pick_device
 from sweeper.training.failures import TrainingFailed, training_failure
+from sweeper.training.labels import Integers, digest_of
 from sweeper.training.messages import (
+    LABELS,
     PACKED,
     ROUNDING,
     Action,
@@ -289,6 +292,22 @@ class Reporter:
         if model is not None and self.start.weights is not None:
             path = Path(self.start.weights)
             self._files.try_write(lambda: save_weights(path, self.start.weights_identity, model))
+
+
+class FunctionReporter(Reporter):
+    """The reports of a training function: the first one has a digest of the validation labels."""
+
+    def make_report(self, evaluation: object) -> Report:
+        report = super().make_report(evaluation)
+        if not report.environment or not isinstance(evaluation, Evaluation):
+            return report
+        key = LABELS.format(self.start.data_seed)
+        digest = self.digest_of(evaluation.labels.cpu().numpy())
+        return replace(report, environment={**report.environment, key: digest})
+
+    def digest_of(self, labels: Integers) -> str:
+        """Return a digest of the labels; their order does not matter for the scores."""
+        return digest_of(np.sort(labels))
 
 
 def _score(evaluation: Evaluation, *, full: bool) -> Scores:

@@ -18,7 +18,7 @@ from sweeper.training.messages import FromTrainer, Reply, Report, Start, ToTrain
 from sweeper.training.packed.pack import Outcome, Pack, train_packed
 from sweeper.training.packed.stack import Member
 from sweeper.training.packed.stacking import Unstackable
-from sweeper.training.reporting import Exchange, Reporter
+from sweeper.training.reporting import Exchange, FunctionReporter, Reporter
 from sweeper.training.run import Evaluation, TrainingRun, running
 from sweeper.training.task import Task
 
@@ -57,7 +57,7 @@ class FunctionTrainer:
 
     def _train_run(self, start: Start, exchange: Exchange) -> TrainingEnd:
         try:
-            reporter = Reporter(
+            reporter = FunctionReporter(
                 start, self._options, self._environment, exchange, checks_state=True
             )
         except Exception as error:

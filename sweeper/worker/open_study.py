@@ -28,6 +28,10 @@ from sweeper.worker.epoch_durations import EpochDurations
 from sweeper.worker.trial_files import TrialFiles, claim_folder, files_of
 
 DIFFERENT_LABELS: Final = (
+    "the validation labels differ from those of earlier trials of the study; evaluate the same "
+    "examples in every trial (with confirm.resplit: in every trial with the same data seed)"
+)
+DIFFERENT_ORDER: Final = (
     "the validation labels, or their order, differ from those of earlier trials of the study; "
     "evaluate the same examples in the same order in every trial (with confirm.resplit: in every "
     "trial with the same data seed)"
@@ -36,11 +40,6 @@ DIFFERENT_EVIDENCE: Final = (
     "this trial delivered %s results, but earlier trials of the study delivered %s results; "
     "deliver the same kind in every trial"
 )
-
-
-def difference_in(key: str, value: str, earlier: str) -> str:
-    """Return the failure of a trial whose value of `key` differs from that of earlier trials."""
-    return DIFFERENT_EVIDENCE % (value, earlier) if key == EVIDENCE else DIFFERENT_LABELS
 
 
 class BestSoFar:
@@ -101,6 +100,8 @@ class OpenStudy:
     arrays: Path
     durations: EpochDurations = field(default_factory=EpochDurations)
     best_so_far: BestSoFar = field(default_factory=BestSoFar)
+    # Parts of the environment of stored successful trials; see `compared`.
+    agreed: dict[str, str] = field(default_factory=dict)
     earlier: tuple[FrozenTrial, ...] = ()
 
     @property
@@ -109,23 +110,31 @@ class OpenStudy:
         return self.stored.spec
 
     def difference(self, environment: Mapping[str, str]) -> str:
-        """Return why a trial of a script is not comparable with earlier trials, "" if it is.
+        """Return why a trial is not comparable with earlier trials, "" if it is.
 
         `environment` is that of its first report.
         """
         for key, value in self.compared(environment).items():
-            stored = read_environment_value(self.store, self.record, key)
-            if stored is not None and stored != value:
-                return difference_in(key, value, stored)
+            if key not in self.agreed:
+                stored = read_environment_value(self.store, self.record, key)
+                if stored is not None:
+                    self.agreed[key] = stored
+            if self.agreed.get(key, value) != value:
+                return self.difference_in(key, value)
         return ""
 
-    def compared(self, environment: Mapping[str, str]) -> Mapping[str, str]:
-        """Return what must be equal in all trials: what a script delivers, and its labels.
+    def difference_in(self, key: str, value: str) -> str:
+        """Return the failure of a trial whose value of `key` differs from that of other trials."""
+        if key == EVIDENCE:
+            return DIFFERENT_EVIDENCE % (value, self.agreed[key])
+        return DIFFERENT_ORDER if self.spec.task.is_script else DIFFERENT_LABELS
 
-        Trials with different data seeds may have different labels.
+    def compared(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what must be equal in all trials: the validation labels, and a script's grade.
+
+        Trials with different data seeds may have different labels. A built-in task has the same
+        labels by construction.
         """
-        if not self.spec.task.is_script:
-            return {}
         labels = LABELS.partition("{")[0]
         return {k: v for k, v in environment.items() if k == EVIDENCE or k.startswith(labels)}
 

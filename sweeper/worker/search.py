@@ -26,7 +26,7 @@ from sweeper.study.trials import (
 )
 from sweeper.training.messages import EVIDENCE, NO_TEST_YET, FullScores, Reply, Report
 from sweeper.worker.attempt import run_fields
-from sweeper.worker.open_study import OpenStudy, difference_in
+from sweeper.worker.open_study import OpenStudy
 
 # The scores that Optuna's own tools show. All scores are in sweeper's tables.
 SHOWN: Final = ("nll", "accuracy", "ece", "nll_calibrated")
@@ -132,12 +132,13 @@ class SearchTrial:
         """Store the result; return the state, "failed" if it is not comparable with others."""
         study, ticket = self._study, self._ticket
         compared = {} if state == "failed" else study.compared(result.environment)
-        if compared:
+        if any(study.agreed.get(key) != value for key, value in compared.items()):
             different = write_result_if_equal(study.store, study.record, ticket, result, compared)
             if different is None:
+                study.agreed.update(compared)
                 return state
-            key, earlier = different
-            failure = difference_in(key, compared[key], earlier)
+            key, study.agreed[different[0]] = different
+            failure = study.difference_in(key, compared[key])
             result = replace(result, failure=failure, problem=failure, cause="raised")
             state = "failed"
         write_result(study.store, ticket, result)

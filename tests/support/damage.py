@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from optuna.storages._rdb import models
-from sqlalchemy import JSON, Column, Double, Integer, LargeBinary, String, Table, update
+from sqlalchemy import JSON, Column, Double, Integer, LargeBinary, String, Table, insert, update
 
 import sweeper
 from sweeper.store.database import open_writer
-from sweeper.store.schema import metadata, now, tickets
+from sweeper.store.schema import earlier_trials, metadata, now, tickets
+from sweeper.store.studies import get_study
 from sweeper.study.registration import register
 from tests.support.studies import copy_task, read_here
 
@@ -103,6 +104,16 @@ def damaged(folder: Path, chosen: Sequence[Case]) -> str:
     elsewhere = {"worker": "elsewhere:1:0.0.0.0:ab-1", "lease_until": now() + 3600, "claims": 1}
     held = update(tickets).where(tickets.c.number == 4).values(elsewhere)
     store.transact(lambda connection: connection.execute(held))
+    point = {"epsilon": 0.1, "schedule": "fixed", "rate": 1.0}
+    earlier = insert(earlier_trials).values(
+        study_id=get_study(store, "template").id,
+        number=0,
+        source="older",
+        trial=3,
+        value=0.5,
+        point=point,
+    )
+    store.transact(lambda connection: connection.execute(earlier))
     with closing(sqlite3.connect(folder / "damaged.db")) as database, database:
         for case in chosen:
             copy_study(database, case.study)

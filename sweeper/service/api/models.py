@@ -103,8 +103,8 @@ class TrialResponse(ResponseModel):
     epochs: int
     seconds: float | None
     cores: float | None = Field(description="CPU cores of its slot.")
-    core_hours: float = Field(description="CPU core hours of all attempts.")
-    gpu_hours: float
+    core_hours: float | None = Field(description="CPU core hours of all attempts.")
+    gpu_hours: float | None
     peak_memory: float | None = Field(description="GiB, of all processes of the trial.")
     started: str | None = Field(description="ISO 8601, UTC.")
     finished: str | None

@@ -15,7 +15,7 @@ from sweeper.trainers import system
 from sweeper.trainers.process import finish, forget_exit_functions
 from sweeper.training.failures import training_failure
 from sweeper.training.messages import FromTrainer, Start, ToTrainer, TrainingEnd
-from sweeper.training.reporting import Reporter
+from sweeper.training.reporting import FunctionReporter, Reporter
 from sweeper.training.run import TrainingRun, running
 from sweeper.training.scripts.client import Connection, Follower
 from sweeper.training.trainer import Environment, call_function
@@ -84,7 +84,9 @@ def _train(rank: int, start: Start, connection: Connection, loaded: RankedFuncti
 
     try:
         # Before the process group exists, so that no rank resumes from a file of this attempt.
-        reporter = Reporter(start, loaded.options, loaded.environment, exchange, checks_state=True)
+        reporter = FunctionReporter(
+            start, loaded.options, loaded.environment, exchange, checks_state=True
+        )
         _join(reporter.run.device)
         run: TrainingRun = reporter.run
         reports: Reporter | Follower = reporter

@@ -18,9 +18,9 @@ from sweeper.smoothing import SmoothingLoss
 from sweeper.trainers.channel import Channel, ChannelClosed, Interrupted
 from sweeper.training.device import environment
 from sweeper.training.failures import training_failure
+from sweeper.training.labels import Integers, digest_of
 from sweeper.training.messages import (
     EVIDENCE,
-    LABELS,
     FromTrainer,
     Reply,
     Report,
@@ -28,9 +28,8 @@ from sweeper.training.messages import (
     ToTrainer,
     TrainingEnd,
 )
-from sweeper.training.reporting import Reporter, stop_exception
+from sweeper.training.reporting import FunctionReporter, Reporter, stop_exception
 from sweeper.training.run import Evaluation, TrainingRun
-from sweeper.training.scripts.labels import digest_of
 
 # A rank waits this long for the reply to the report of rank 0 with the same number.
 REPLY_SECONDS: float = 1800.0
@@ -126,18 +125,17 @@ class Follower:
             raise self._stopped
 
 
-class _ScriptReporter(Reporter):
-    """Sends a digest of the validation labels with the first report."""
+class _ScriptReporter(FunctionReporter):
+    """Sends the grade, and a digest of the validation labels and their order."""
 
     def make_report(self, evaluation: object) -> Report:
         report = super().make_report(evaluation)
-        if not report.environment or not isinstance(evaluation, Evaluation):
+        if not report.environment:
             return report
-        labels = {
-            EVIDENCE: "scored",
-            LABELS.format(self.start.data_seed): digest_of(evaluation.labels.cpu().numpy()),
-        }
-        return replace(report, environment={**report.environment, **labels})
+        return replace(report, environment={**report.environment, EVIDENCE: "scored"})
+
+    def digest_of(self, labels: Integers) -> str:
+        return digest_of(labels)
 
 
 def connected_run(path: str) -> TrainingRun:

@@ -12,11 +12,11 @@ import numpy as np
 from sweeper.scoring import Scores, score
 from sweeper.training.conversion import as_progress
 from sweeper.training.failures import TrainingFailed
+from sweeper.training.labels import digest_of
 from sweeper.training.messages import Grade
 from sweeper.training.replicate_scores import replicate_result, result_of
 from sweeper.training.run import Evaluation, new_scorer
 from sweeper.training.scripts.delivered import Delivered, FileReader, read_file
-from sweeper.training.scripts.labels import digest_of
 from sweeper.training.scripts.output import SelfReport
 
 NO_TEST_FILE: Final = (

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Integers = NDArray[np.integer[Any]]
 
-def digest_of(labels: NDArray[Any]) -> str:
+
+def digest_of(labels: Integers) -> str:
     """Return the SHA-256 of labels and their order, in hex; the integer type does not matter."""
     return sha256(np.ascontiguousarray(labels, dtype=np.int64).tobytes()).hexdigest()
