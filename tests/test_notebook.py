@@ -33,7 +33,7 @@ TRAIN = """
 """
 LAUNCH = """
     study = sweeper.launch(
-        train, name="{name}", trials={trials}, confirm=False, storage="{storage}", workers=2
+        train, name="{name}", trials={trials}, confirm=False, check=False, storage="{storage}", workers=2
     )
 """
 

@@ -241,6 +241,19 @@ def test_a_fixed_share_of_the_tickets_is_at_epsilon_0(sampler: str, startup: int
     assert list(iterate_plan(longer, {}, 17)) == plan(longer, {})[17:]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_few_configurations_are_tried_once_at_epsilon_0(sampler: str) -> None:
+    space = "decay = [0.5, 1.0, 1.5]\nlayers = { low = 1, high = 2, integer = true }"
+    text = nuisance(60, sampler=f'name = "{sampler}"', space=space)
+    spec = StudySpec.model_validate(tomllib.loads(text))
+    points = plan(spec, {})
+    zero = [point for point in points if point is not None and point["epsilon"] == 0]
+    assert len(points) == 60
+    assert len(zero) == len({(point["decay"], point["layers"]) for point in zero}) == 6
+    assert [n for n in range(60) if is_baseline_ticket(spec, n)] == [0, 4, 8, 12, 16, 20]
+    assert list(iterate_plan(spec, {}, 13)) == points[13:]
+
+
 def test_nothing_changes_if_nothing_else_is_searched() -> None:
     spec = StudySpec.model_validate(tomllib.loads(nuisance(space="")))
     assert not has_baseline_search(spec)

@@ -10,10 +10,12 @@ from typing import Any, Final
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweeper.study.dimensions import SMOOTHING_KEYS
+from sweeper.study.dimensions import SMOOTHING_KEYS, Range, Space
 from sweeper.study.space import Point, distributions
 from sweeper.study.spec import StudySpec
 
+# Fewer configurations than this are all tried, without a model.
+FEW: Final = 1_000
 # A model needs a few trials to begin with.
 MIN_STARTUP: Final = 4
 # Because multiples of a share such as 0.1 are rounded.
@@ -37,14 +39,33 @@ def is_baseline_ticket(spec: StudySpec, ticket: int) -> bool:
     """Return whether a ticket belongs to the search at ε = 0. Ticket 0 is its first."""
     if ticket <= len(spec.first) or not has_baseline_search(spec):
         return ticket == 0
-    return _count(spec, ticket + 1) > _count(spec, ticket)
+    return baseline_tickets_before(spec, ticket + 1) > baseline_tickets_before(spec, ticket)
 
 
 def baseline_tickets_before(spec: StudySpec, ticket: int) -> int:
-    """Return the number of tickets of the search at ε = 0 before a ticket, without fixed points."""
+    """Return the number of tickets of the search at ε = 0 before a ticket, without fixed points.
+
+    If the other hyperparameters have only a few values, there are no more tickets than these.
+    """
     if not has_baseline_search(spec):
         return 0
-    return _count(spec, ticket) - _count(spec, 1 + len(spec.first))
+    most = count_configurations(spec.space)
+    counts = (_count(spec, number) for number in (ticket, 1 + len(spec.first)))
+    upper, lower = counts if most is None else (min(count, most) for count in counts)
+    return upper - lower
+
+
+def count_configurations(space: Space) -> int | None:
+    """Return the number of values of the other hyperparameters; None if they are many."""
+    sizes = [
+        len(each)
+        if not isinstance(each, Range)
+        else int(each.high - each.low) + 1
+        if each.integer
+        else FEW
+        for each in space.extras.values()
+    ]
+    return size if (size := math.prod(sizes)) < FEW else None
 
 
 def baseline_startup(spec: StudySpec) -> int:

@@ -20,9 +20,10 @@ from sweeper.smoothing.names import BUILT_IN
 from sweeper.study.baseline_search import (
     baseline_startup,
     baseline_tickets_before,
+    count_configurations,
     is_baseline_ticket,
 )
-from sweeper.study.dimensions import Space
+from sweeper.study.dimensions import Range, Space
 from sweeper.study.space import (
     Point,
     baseline_point,
@@ -30,6 +31,7 @@ from sweeper.study.space import (
     complete_point,
     from_unit,
     grid_values,
+    hparams_of,
     inactive,
     without_smoothing,
 )
@@ -88,7 +90,7 @@ def iterate_plan(
     ]
     begin = max(first, len(fixed))
     at_zero = baseline_tickets_before(spec, begin)
-    baseline = _baseline_proposals(spec, at_zero)
+    baseline = _baseline_proposals(spec, at_zero, fixed[0])
     proposed = _proposals(spec, fixed, begin - len(fixed) - at_zero, earlier)
     for ticket in range(first, spec.budget.trials):
         if ticket < len(fixed):
@@ -100,10 +102,13 @@ def iterate_plan(
             return  # the grid is smaller than the budget
 
 
-def _baseline_proposals(spec: StudySpec, first: int) -> Iterator[Point | None]:
-    """Yield the points of the search at ε = 0 after its fixed ones, from proposal `first` on."""
+def _baseline_proposals(spec: StudySpec, first: int, zero: Point) -> Iterator[Point | None]:
+    """Yield the points of the search at ε = 0 after `zero`, from proposal `first` on."""
     points: Iterator[Point]
+    few = count_configurations(spec.space)
     match spec.sampler.name:
+        case _ if few is not None:
+            points = itertools.islice(_every_configuration(spec, zero), first, None)
         case "random":
             points = (_random(spec, number, BASELINE) for number in itertools.count(first))
         case "qmc":
@@ -131,6 +136,22 @@ def _proposals(
             return itertools.chain(
                 itertools.islice(_sobol(spec, first), start), itertools.repeat(None)
             )
+
+
+def _every_configuration(spec: StudySpec, zero: Point) -> Iterator[Point]:
+    """Yield all values of the other hyperparameters except those of `zero` in random order."""
+    extras = {
+        name: list(range(int(dimension.low), int(dimension.high) + 1))
+        if isinstance(dimension, Range)
+        else list(dimension)
+        for name, dimension in spec.space.extras.items()
+    }
+    configurations = list(itertools.product(*extras.values()))
+    order = np.random.default_rng(derive_seed(spec.study.seed, "every configuration"))
+    for index in order.permutation(len(configurations)):
+        point = dict(zip(extras, configurations[index], strict=True))
+        if point != hparams_of(zero):
+            yield point
 
 
 def _random(spec: StudySpec, number: int, search: str = "") -> Point:

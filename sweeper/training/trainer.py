@@ -92,7 +92,7 @@ def call_function(
         return  # it used run.report, so its return value is ignored
     if not isinstance(returned, Iterable):
         raise TrainingFailed(
-            f"the training loop returned {describe(returned)} and reported nothing; after each "
+            f"the training function returned {describe(returned)} and reported nothing; after each "
             "epoch call run.report or yield an Evaluation, or return an iterator of Evaluations"
         )
     evaluations = iter(returned)
