@@ -33,7 +33,8 @@ TRAIN = """
 """
 LAUNCH = """
     study = sweeper.launch(
-        train, name="{name}", trials={trials}, confirm=False, check=False, storage="{storage}", workers=2
+        train, name="{name}", trials={trials}, storage="{storage}",
+        workers=2, confirm=False, check=False,
     )
 """
 
