@@ -301,6 +301,26 @@ class TestHuggingFace:
         with pytest.raises(ValueError, match=message):
             self.train(run, self.trainer(run, "images", **arguments))
 
+    def test_a_trainer_that_has_trained_before_is_refused(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path, Reports())
+        trainer = self.trainer(run, "images", save_strategy="epoch")
+        trainer.train()
+        with pytest.raises(ValueError, match=r"has trained before; call huggingface\.train"):
+            self.train(run, trainer)
+        whole, after = Reports(), Reports()
+        (tmp_path / "whole").mkdir()
+        run = make_run(tmp_path / "whole", whole)
+        self.train(run, self.trainer(run, "images", save_strategy="epoch"))
+        run = make_run(tmp_path, after)  # its folder has the checkpoints of another trainer
+        self.train(run, self.trainer(run, "images", save_strategy="epoch"))
+        assert after.progress == whole.progress
+        assert after.nll() == whole.nll()
+
+    def test_training_for_no_step_is_refused(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path, Reports())
+        with pytest.raises(ValueError, match=r"has trained for 0 steps; set .*num_train_epochs"):
+            self.train(run, self.trainer(run, "images", num_train_epochs=0))
+
 
 class TestLightning:
     """sweeper.training.adapters.lightning"""
@@ -522,6 +542,30 @@ class TestLightning:
         model.criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
         with pytest.raises(ValueError, match=r"0 attributes of type nn.CrossEntropyLoss without"):
             self.fit(run, model)
+
+    def test_a_trainer_that_has_trained_before_is_refused(self, tmp_path: Path) -> None:
+        from sweeper.training.adapters import lightning
+
+        run, loader = make_run(tmp_path, Reports()), DataLoader(self.data(8, 0), 4)
+        trainer = self.trainer(run)
+        trainer.fit(self.model(), loader, loader)
+        with pytest.raises(ValueError, match=r"has trained before; call lightning\.fit"):
+            lightning.fit(run, trainer, self.model(), loader, loader)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"max_epochs": 0}, "Trainer.max_epochs is 0, so nothing is trained"),
+            ({"max_steps": 0}, "Trainer.max_steps is 0, so nothing is trained"),
+            ({"limit_train_batches": 0}, "Trainer.limit_train_batches is 0, so nothing is trained"),
+            ({"max_epochs": -1, "max_time": "00:00:01:00"}, "set max_epochs of the Trainer, or "),
+        ],
+    )
+    def test_a_length_that_a_study_cannot_use_is_refused(
+        self, settings: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            self.fit(make_run(tmp_path, Reports()), self.model(), **settings)
 
     @pytest.mark.parametrize("prune_at", [0, 2])
     @pytest.mark.parametrize(("positions", "ignored"), [(0, False), (4, False), (0, True)])

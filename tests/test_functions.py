@@ -308,6 +308,77 @@ def test_wrong_keywords_are_refused_with_a_reason(storage: str, tmp_path: Path) 
             call()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": "two"}, "workers: must be a whole number, got 'two'"),
+        ({"workers": 2.0}, "workers: must be a whole number, got 2.0"),
+        ({"workers": True}, "workers: must be a whole number, got True"),
+        ({"executor": 3}, "executor: must be the name of an executor or the result of"),
+        ({"storage": 3}, "storage: must be a text: a database URL or the path of an SQLite file"),
+        ({"timeout": "1h"}, "timeout: must be a number of seconds, got '1h'"),
+        ({"results": 3}, "results: must be the path of a folder, got 3"),
+        ({"check": "no"}, "check: must be True or False, got 'no'"),
+        ({"trials": "x"}, "trials: must be an integer"),
+        ({"name": None}, "study.name: "),
+        ({"name": "x", "study": 3}, "study: must be a table"),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused_by_their_name(
+    main: Main, storage: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SweeperError) as caught:
+        sweeper.launch(main(TRAIN).train, **{"storage": storage, "name": "x", **options})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_missing_name_is_named(main: Main, storage: str) -> None:
+    module = main(TRAIN)
+    for call in (sweeper.launch, sweeper.check):
+        with pytest.raises(SweeperError, match=r'^name: missing; .* for example name="train"$'):
+            call(module.train, trials=4, storage=storage)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def train(): ...", "train returned NoneType; .*first parameter must be named run"),
+        ("def train(): run.report()", "'run' is not defined; .* parameter run: def train"),
+        ("def train(trial): ...", "train requires trial; .*first parameter must be run"),
+    ],
+)
+def test_a_function_without_the_parameter_run_is_explained(
+    main: Main, storage: str, code: str, message: str
+) -> None:
+    with pytest.raises(SweeperError, match=message):
+        launch(main(code).train, storage, space={})
+
+
+@pytest.mark.parametrize("returned", ["{'nll': 0.3}", "'done'", "0.3"])
+def test_a_returned_score_is_explained_and_a_failed_study_is_a_warning(
+    main: Main, storage: str, returned: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = launch(main(f"def train(run):\n    return {returned}").train, storage, space={})
+    assert study.state == "failed"
+    (failed, *_) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert failed.startswith("study mine: 3 failed; trial 0: ")
+    assert "the training loop returned a " in failed
+    assert "after each epoch call run.report" in failed
+    assert "(sweeper logs mine 0)" in failed
+
+
+def test_a_script_shows_the_first_failure(storage: str, tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys, sweeper\ndef train(run):\n    raise ValueError('no data')\n"
+        f"study = sweeper.launch(train, name='mine', trials=2, storage={storage!r}, workers=0, "
+        "check=False)\nsys.exit(study.state == 'failed')\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no data (sweeper logs mine 0)" in done.stderr
+
+
 def test_settings_are_keywords_or_tables(main: Main, storage: str) -> None:
     study = launch(
         main(TRAIN).train, storage, seed=np.int64(5), metric="nll_calibrated", patience=7,

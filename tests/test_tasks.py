@@ -371,7 +371,10 @@ def test_dataclasses_with_postponed_annotations_import(folder: Path) -> None:
     assert load_function("data.py:f", StudyModules(folder))() == 1
 
 
-ALLOWED = "allowed: a Task, a function that returns a Task, or a training function train(run)"
+ALLOWED = (
+    "allowed: a Task, a function that returns a Task, or a training function train(run), whose "
+    "first parameter must be named run"
+)
 
 
 @pytest.mark.parametrize(

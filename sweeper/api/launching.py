@@ -1,6 +1,7 @@
 """Launching a study: plan it, check it before anything is written, and run it."""
 
 import gc
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from sweeper import limits
 from sweeper.api.checking import checked_before_launch
 from sweeper.api.given_study import split_keywords, with_keywords
 from sweeper.api.notebook import progress_display
+from sweeper.api.problems import problems
 from sweeper.api.worker_pool import RunOptions, WorkerPool, worker_pool
 from sweeper.confirmation.design import check_confirmable, finished
 from sweeper.errors import SweeperError
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from sweeper.api.study import Study
     from sweeper.snapshot import StudySnapshot
     from sweeper.training.task import Task
+
+_log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
 
@@ -209,6 +213,7 @@ def read_given(
     if not isinstance(study, str | Path):
         given = given_object(study)
         keywords, tables = split_keywords(keywords, LaunchOptions)
+        _check_named(tables, given.name)
         tables = {**tables, "task": {**_task_of(tables), "use": given.use}}
     options = with_keywords(options or LaunchOptions(), keywords)
     pool = worker_pool(options, given, detach=options.detach)
@@ -224,6 +229,12 @@ def read_given(
         assert given is not None
         file = study_of(tables, given.folder, **overrides, inspect=pool.inspect)
     return GivenStudy(options, file, pool)
+
+
+def _check_named(tables: Mapping[str, Any], name: str) -> None:
+    study = tables.get("study", {})
+    if isinstance(study, Mapping) and "name" not in study:
+        raise SweeperError(f'name: missing; give the study a name, for example name="{name}"')
 
 
 def _task_of(tables: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -255,12 +266,16 @@ def launch(
     script is sent to workers on this machine and is not stored. Finished trials are not run again.
     `on_progress` is called with the progress; a notebook displays it by default.
 
+    If trials fail, a warning of the logger `sweeper` has the first failure, and the study is
+    returned all the same: `study.state` is "failed" if no trial has completed.
+
     Raises `SweeperError` for errors in the study or the executor, before anything is written.
     Raises KeyboardInterrupt if Ctrl-C or a notebook's stop button ends the launch, after running
     trials are released and the results so far are written.
     """
     planned = plan_launch(study, options, upgrade=True, **keywords)
-    run_plan(planned, on_progress or progress_display(planned.name, planned.spec.objective.metric))
+    display = on_progress or progress_display(planned.name, planned.spec.objective.metric)
+    _warn(run_plan(planned, display))
     return _study(planned.name, planned.options.storage)
 
 
@@ -313,7 +328,7 @@ def confirm(
     confirm.
     """
     options = with_keywords(options or RunOptions(), keywords)
-    run_confirmation(name, options, on_progress or progress_display(name))
+    _warn(run_confirmation(name, options, on_progress or progress_display(name)))
     return _study(name, options.storage)
 
 
@@ -331,7 +346,7 @@ def retry(
     such trials or if the code of the study has changed.
     """
     options = with_keywords(options or RunOptions(), keywords)
-    run_retry(name, options, on_progress or progress_display(name))
+    _warn(run_retry(name, options, on_progress or progress_display(name)))
     return _study(name, options.storage)
 
 
@@ -459,6 +474,12 @@ def _no_full_collection() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def _warn(study: "StudySnapshot") -> None:
+    """Log what went wrong in a run; Python writes warnings to stderr unless logging is set up."""
+    for problem in problems(study):
+        _log.warning("study %s: %s", study.name, problem)
 
 
 def _study(name: str, storage: str) -> "Study":

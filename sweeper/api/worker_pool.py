@@ -1,6 +1,8 @@
 """The workers of a launch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Final
 
@@ -101,14 +103,43 @@ class WorkerPool:
         return self.slots
 
 
+# Options of a launch; the others are those of each run.
+_OF_LAUNCH: Final = ("confirm", "detach", "accept_code", "check")
+# The types of options whose values are not checked elsewhere, and what they are.
+_TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "workers": ((Integral,), "a whole number"),
+    "storage": ((str,), "a text: a database URL or the path of an SQLite file"),
+    "timeout": ((Real,), "a number of seconds"),
+    "results": ((str, Path), "the path of a folder"),
+    **dict.fromkeys(_OF_LAUNCH, ((bool,), "True or False")),
+}
+
+
+def check_types(options: RunOptions) -> None:
+    """Raise `SweeperError` for an option of another type than its own."""
+    for name, (types, allowed) in _TYPES.items():
+        value = getattr(options, name, None)
+        if value is None and name in ("workers", "timeout", *_OF_LAUNCH):
+            continue
+        number = isinstance(value, bool) and bool not in types  # True is an int in Python
+        if number or not isinstance(value, types):
+            raise SweeperError(f"{name}: must be {allowed}, got {value!r}")
+
+
 def worker_pool(
     options: RunOptions, given: GivenObject | None = None, *, detach: bool = False
 ) -> WorkerPool:
     """Return the workers of a launch; raises `SweeperError` if the options do not fit together."""
+    check_types(options)
     workers = options.workers
     executor = options.executor
     if isinstance(executor, str):
         executor = make_executor(executor)
+    elif not hasattr(executor, "traits"):
+        raise SweeperError(
+            "executor: must be the name of an executor or the result of make_executor, got "
+            f"{executor!r}"
+        )
     if workers == 0 and executor.traits.name == "local":
         executor, workers = make_executor("inline"), 1
     traits = executor.traits

@@ -1,10 +1,11 @@
 """What the commands print about the plan, the state and the results of a study."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sweeper.api import LaunchPlan, StudySnapshot
+from sweeper.api.problems import problems
 from sweeper.cli.options import console, echo, print_json
 from sweeper.cli.tables import confirmed, summary, without_result
 from sweeper.confirmation.candidate import Candidate
@@ -93,7 +94,7 @@ def print_results(
         _print_unfinished(study, again)
     elif before is not None and not before.finished:
         _print_early_end(study)
-    for line in _problems(study):
+    for line in problems(study):
         echo(line)
     if before is not None or not study.finished:
         print_summary(study)
@@ -180,20 +181,3 @@ def print_verdict(study: StudySnapshot) -> None:
         echo(f"not confirmed: {study.unconfirmed}")
     for sentence in study.health:
         console().print(f"note: {sentence}")
-
-
-def _problems(study: StudySnapshot) -> Iterator[str]:
-    """Yield a line for failed trials, and one for a failed study."""
-    trials = study.frame
-    failed = trials[trials["state"] == "failed"]
-    for _, row in failed.head(1).iterrows():
-        yield (
-            f"{len(failed)} failed; trial {row['number']}: {row['failure']} "
-            f"(sweeper logs {study.name} {row['number']}). Fix the cause, then run "
-            f"{'it' if len(failed) == 1 else 'them'} again: sweeper retry {study.name}"
-        )
-    if study.state == "failed" and not study.finished:
-        yield (
-            f"study {study.name} has failed: its trials fail with the same error and none has "
-            f"finished. {study.progress.waiting} trials were not run."
-        )

@@ -1,6 +1,7 @@
 """Workers inside this process, one after another: for debugging, or if only one process may run."""
 
 import gc
+import logging
 import os
 import runpy
 import signal
@@ -58,6 +59,7 @@ class InlineJob:
             chdir(Path.cwd()),  # restores the current folder, which the job may change
             _arguments(arguments),
             _signals(),
+            _logging(),
         ):
             try:
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -123,3 +125,16 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Restore where messages are logged: the program logs to its output, which is closed then."""
+    root, own = logging.getLogger(), logging.getLogger("sweeper")
+    handlers, levels = list(root.handlers), (root.level, own.level)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])

@@ -112,7 +112,10 @@ def _make_task(use: str, target: object, options: Mapping[str, Any]) -> Task:
     return task
 
 
-_ALLOWED = "allowed: a Task, a function that returns a Task, or a training function train(run)"
+_ALLOWED = (
+    "allowed: a Task, a function that returns a Task, or a training function train(run), whose "
+    "first parameter must be named run"
+)
 
 
 def _kind(target: object) -> str:
@@ -236,6 +239,8 @@ def _call(factory: Callable[..., Any], options: Mapping[str, Any]) -> object:
             if isinstance(error, ValueError)
             else f"{error_location(error)}{exception_text(error)}"
         )
+        if isinstance(error, NameError) and error.name == "run":
+            text += "; a training function must have the parameter run: def train(run)"
         raise SweeperError(f"{_key_of(text, options)}: {text}") from error
 
 

@@ -173,8 +173,9 @@ class Reporter:
         """
         if not isinstance(evaluation, Evaluation):
             raise TrainingFailed(
-                f"the training function yielded {type(evaluation).__name__}; "
-                "yield sweeper.Evaluation(logits, labels, progress)"
+                f"the training function yielded or returned {describe(evaluation)}; call "
+                "run.report(logits, labels, progress=...) or yield "
+                "sweeper.Evaluation(logits, labels, progress)"
             )
         number, progress = self.next_number(evaluation.progress), evaluation.progress
         before = None if self._last is None else self._last.progress

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+import numpy as np
 import torch
 
 from sweeper.training.conversion import describe
@@ -24,6 +25,9 @@ from sweeper.training.task import Task
 
 # Returns what determines the bits of a result on a device, as text.
 Environment = Callable[[torch.device], Mapping[str, str]]
+
+# Iterables that contain values, not evaluations, such as a dict of scores.
+_VALUES: Final = (Mapping, str, bytes, np.ndarray, torch.Tensor)
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +94,7 @@ def call_function(
     returned = function()
     if not isinstance(returned, Iterator) and (reports.reported or not must_report):
         return  # it used run.report, so its return value is ignored
-    if not isinstance(returned, Iterable):
+    if not isinstance(returned, Iterable) or isinstance(returned, _VALUES):
         raise TrainingFailed(
             f"the training function returned {describe(returned)} and reported nothing; after each "
             "epoch call run.report or yield an Evaluation, or return an iterator of Evaluations"

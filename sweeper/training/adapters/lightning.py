@@ -1,6 +1,7 @@
 """Adapter for the Trainer of Lightning."""
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import torch
 
@@ -18,6 +19,12 @@ try:
 except ImportError:
     require("lightning", "sweeper.training.adapters.lightning")
     raise
+
+
+_LENGTH: Final = (
+    "set max_epochs of the Trainer, or max_steps if the data has no length; max_time alone does "
+    "not say how far the training is"
+)
 
 
 def fit(
@@ -41,6 +48,7 @@ def fit(
     """
     root = str(trainer.default_root_dir)
     check_setting("Trainer.default_root_dir", root, str(run.directory), "run.directory")
+    _check_trains(trainer)
     with reports_of_ranks(run, trainer) as report:
         adapter = _Adapter(Criterion(run, model), report)
         saved = ModelCheckpoint(run.directory, "latest", enable_version_counter=False)
@@ -65,6 +73,20 @@ def fit(
     valid = train_dataloaders if val_dataloaders is None else val_dataloaders
     outputs: Any = evaluated("validate", valid)._asdict()
     run.report(**outputs, progress=1.0, extra=trainer.callback_metrics, splits=splits)
+
+
+def _check_trains(trainer: Trainer) -> None:
+    """Raise ValueError if `trainer.fit` would train nothing, or without a known end."""
+    if trainer.global_step:
+        raise ValueError(
+            "the Trainer has trained before; call lightning.fit(run, trainer, model, ...) in place "
+            "of trainer.fit(model, ...)"
+        )
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"Trainer.{name} is 0, so nothing is trained; set it above 0")
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ValueError(f"the length of the training is not known; {_LENGTH}")
 
 
 class _Adapter(Callback):
@@ -105,4 +127,7 @@ class _Adapter(Callback):
 
 
 def _progress(trainer: Trainer) -> float:
-    return min(float(trainer.global_step / trainer.estimated_stepping_batches), 1.0)
+    steps = trainer.estimated_stepping_batches
+    if not 0 < steps < math.inf:  # as with data without a length
+        raise ValueError(f"the number of training steps is not known; {_LENGTH}")
+    return min(float(trainer.global_step / steps), 1.0)
