@@ -13,7 +13,7 @@ from sweeper import api
 from sweeper.api import Study
 from sweeper.errors import SweeperError
 from sweeper.store.database import Store
-from sweeper.study.dimensions import Range
+from sweeper.study.dimensions import HyperparameterRange
 from sweeper.study.load import parse_spec, parse_toml, read_study
 from sweeper.study.registration import register
 from sweeper.study.spec import StudySpec
@@ -49,12 +49,12 @@ def test_wandb_sweeps_are_converted(tmp_path: Path) -> None:
     assert (bayes.sampler.name, bayes.budget.trials) == ("tpe", 4)
     assert (bayes.pruner.name, bayes.pruner.reduction) == ("hyperband", 2)
     assert bayes.space.epsilon.high == pytest.approx(0.15)
-    assert bayes.space.extras["lr"] == Range(low=0.1, high=1.0, log=True)
-    assert bayes.space.extras["epochs"] == Range(low=2, high=4, integer=True)
+    assert bayes.space.extras["lr"] == HyperparameterRange(low=0.1, high=1.0, log=True)
+    assert bayes.space.extras["epochs"] == HyperparameterRange(low=2, high=4, integer=True)
     assert "early_terminate: not converted: min_iter" in notes
     nested, notes = imported("nested", tmp_path)
     lr = nested.space.extras["optimizer.lr"]
-    assert isinstance(lr, Range)
+    assert isinstance(lr, HyperparameterRange)
     assert lr.log
     assert [lr.low, lr.high] == pytest.approx([np.exp(-2.3), 1.0])
     assert nested.task.options == {"optimizer.schedule.warmup": 2, "epochs": 3}
