@@ -50,8 +50,8 @@ from sweeper.training.scripts.client import connected_run
 from sweeper.training.scripts.command import command_of, variables_of
 from sweeper.training.scripts.config import ScriptConfig
 from sweeper.training.scripts.delivered import read_file
-from sweeper.training.scripts.evidence import measure_file
-from sweeper.training.scripts.output import ScriptOutput
+from sweeper.training.scripts.evidence import measure_file, measure_line
+from sweeper.training.scripts.output import ScriptOutput, SelfReport
 from sweeper.training.scripts.ranks import Ranks
 from sweeper.training.scripts.supervisor import ScriptTrainer
 from sweeper.worker.served_studies import EndReason, WorkerOptions
@@ -496,6 +496,16 @@ def test_large_files_are_scored_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     np.savez(tmp_path / "valid-2.npz", logits=logits[:40], labels=labels)
     with pytest.raises(TrainingFailed, match="logits have 40 rows and labels 50"):
         measure_file(read_file(tmp_path / "valid-2.npz"), None, None, full=False)
+
+
+def test_a_negative_nll_is_refused(tmp_path: Path) -> None:
+    losses = np.array([0.5, -0.1, 0.2])
+    np.savez(tmp_path / "valid-1.npz", nll=losses, correct=losses > 0)
+    with pytest.raises(TrainingFailed, match="never negative; deliver -log p"):
+        measure_file(read_file(tmp_path / "valid-1.npz"), None, None, full=True)
+    with pytest.raises(TrainingFailed, match="the NLL in the output is -0.5"):
+        measure_line(SelfReport(-0.5, None, {}))
+    assert measure_line(SelfReport(-1e-9, None, {})).scores["nll"] == -1e-9
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])

@@ -24,6 +24,9 @@ NO_TEST_FILE: Final = (
     "write logits and labels of data that was not used for training or selection"
 )
 
+# Tolerance for an NLL that is 0 except for rounding.
+_ROUNDING: Final = 1e-6
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -86,8 +89,9 @@ def _test_outputs(test: Callable[[], Delivered]) -> Any:
 
 
 def measure_line(line: SelfReport) -> Measured:
-    """Return the numbers of a line; raises `TrainingFailed` if they are not finite."""
+    """Return the numbers of a line; raises `TrainingFailed` if they cannot be an NLL."""
     _check_finite("the output", line.nll)
+    _check_sign("the output", line.nll)
     return Measured("self-reported", _only(nll=line.nll), None, extra=line.extra)
 
 
@@ -121,6 +125,7 @@ def _per_example(
 def _means(file: Delivered) -> dict[str, float | None]:
     nll = float(np.mean(file.arrays["nll"], dtype=np.float64))
     _check_finite(file.name, nll)
+    _check_sign(file.name, float(np.min(file.arrays["nll"])))
     return _only(nll=nll, accuracy=float(np.mean(file.arrays["correct"], dtype=np.float64)))
 
 
@@ -132,6 +137,14 @@ def _only(**known: float) -> dict[str, float | None]:
 def _check_finite(where: str, nll: float) -> None:
     if not math.isfinite(nll):
         raise TrainingFailed(f"training diverged: the NLL in {where} is {nll}", "diverged")
+
+
+def _check_sign(where: str, nll: float) -> None:
+    if nll < -_ROUNDING:
+        raise TrainingFailed(
+            f"the NLL in {where} is {nll:g}, but that of class probabilities is never negative; "
+            "deliver -log p of the true class"
+        )
 
 
 def test_file(folder: Path) -> Callable[[], Delivered]:
