@@ -503,7 +503,7 @@ def test_a_negative_nll_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "valid-1.npz", nll=losses, correct=losses > 0)
     with pytest.raises(TrainingFailed, match="never negative; deliver -log p"):
         measure_file(read_file(tmp_path / "valid-1.npz"), None, None, full=True)
-    with pytest.raises(TrainingFailed, match="the NLL in the output is -0.5"):
+    with pytest.raises(TrainingFailed, match=r"the NLL in the output is -0\.5"):
         measure_line(SelfReport(-0.5, None, {}))
     assert measure_line(SelfReport(-1e-9, None, {})).scores["nll"] == -1e-9
 
