@@ -171,7 +171,8 @@ def _fields(key: str, node: Any, schema: Any, required: bool) -> Iterator[Field]
 
 def _field(key: str, forms: Sequence[Any], words: str, default: str) -> Field:
     if len(forms) > 1:
-        return Field(key, "text", words, default)
+        is_list = any(form.get("type") == "array" for form in forms)
+        return Field(key, "list" if is_list else "text", words, default)
     node = forms[0]
     if "enum" in node:
         return Field(key, "choice", words, default, tuple(map(str, node["enum"])))
