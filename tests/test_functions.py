@@ -362,7 +362,7 @@ def test_a_returned_score_is_explained_and_a_failed_study_is_a_warning(
     assert study.state == "failed"
     (failed, *_) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert failed.startswith("study mine: 3 failed; trial 0: ")
-    assert "the training loop returned a " in failed
+    assert "the training function returned a " in failed
     assert "after each epoch call run.report" in failed
     assert "(sweeper logs mine 0)" in failed
 
