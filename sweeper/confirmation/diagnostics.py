@@ -218,7 +218,7 @@ def _disagreement(evidence: Evidence, trials: int) -> Iterator[str]:
     searched, fresh = gains
     name = f"validation {METRICS[evidence.metric].label}, pick minus ε = 0,"
     decimals = fmt.interval_decimals(fresh.difference)
-    values = _differences(evidence, fresh.against, "valid")
+    values = evidence.seed_differences(evidence.pick, fresh.against, "valid")
     shown = f"{fmt.signed(searched, decimals)} in the search"
     if searched < 0 < fresh.difference.low:
         yield (
@@ -234,15 +234,6 @@ def _disagreement(evidence: Evidence, trials: int) -> Iterator[str]:
             "explain this. Check what else changed: package versions, device, data, or a training "
             "function that does not use its seed."
         )
-
-
-def _differences(evidence: Evidence, against: int, split: str) -> Floats:
-    """Return the pick's score minus that of a candidate at ε = 0, (n,), one per seed."""
-    pairs = evidence.pairs(evidence.pick, against)
-    scores = [[evidence.score(r, split, evidence.metric) for r in pair] for pair in pairs]
-    values: Floats = np.array(scores, dtype=float)
-    differences: Floats = values[:, 0] - values[:, 1]
-    return differences
 
 
 def _outside_prediction(searched: float, values: Floats, trials: int) -> bool:
@@ -279,7 +270,8 @@ def _seed_noise(evidence: Evidence, verdict: Verdict | None) -> Iterator[str]:
     if verdict is None or verdict.word != "no benefit shown":
         return
     comparison = verdict.comparison
-    noise = float(_differences(evidence, comparison.against, "test").std(ddof=1))
+    differences = evidence.seed_differences(evidence.pick, comparison.against, "test")
+    noise = float(differences.std(ddof=1))
     if noise > abs(comparison.difference.estimate):
         decimals = fmt.interval_decimals(comparison.difference)
         yield (

@@ -135,13 +135,10 @@ class Evidence:
                 mine, other = (len(self.replicates_by_candidate[i]) for i in (second, first))
                 first = second if mine > other else first
                 continue
-            differences = [
-                (a.scores["valid"].get(self.metric) or 0.0)
-                - (b.scores["valid"].get(self.metric) or 0.0)
-                for a, b in pairs
-            ]
-            better = np.mean(differences) * (-1 if METRICS[self.metric].higher_is_better else 1)
-            first = second if better < 0 else first
+            difference = self.seed_differences(second, first, "valid").mean()
+            higher_is_better = METRICS[self.metric].higher_is_better
+            is_better = difference > 0 if higher_is_better else difference < 0
+            first = second if is_better else first
         return first
 
     @property
@@ -177,6 +174,14 @@ class Evidence:
         mine = self.replicates_by_candidate[candidate]
         base = self.replicates_by_candidate[self.reference if against is None else against]
         return [(mine[number], base[number]) for number in sorted(mine.keys() & base.keys())]
+
+    def seed_differences(self, candidate: int, against: int, split: Split) -> Floats:
+        """Return the study's metric minus that of a candidate at ε = 0, (n,), one per seed."""
+        pairs = self.pairs(candidate, against)
+        scores = [[self.score(r, split, self.metric) for r in pair] for pair in pairs]
+        values: Floats = np.array(scores, dtype=float)
+        differences: Floats = values[:, 0] - values[:, 1]
+        return differences
 
     @property
     def no_verdict(self) -> str:

@@ -127,11 +127,8 @@ def _comparison_row(evidence: Evidence, index: int) -> ForestRow | None:
     if comparison is None:
         return None
     candidate = evidence.candidates[index]
-    scores = [
-        [evidence.score(r, "test", evidence.metric) for r in p] for p in evidence.pairs(index)
-    ]
-    values, base = np.array(scores, dtype=float).T
-    return ForestRow(candidate.role, _label(candidate), comparison, values - base)
+    seeds = evidence.seed_differences(index, comparison.against, "test")
+    return ForestRow(candidate.role, _label(candidate), comparison, seeds)
 
 
 def _label(candidate: Candidate) -> str:
