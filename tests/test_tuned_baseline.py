@@ -217,9 +217,11 @@ def test_a_gain_only_at_the_picks_settings_is_no_benefit(launch: Launch) -> None
 
 @pytest.mark.slow
 def test_without_a_baseline_search_the_gain_looks_real(launch: Launch) -> None:
-    """The verdict of the test above depends on the search at ε = 0."""
     study = launch(nuisance(budget="baseline = 0.0"))
     assert (study.frame()["epsilon"] == 0).sum() == 1
+    found = study.verdict()
+    assert found is not None
+    assert found.word == "helps"
 
 
 @pytest.mark.parametrize(("sampler", "startup"), [("tpe", 8), ("random", 0), ("qmc", 0)])
